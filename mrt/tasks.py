@@ -1,0 +1,69 @@
+"""Tasks and where they come from: deterministic in (seed, index), split by key so that no task is both trained on and
+tested.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch.utils.data import Dataset
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task M: a canonical key (the same task always has the same key) and the data that define it."""
+
+    key: str
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+
+class TaskDistribution(Protocol):
+    """p(M). `sample` is a pure function of (seed, index): no state, so a resumed run sees the same tasks."""
+
+    name: str
+
+    def sample(self, seed: int, index: int) -> Task: ...
+
+
+def split_of(key: str, fractions: Mapping[str, float], seed: int = 0) -> str:
+    """Name of the split that `key` belongs to: same key, fractions and seed, same split, on every machine.
+
+    Args:
+        fractions: split name -> share, summing to 1.
+
+    Raises:
+        ValueError: when the shares do not sum to 1.
+    """
+    if abs(sum(fractions.values()) - 1) > 1e-9:
+        raise ValueError(f"split fractions must sum to 1, got {dict(fractions)}")
+    digest = hashlib.sha256(f"{seed}:{key}".encode()).digest()
+    position = int.from_bytes(digest[:8], "big") / 2**64
+    names = list(fractions)
+    for name in names:
+        position -= fractions[name]
+        if position < 0:
+            return name
+    return names[-1]
+
+
+def generator(seed: int, index: int) -> torch.Generator:
+    """A local random generator for task `index` of `seed`; global random states stay untouched."""
+    digest = hashlib.sha256(f"{seed}:{index}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+class IndexDataset(Dataset):
+    """`size` rows {"index": i}: what the outer loop iterates. The task itself is drawn from (seed, index)."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, index: int) -> dict[str, int]:
+        return {"index": int(index)}
