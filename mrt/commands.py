@@ -1,0 +1,207 @@
+"""What each `mrt` command does, between the command line and the library. Heavy imports wait for their command."""
+
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mrt.errors import ConfigError, DataError
+from mrt.tables import result_table
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A command's answer: the object for --json, the text for a person, the exit code (0, or 1 for a problem found)."""
+
+    payload: Mapping[str, Any] = field(default_factory=dict)
+    text: str = ""
+    code: int = 0
+
+
+def say(message: str) -> None:
+    """A line of progress for a person, never on stdout."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def train(ns: Namespace) -> Outcome:
+    """Trains what the recipe says, from the newest whole checkpoint where there is one, once."""
+    from mrt.recipe import import_trainer, load_recipe
+    from mrt.rundir import RunState, finish_run, inspect_run, locked, main_process, set_aside, start_run
+
+    recipe = load_recipe(ns.recipe, ns.overrides, allow_code=ns.allow_code)
+    run_dir, main = Path(recipe.output_dir), main_process()
+    if ns.fresh and main:
+        with locked(run_dir):  # nothing is moved away under another process
+            pass
+        if aside := set_aside(run_dir):
+            say(f"the run that was there is now {aside}")
+    with locked(run_dir) if main else nullcontext():
+        state = RunState.NEW if ns.fresh else inspect_run(run_dir, recipe)
+        facts: dict[str, Any] = {"output_dir": str(run_dir), "model": str(run_dir / "model")}
+        if state is RunState.FINISHED:
+            text = f"{run_dir} is finished, with this very recipe: nothing to do (--fresh starts over)"
+            return Outcome({"status": "already finished", **facts}, text) if main else Outcome()
+        trainer = import_trainer(recipe.trainer, ns.allow_code).from_recipe(recipe, run_dir)
+        if main:  # only now: a recipe that cannot be built leaves no trace
+            start_run(run_dir, recipe, ns.command_line)
+        steps, seconds, metrics = _fit(trainer, run_dir, resume=main and not ns.fresh)
+        if not main:
+            return Outcome()
+        facts |= {"steps": steps, "seconds": seconds, "metrics": metrics}
+        finish_run(run_dir, steps=steps, seconds=seconds, metrics=metrics)
+    text = f"{steps} steps; this call took {seconds:.0f} s; the model is {run_dir / 'model'}"
+    return Outcome({"status": "trained", **facts}, text)
+
+
+def _fit(trainer: Any, run_dir: Path, resume: bool) -> tuple[int, float, dict[str, Any]]:
+    from mrt.checkpoint import newest_checkpoint
+
+    start = time.monotonic()
+    checkpoint = newest_checkpoint(run_dir) if resume else None  # the main process tells the others
+    if checkpoint is not None:
+        say(f"going on from {checkpoint}")
+    result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    trainer.save_model(str(run_dir / "model"))
+    return int(trainer.state.global_step), round(time.monotonic() - start, 2), dict(result.metrics)
+
+
+def evaluate(ns: Namespace) -> Outcome:
+    """Samples, grades and probes a model on held-out problems; samples that are already there are kept."""
+    from mrt.rundir import locked
+
+    name, dials = _problems_of(ns)
+    budgets = _budgets(ns.budgets) if ns.budgets else None
+    with locked(Path(ns.out)):
+        from mrt.reasoning.evaluate import run_eval
+
+        results = run_eval(
+            model=ns.model,
+            problems=name,
+            dials=dials,
+            split=ns.split,
+            n=ns.n,
+            budgets=budgets,
+            out=Path(ns.out),
+            limit=ns.limit,
+            seed=ns.seed,
+            name=ns.name,
+        )
+    return Outcome(results, result_table([results]))
+
+
+def _problems_of(ns: Namespace) -> tuple[str, dict[str, Any]]:
+    """The problem set and its dials: as given, or those that the model was trained on."""
+    from mrt.rundir import read_run
+    from mrt.strict_yaml import parse_yaml
+
+    model = Path(ns.model)
+    trained_on: dict[str, Any] = {}
+    for run_dir in (model, model.parent):
+        trained_on = trained_on or dict(read_run(run_dir).get("recipe", {}).get("problems") or {})
+    name = ns.problems or trained_on.get("name")
+    if not name:
+        raise ConfigError(f"{ns.model} does not lie in a run directory: name the problem set (--problems countdown)")
+    dials = {k: v for k, v in trained_on.items() if k != "name"} if name == trained_on.get("name") else {}
+    for item in ns.overrides:
+        key, _, raw = item.partition("=")
+        dials[key.removeprefix("problems.")] = parse_yaml(raw, f"override {key}")
+    return name, dials
+
+
+def _budgets(text: str) -> list[int]:
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and part.isascii() and len(part) < 10 for part in parts):
+        raise ConfigError(f"--budgets '{text}' should be whole numbers of thinking tokens, as in 0,10,20")
+    return sorted({int(part) for part in parts})
+
+
+def report(ns: Namespace) -> Outcome:
+    """Writes report.html over evaluations and runs, each evaluation compared with the baseline."""
+    from mrt.report import write_report
+
+    evals = [Path(folder) for folder in ns.evals]
+    comparisons = []
+    if len(evals) > 1 and all((folder / "results.json").is_file() for folder in evals):
+        from mrt.reasoning.evaluate import compare as compare_evals
+
+        named = {_result(folder)["name"]: folder for folder in evals}
+        if ns.baseline is None or ns.baseline in named:
+            baseline = named.get(ns.baseline, evals[0])
+            comparisons = [compare_evals(folder, baseline) for folder in evals if folder != baseline]
+    out = write_report(
+        Path(ns.out),
+        evals,
+        runs=[Path(folder) for folder in ns.runs],
+        title=ns.title,
+        baseline=ns.baseline,
+        comparisons=comparisons,
+    )
+    return Outcome({"report": str(out), "comparisons": comparisons}, f"the report is {out}")
+
+
+def compare(ns: Namespace) -> Outcome:
+    """Sets evaluation A against B on the problems that both saw (paired bootstrap)."""
+    from mrt.reasoning.evaluate import compare as compare_evals
+
+    folders = [Path(ns.a), Path(ns.b)]
+    results = [_result(folder) for folder in folders]
+    found = compare_evals(*folders)
+    return Outcome(found, result_table(results[::-1], [found], baseline=results[1]["name"]))
+
+
+def _result(folder: Path) -> dict[str, Any]:
+    from mrt.report_data import read_json
+
+    results = read_json(folder / "results.json")
+    if not results:
+        raise DataError(f"{folder} holds no finished evaluation (results.json): write one with `mrt eval`")
+    return {"name": folder.name, **results}
+
+
+def probe(ns: Namespace) -> Outcome:
+    """J after every episode, and the regret, of traces from anywhere."""
+    from mrt.reasoning.evaluate import probe_file
+
+    found = probe_file(
+        Path(ns.traces), model=ns.model, probe=ns.probe, out=Path(ns.out) if ns.out else None, seed=ns.seed
+    )
+    lines = [f"{key}: {value}" for key, value in found.items() if not isinstance(value, list | dict)]
+    return Outcome(found, "\n".join(lines))
+
+
+def generate(ns: Namespace) -> Outcome:
+    """One answer, its thinking stopped at a budget or once J has flattened."""
+    from mrt.reasoning.generate import generate as generate_answer
+
+    prompt = ns.prompt if ns.prompt is not None else sys.stdin.read()
+    if not prompt.strip():
+        raise ConfigError("there is no prompt: give --prompt TEXT, or write it to standard input")
+    found = generate_answer(model=ns.model, prompt=prompt, budget=ns.budget, flat=ns.flat, seed=ns.seed)
+    return Outcome(found, str(found["text"]))
+
+
+def doctor(ns: Namespace) -> Outcome:
+    """Whether this machine, this installation and, where one is named, this recipe can work."""
+    from mrt.doctor import FAILED, examine, render
+
+    checks = examine(ns.recipe, ns.overrides, ns.allow_code)
+    failed = any(check.status == FAILED for check in checks)
+    payload = {"ok": not failed, "checks": [vars(check) for check in checks]}
+    return Outcome(payload, render(checks), code=int(failed))
+
+
+def quickstart(ns: Namespace) -> Outcome:
+    """The main job from nothing to report.html."""
+    from mrt.quickstart import run_quickstart
+    from mrt.steps import StepFailed
+
+    try:
+        found = run_quickstart(Path(ns.out), seed=ns.seed, smoke=ns.smoke)
+    except StepFailed as error:
+        return Outcome({"error": str(error), "kind": "StepFailed", "exit_code": 1}, f"mrt: {error}", code=1)
+    table = result_table(found["results"], found["comparisons"], found["baseline"])
+    return Outcome(found, f"{table}\n\n{found['minutes']:.1f} minutes; the report is {found['report']}")

@@ -1,0 +1,35 @@
+"""How tokens are drawn from logits, with the log-probability of the distribution that was really sampled from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """`temperature=0` is greedy; `top_k=0` and `top_p=1` switch those filters off."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+
+
+def draw(logits: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
+    """One token (N,) of each row of `logits` (N, V) and its log-probability (N,) after temperature, top-k and top-p."""
+    if sampling.temperature == 0:
+        best = logits.argmax(-1)
+        return best, torch.zeros_like(logits[:, 0])
+    logits = logits.float() / sampling.temperature
+    if sampling.top_k > 0 or sampling.top_p < 1:
+        from transformers.generation.logits_process import TopKLogitsWarper, TopPLogitsWarper
+
+        if sampling.top_k > 0:
+            logits = TopKLogitsWarper(sampling.top_k)(None, logits)
+        if sampling.top_p < 1:
+            logits = TopPLogitsWarper(sampling.top_p)(None, logits)
+    logprobs = logits.log_softmax(-1)
+    token = torch.multinomial(logprobs.exp(), 1)[:, 0]
+    return token, logprobs.gather(1, token[:, None])[:, 0]

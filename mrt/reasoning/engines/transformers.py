@@ -1,0 +1,285 @@
+"""Any Hugging Face causal LM as an engine: a prefix goes through the model once, whatever is asked at its boundaries.
+
+`prefill` keeps the keys and values of every row. A branch is (row, cut, suffix): the first `cut` tokens of a row, then
+the suffix. Its answers are sampled (`answers`) or scored (`score`) on a copy of the row's keys and values, masked
+beyond the cut, with position ids that go on from the cut; nothing before the cut is computed again. Counts are
+positions through the model without padding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from mrt.reasoning.engines.sampling import Sampling, draw
+from mrt.reasoning.engines.trie import Trie
+
+
+@dataclass(frozen=True)
+class Branch:
+    """The first `cut` tokens of prefix row `row`, then `suffix`."""
+
+    row: int
+    cut: int
+    suffix: tuple[int, ...] = ()
+
+
+@dataclass
+class Prefix:
+    """Keys and values of some rows, right-padded to one length; `lengths` (rows,) tells what is real.
+
+    `ends` (rows, V) are the logits after the last token of each row, kept for branches without a suffix that cut there.
+    """
+
+    cache: DynamicCache
+    lengths: Tensor
+    ends: Tensor
+
+
+@dataclass
+class Answers:
+    """What one branch gave: token ids of each sample, their log-probabilities under the sampling distribution, and
+    whether each ended at a stop token (kept as its last id) and not at the limit."""
+
+    ids: list[list[int]] = field(default_factory=list)
+    logprobs: list[list[float]] = field(default_factory=list)
+    stopped: list[bool] = field(default_factory=list)
+
+
+class TransformersEngine:
+    """One model, counted. `positions` holds how many positions each purpose has run through it so far."""
+
+    def __init__(self, model: Any, pad_id: int, max_positions: int = 65_536) -> None:
+        self.model, self.pad_id, self.max_positions = model, pad_id, max_positions
+        self.positions: dict[str, int] = {"sampled": 0, "probed": 0}
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @contextmanager
+    def _running(self) -> Iterator[None]:
+        """Evaluation mode (no dropout) without gradients, whatever the trainer was doing."""
+        training = self.model.training
+        self.model.eval()
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            self.model.train(training)
+
+    def chunks(self, lengths: Sequence[int], rows_each: int = 1) -> Iterator[list[int]]:
+        """Row indices in chunks of similar length, each below `max_positions` with `rows_each` copies of a row."""
+        order = sorted(range(len(lengths)), key=lambda i: lengths[i])
+        chunk: list[int] = []
+        for i in order:
+            if chunk and (len(chunk) + 1) * rows_each * max(1, lengths[i]) > self.max_positions:
+                yield chunk
+                chunk = []
+            chunk.append(i)
+        if chunk:
+            yield chunk
+
+    def prefill(self, sequences: Sequence[Sequence[int]], purpose: str = "sampled") -> Prefix:
+        """One forward pass over right-padded `sequences` (each of at least one token)."""
+        ids, lengths = self._pad(sequences)
+        mask = torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]
+        with self._running():
+            out = self.model(
+                input_ids=ids,
+                attention_mask=mask.long(),
+                past_key_values=DynamicCache(),
+                use_cache=True,
+                logits_to_keep=1 if bool((lengths == lengths[0]).all()) else 0,
+            )
+        self.positions[purpose] += int(lengths.sum())
+        last = torch.zeros_like(lengths) if out.logits.shape[1] == 1 else lengths - 1
+        ends = out.logits[torch.arange(len(lengths), device=ids.device), last]
+        return Prefix(out.past_key_values, lengths, ends)
+
+    def answers(
+        self,
+        prefix: Prefix,
+        branches: Sequence[Branch],
+        n: int,
+        max_new_tokens: int,
+        stop_ids: Sequence[int],
+        sampling: Sampling = Sampling(),  # noqa: B008  (frozen)
+        purpose: str = "probed",
+    ) -> list[Answers]:
+        """`n` continuations of every branch, each ended by a stop token or after `max_new_tokens`."""
+        results: list[Answers] = [Answers() for _ in branches]
+        cost = [(branch.cut + len(branch.suffix) + max_new_tokens) for branch in branches]
+        for chunk in self.chunks(cost, n):
+            part = [branches[i] for i in chunk]
+            with self._running():
+                state = self._enter(prefix, part, purpose)
+                state.repeat(n)
+                sinks = [results[i] for i in chunk for _ in range(n)]
+                self._decode(state, sinks, max_new_tokens, stop_ids, sampling, purpose)
+        return results
+
+    def score(
+        self, prefix: Prefix, branches: Sequence[Branch], continuations: Sequence[Sequence[Sequence[int]]]
+    ) -> list[Tensor]:
+        """Log-probability (temperature 1) of every continuation of every branch.
+
+        The continuations of a branch form a trie: a shared beginning runs through the model once, under a tree mask in
+        which every node sees its prefix, the suffix and its own ancestors.
+
+        Returns:
+            one float64 tensor (number of continuations,) a branch.
+        """
+        results: list[Tensor] = [torch.zeros(0)] * len(branches)
+        tries = [Trie.build(branch.suffix, group) for branch, group in zip(branches, continuations, strict=True)]
+        cost = [branch.cut + len(trie.tokens) for branch, trie in zip(branches, tries, strict=True)]
+        for chunk in self.chunks(cost):
+            with self._running():
+                part = self._score_chunk(prefix, [branches[i] for i in chunk], [tries[i] for i in chunk])
+            for i, scores in zip(chunk, part, strict=True):
+                results[i] = scores
+        return results
+
+    def _score_chunk(self, prefix: Prefix, branches: list[Branch], tries: list[Trie]) -> list[Tensor]:
+        cache, cuts = self._gather(prefix, branches)
+        width, nodes = cache.get_seq_length(), max(len(trie.tokens) for trie in tries)
+        ids = torch.full((len(branches), nodes), self.pad_id, device=self.device)
+        positions = torch.zeros_like(ids)
+        sees = torch.zeros(len(branches), nodes, width + nodes, dtype=torch.bool, device=self.device)
+        sees[:, :, :width] = (torch.arange(width, device=self.device) < cuts[:, None])[:, None]
+        for b, trie in enumerate(tries):
+            size = len(trie.tokens)
+            ids[b, :size] = torch.tensor(trie.tokens, device=self.device)
+            positions[b, :size] = cuts[b] + torch.tensor(trie.depth, device=self.device)
+            sees[b, :size, width : width + size] = trie.ancestors.to(self.device)
+        sees[:, torch.arange(nodes), width + torch.arange(nodes)] = True  # padding sees itself: no empty softmax row
+        dtype = next(self.model.parameters()).dtype
+        bias = torch.zeros(sees.shape, dtype=dtype, device=self.device).masked_fill(~sees, torch.finfo(dtype).min)
+        out = self.model(
+            input_ids=ids, attention_mask=bias[:, None], position_ids=positions, past_key_values=cache, use_cache=True
+        )
+        self.positions["probed"] += sum(len(trie.tokens) for trie in tries)
+        logprobs = out.logits.double().log_softmax(-1).cpu()
+        return [trie.path_scores(logprobs[b]) for b, trie in enumerate(tries)]
+
+    def _enter(self, prefix: Prefix, branches: list[Branch], purpose: str) -> _State:
+        """The state of every branch after its suffix: cache, key mask, next position, next logits."""
+        cache, cuts = self._gather(prefix, branches)
+        width = cache.get_seq_length()
+        mask = torch.arange(width, device=self.device) < cuts[:, None]
+        if not branches[0].suffix:
+            if any(branch.suffix or branch.cut != int(prefix.lengths[branch.row]) for branch in branches):
+                raise ValueError("a branch without a suffix must cut at the end of its row, and none may have one then")
+            rows = torch.tensor([branch.row for branch in branches], device=self.device)
+            return _State(cache, mask, cuts, prefix.ends[rows])
+        ids, lengths = self._pad([branch.suffix for branch in branches])
+        fresh = torch.arange(ids.shape[1], device=self.device)
+        mask = torch.cat([mask, fresh < lengths[:, None]], 1)
+        out = self.model(
+            input_ids=ids,
+            attention_mask=mask.long(),
+            position_ids=cuts[:, None] + fresh,
+            past_key_values=cache,
+            use_cache=True,
+        )
+        self.positions[purpose] += int(lengths.sum())
+        logits = out.logits[torch.arange(len(branches), device=self.device), lengths - 1]
+        return _State(out.past_key_values, mask, cuts + lengths, logits)
+
+    def _decode(
+        self,
+        state: _State,
+        sinks: list[Answers],
+        max_new_tokens: int,
+        stop_ids: Sequence[int],
+        sampling: Sampling,
+        purpose: str,
+    ) -> None:
+        """Token by token; finished rows leave the batch once a quarter of it is done."""
+        stops = torch.tensor(list(stop_ids), device=self.device)
+        tokens: list[list[int]] = [[] for _ in sinks]
+        scores: list[list[float]] = [[] for _ in sinks]
+        ended = [False] * len(sinks)
+        alive = torch.arange(len(sinks), device=self.device)
+        running = torch.ones(len(sinks), dtype=torch.bool, device=self.device)
+        for step in range(max_new_tokens):
+            token, logprob = draw(state.logits, sampling)
+            stopped = torch.isin(token, stops)
+            rows, ids, lps, ends, live = (x.tolist() for x in (alive, token, logprob, stopped, running))
+            for row, one, lp, end, is_live in zip(rows, ids, lps, ends, live, strict=True):
+                if is_live:
+                    tokens[row].append(one)
+                    scores[row].append(lp)
+                    ended[row] = end
+            running &= ~stopped
+            left = int(running.sum())
+            if left == 0 or step == max_new_tokens - 1:
+                break
+            if left <= 0.75 * len(running):
+                keep = running.nonzero()[:, 0]
+                state.select(keep)
+                alive, token, running = alive[keep], token[keep], running[keep]
+            self.positions[purpose] += left
+            state.advance(self.model, token)
+        for sink, ids_, scores_, end in zip(sinks, tokens, scores, ended, strict=True):
+            sink.ids.append(ids_)
+            sink.logprobs.append(scores_)
+            sink.stopped.append(end)
+
+    def _gather(self, prefix: Prefix, branches: list[Branch]) -> tuple[DynamicCache, Tensor]:
+        """A copy of the rows' keys and values, as wide as the longest cut."""
+        cuts = torch.tensor([branch.cut for branch in branches], device=self.device)
+        rows = torch.tensor([branch.row for branch in branches], device=self.device)
+        width = int(cuts.max())
+        layers = [
+            (layer.keys[:, :, :width].index_select(0, rows), layer.values[:, :, :width].index_select(0, rows))
+            for layer in prefix.cache.layers
+        ]
+        return DynamicCache(layers), cuts
+
+    def _pad(self, sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        lengths = torch.tensor([len(sequence) for sequence in sequences], device=self.device)
+        ids = torch.full((len(sequences), int(lengths.max())), self.pad_id, device=self.device)
+        for row, sequence in enumerate(sequences):
+            ids[row, : len(sequence)] = torch.tensor(list(sequence), device=self.device)
+        return ids, lengths
+
+
+@dataclass
+class _State:
+    """Rows in the middle of decoding: cache, which keys count (N, keys), the next position (N,) and the next logits (N,
+    V).
+    """
+
+    cache: DynamicCache
+    mask: Tensor
+    position: Tensor
+    logits: Tensor
+
+    def repeat(self, n: int) -> None:
+        if n > 1:
+            self.cache.batch_repeat_interleave(n)
+            self.mask, self.position, self.logits = (
+                x.repeat_interleave(n, 0) for x in (self.mask, self.position, self.logits)
+            )
+
+    def select(self, keep: Tensor) -> None:
+        self.cache.batch_select_indices(keep)
+        self.mask, self.position, self.logits = self.mask[keep], self.position[keep], self.logits[keep]
+
+    def advance(self, model: Any, token: Tensor) -> None:
+        self.mask = torch.cat([self.mask, torch.ones_like(self.mask[:, :1])], 1)
+        out = model(
+            input_ids=token[:, None],
+            attention_mask=self.mask.long(),
+            position_ids=self.position[:, None],
+            past_key_values=self.cache,
+            use_cache=True,
+        )
+        self.cache, self.logits, self.position = out.past_key_values, out.logits[:, -1], self.position + 1

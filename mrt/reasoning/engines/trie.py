@@ -1,0 +1,62 @@
+"""Continuations of one prefix as a trie, and the drawing of tokens: what every engine needs and no model is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Trie:
+    """A suffix (a chain) and, behind it, continuations that share their beginnings.
+
+    `tokens[i]` is the token of node i, `depth[i]` its distance from the prefix, `ancestors` (nodes, nodes) bool says
+    whom a node sees (itself included), `paths` the nodes of every continuation.
+    """
+
+    tokens: tuple[int, ...]
+    depth: tuple[int, ...]
+    ancestors: Tensor
+    paths: tuple[tuple[int, ...], ...]
+    root: int  # the last node of the suffix
+
+    @staticmethod
+    def build(suffix: Sequence[int], continuations: Sequence[Sequence[int]]) -> Trie:
+        """The last token of a continuation needs no position: its probability is read from its parent.
+
+        Raises:
+            ValueError: for an empty suffix (the parent's logits would lie in the prefix) or an empty continuation.
+        """
+        if not suffix or any(not continuation for continuation in continuations):
+            raise ValueError("a trie needs a suffix and continuations of at least one token")
+        tokens, parents = list(suffix), [i - 1 for i in range(len(suffix))]
+        children: dict[tuple[int, int], int] = {}
+        paths = []
+        for continuation in continuations:
+            node, path = len(suffix) - 1, []
+            for token in continuation[:-1]:
+                if (node, token) not in children:
+                    children[node, token] = len(tokens)
+                    tokens.append(token)
+                    parents.append(node)
+                node = children[node, token]
+                path.append(node)
+            paths.append((*path, continuation[-1]))
+        ancestors = torch.eye(len(tokens), dtype=torch.bool)
+        depth = []
+        for node, parent in enumerate(parents):
+            if parent >= 0:
+                ancestors[node] |= ancestors[parent]
+            depth.append(0 if parent < 0 else depth[parent] + 1)
+        return Trie(tuple(tokens), tuple(depth), ancestors, tuple(paths), len(suffix) - 1)
+
+    def path_scores(self, logprobs: Tensor) -> Tensor:
+        """(number of continuations,) sums along the paths of `logprobs` (nodes, V), the log-softmax after each node."""
+        sums = []
+        for *nodes, last in self.paths:
+            sources, targets = [self.root, *nodes], [*(self.tokens[node] for node in nodes), last]
+            sums.append(logprobs[sources, targets].sum())
+        return torch.stack(sums) if sums else logprobs.new_zeros(0)

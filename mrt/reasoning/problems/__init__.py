@@ -1,0 +1,72 @@
+"""Problem sets by name."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from mrt.errors import ConfigError, DataError, nearest
+from mrt.reasoning.problems.base import SPLITS, Problem, ProblemSet
+from mrt.reasoning.problems.countdown import Countdown
+from mrt.reasoning.problems.files import Files
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+__all__ = ["PROBLEMS", "SPLITS", "Countdown", "Files", "Problem", "ProblemSet", "load_problems", "to_dataset", "validate"]
+
+PROBLEMS: dict[str, Callable[..., ProblemSet]] = {"countdown": Countdown, "files": Files}
+
+
+def load_problems(name: str, **dials: Any) -> ProblemSet:
+    """The problem set `name` with its dials. Raises ConfigError for an unknown name or dial, with the nearest valid one."""
+    if name not in PROBLEMS:
+        raise ConfigError(f"unknown problem set '{name}': {nearest(str(name), set(PROBLEMS))}")
+    valid = set(inspect.signature(PROBLEMS[name]).parameters)
+    for dial in dials:
+        if dial not in valid:
+            raise ConfigError(f"problem set '{name}' has no dial '{dial}': {nearest(dial, valid)}")
+    return PROBLEMS[name](**dials)
+
+
+def validate(problem_set: ProblemSet, split: str) -> int:
+    """Grades every gold answer of a split; returns how many there are. Raises DataError for the first that is not correct."""
+    problems = problem_set.problems(split)
+    for row, problem in enumerate(problems, start=1):
+        grade = problem_set.grade_answer(problem, problem.solution)
+        if grade.reward != 1.0:
+            where = problem.data.get("where", f"row {row} of split '{split}'")
+            raise DataError(
+                f"{problem_set.name}: {where}: the gold answer {problem.solution[:200]!r} grades {grade.verdict} against "
+                f"itself ({grade.detail or 'no detail'}). Mend or remove it; an answer that its own grader does not accept "
+                "teaches nothing."
+            )
+    return len(problems)
+
+
+def to_dataset(problem_set: ProblemSet, split: str, limit: int | None = None) -> Dataset:
+    """The split (its first `limit` problems) as a dataset: prompt (messages), key, solution, solutions, data (JSON)."""
+    from datasets import Dataset, Features, Value
+    from datasets import List as ListOf
+
+    problems = problem_set.problems(split)[:limit]
+    text = Value("string")
+    features = Features(
+        {
+            "prompt": ListOf({"role": text, "content": text}),
+            "key": text,
+            "solution": text,
+            "solutions": ListOf(text),
+            "data": text,
+        }
+    )
+    rows = {
+        "prompt": [[{"role": "user", "content": problem.prompt}] for problem in problems],
+        "key": [problem.key for problem in problems],
+        "solution": [problem.solution for problem in problems],
+        "solutions": [problem_set.solutions(problem) for problem in problems],
+        "data": [json.dumps(dict(problem.data), ensure_ascii=False) for problem in problems],
+    }
+    return Dataset.from_dict(rows, features=features)

@@ -1,0 +1,5 @@
+"""Problems from files (being written)."""
+
+
+class Files:
+    name = "files"

@@ -1,0 +1,150 @@
+"""Search traces for the warm start: attempts at a Countdown problem, each worked out and marked, then the answer.
+
+    3+5=8,8*7=56✗\\n\\nWait3*5=15,15+7=22✓</think>\\boxed{(3*5)+7}<|end|>
+
+A trace knows only what its own attempts have shown. The answer is the expression of the attempt that hit or, where none did, one
+more expression drawn at random and not worked out: an honest guess. The known solution is never used. Putting it behind a
+failed search teaches the model to answer without searching (stop value flat in the number of attempts).
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mrt.errors import ConfigError
+from mrt.reasoning.problems.base import Problem, ProblemSet
+from mrt.reasoning.problems.expressions import Attempt, draw_attempt
+from mrt.reasoning.tiny import BOX, BOX_END, CLOSE, RIGHT, WAIT, WRONG
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class SearchTrace:
+    thought: str
+    answer: str
+    hit: bool
+    attempts: int
+
+    @property
+    def completion(self) -> str:
+        """What follows a prompt that opened the thought, up to the end of the turn."""
+        return f"{self.thought}{CLOSE}{BOX}{self.answer}{BOX_END}"
+
+
+def search_trace(problem: Problem, rng: random.Random, max_attempts: int) -> SearchTrace:
+    """Random attempts until one hits or `max_attempts` (0 or more) are made; no two differ by commuted operands only.
+
+    Raises:
+        ConfigError: for a problem that is no Countdown problem.
+    """
+    if not {"numbers", "target", "operations"} <= set(problem.data):
+        raise ConfigError(f"search traces are made for Countdown problems only; {problem.key!r} is none")
+    numbers, target, operations = problem.data["numbers"], problem.data["target"], problem.data["operations"]
+    limit = max(99, target, *numbers)
+    tried: set[str] = set()
+    written: list[str] = []
+    while len(written) < max_attempts:
+        attempt = _draw(numbers, operations, limit, rng, tried)
+        if attempt is None:
+            break  # everything has been tried
+        hit = attempt.value == target
+        written.append(attempt.steps + (RIGHT if hit else WRONG))
+        if hit:
+            return SearchTrace(WAIT.join(written), attempt.expression, True, len(written))
+    guess = _draw(numbers, operations, limit, rng, tried) or _draw(numbers, operations, limit, rng, set())
+    assert guess is not None, f"{problem.key} has no expression that can be worked out"
+    return SearchTrace(WAIT.join(written), guess.expression, False, len(written))
+
+
+def _draw(
+    numbers: list[int], operations: str, limit: int, rng: random.Random, tried: set[str]
+) -> Attempt | None:
+    """A random attempt that is not among those tried, and remembered as tried; None where 200 draws bring none."""
+    for _ in range(200):
+        attempt = draw_attempt(numbers, operations, limit, rng)
+        if attempt is None:
+            return None
+        if attempt.canonical not in tried:
+            tried.add(attempt.canonical)
+            return attempt
+    return None
+
+
+def search_traces(
+    problem_set: ProblemSet, traces: int, attempts: tuple[int, int] = (0, 4), seed: int = 0
+) -> list[tuple[Problem, SearchTrace]]:
+    """`traces` search traces over the warm start split, deterministic in `seed`.
+
+    The problems go round in shuffled order. `attempts` (lowest, highest) is the range from which each trace draws its limit
+    of attempts, so that lengths vary.
+
+    Raises:
+        ConfigError: for a range that is none, and for an empty warm start split.
+    """
+    low, high = attempts
+    if not 0 <= low <= high:
+        raise ConfigError(f"attempts must be a range (lowest, highest) with 0 <= lowest <= highest, got {attempts}")
+    problems = problem_set.problems("warmstart")
+    if not problems:
+        raise ConfigError(f"problem set '{problem_set.name}' has no warm start problems: raise its dial 'warmstart'")
+    rng = random.Random(f"search traces:{seed}")
+    made: list[tuple[Problem, SearchTrace]] = []
+    while len(made) < traces:
+        for problem in rng.sample(problems, min(len(problems), traces - len(made))):
+            made.append((problem, search_trace(problem, rng, rng.randint(low, high))))
+    return made
+
+
+def trace_dataset(
+    problem_set: ProblemSet,
+    tokenizer: PreTrainedTokenizerBase,
+    traces: int,
+    attempts: tuple[int, int] = (0, 4),
+    seed: int = 0,
+) -> tuple[Dataset, dict[str, float]]:
+    """Search traces as rows for TRL's SFTTrainer, and their statistics.
+
+    Columns: key, prompt and completion (text, to be read), input_ids and labels (what is trained on; labels are -100 over the
+    prompt). The prompt's ids are those that `prompts.render` gives at RL time, exactly.
+
+    Returns:
+        the dataset, and {"hit_rate", "mean_attempts", "mean_tokens" (completion), "max_tokens" (whole row)}.
+
+    Raises:
+        ConfigError: where the tokenizer cannot write a trace (the tiny one ends at 99).
+    """
+    from datasets import Dataset
+
+    from mrt.reasoning.prompts import render
+
+    end = str(tokenizer.eos_token)
+    columns: dict[str, list[Any]] = {name: [] for name in ("key", "prompt", "completion", "input_ids", "labels")}
+    made = search_traces(problem_set, traces, attempts, seed)
+    prompts: dict[str, list[int]] = {}
+    tails = tokenizer([trace.completion + end for _, trace in made], add_special_tokens=False)["input_ids"]
+    for (problem, trace), tail in zip(made, tails, strict=True):
+        if problem.key not in prompts:
+            prompts[problem.key] = render(tokenizer, [{"role": "user", "content": problem.prompt}])
+        head = prompts[problem.key]
+        if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in (*head, *tail):
+            raise ConfigError(
+                f"the tokenizer has no tokens for {problem.prompt!r} or its trace: the tiny model knows the numbers 0 to 99 and "
+                "the short prompt (lower the dials high and target_high to 99, prompt=short)"
+            )
+        columns["key"].append(problem.key)
+        columns["prompt"].append(tokenizer.decode(head))
+        columns["completion"].append(trace.completion + end)
+        columns["input_ids"].append([*head, *tail])
+        columns["labels"].append([-100] * len(head) + list(tail))
+    statistics = {
+        "hit_rate": sum(trace.hit for _, trace in made) / max(traces, 1),
+        "mean_attempts": sum(trace.attempts for _, trace in made) / max(traces, 1),
+        "mean_tokens": sum(map(len, tails)) / max(traces, 1),
+        "max_tokens": float(max(map(len, columns["input_ids"]), default=0)),
+    }
+    return Dataset.from_dict(columns), statistics

@@ -1,0 +1,160 @@
+"""From samples to numbers: every figure of results.json with its interval, and two models set against each other.
+
+Problems are resampled, the samples of a problem stay together (95 % percentile intervals). No point lies beyond its
+budget: a thought that was longer counts with the answer forced there. The ceiling of every figure is an oracle that is
+always right at once (regret 0).
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mrt.errors import ConfigError, DataError
+from mrt.metrics import (
+    Interval,
+    area_under_budget,
+    bootstrap,
+    mean_by_problem,
+    paired_bootstrap,
+    rewards_at_budgets,
+    tokens_at_equal_accuracy_interval,
+    trace_regrets,
+)
+from mrt.reasoning.samples import SCHEMA_VERSION, read_lines
+
+
+class Samples:
+    """The samples of one evaluation as arrays; S samples, P problems, N budgets."""
+
+    def __init__(self, folder: Path) -> None:
+        self.config = _read(folder / "eval.json")
+        self.rows = list(read_lines(folder / "samples.jsonl"))
+        if not self.rows:
+            raise DataError(f"{folder / 'samples.jsonl'} holds no sample")
+        self.keys: list[str] = [row["key"] for row in self.rows]
+        self.budgets: list[int] = self.config["budgets"]
+        place = {budget: i for i, budget in enumerate(self.budgets)}
+        forced = np.full((len(self.rows), len(self.budgets)), np.nan)
+        for i, row in enumerate(self.rows):
+            for item in row["forced"]:
+                forced[i, place[item["budget"]]] = _number(item["reward"])
+        self.thinking = np.array([row["thinking_tokens"] for row in self.rows], dtype=float)
+        self.own = np.array([_number(row["reward"]) for row in self.rows])
+        self.truncated = np.array([row["truncated"] for row in self.rows])
+        self.at_budget = rewards_at_budgets(self.thinking, self.own, forced, self.budgets, self.truncated)  # (S, N)
+        self.ends = [[0.0, *(float(e["end"]) for e in row["episodes"])] for row in self.rows]
+        self.stop_values = [[_number(value) for value in row["stop_values"]] for row in self.rows]
+        self.regret = trace_regrets(self.ends, self.stop_values, self.budgets[-1])  # (S,)
+
+    def by_problem(self, values: Any) -> np.ndarray:
+        """(P, ...) means over the samples of each problem, problems in order of first appearance."""
+        return mean_by_problem(values, self.keys)
+
+
+def summarise(folder: Path) -> dict[str, Any]:
+    """The contents of results.json for an evaluation folder."""
+    samples = Samples(folder)
+    accuracy = samples.by_problem(samples.at_budget)  # (P, N)
+    known = accuracy[~np.isnan(accuracy).any(1)]
+    areas = area_under_budget(samples.budgets, known)
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "name": samples.config["name"],
+        "model": samples.config["model"],
+        "problems": samples.config["problems"],
+        "n_problems": len(accuracy),
+        "n_samples": len(samples.rows),
+        "accuracy": _interval(accuracy[:, -1]),
+        "tokens": _interval(samples.by_problem(np.minimum(samples.thinking, samples.budgets[-1]))),
+        "normalised_regret": _interval(samples.by_problem(samples.regret)),
+        "area": _interval(areas),
+        "budgets": samples.budgets,
+        "accuracy_at_budget": [_interval(column) for column in accuracy.T],
+        "j_after_episode": _by_episode(samples, samples.stop_values, 0),
+        "progress": _by_episode(samples, [np.diff(row) for row in samples.stop_values], 1),
+        "verdicts": dict(Counter(row["verdict"] for row in samples.rows).most_common()),
+        "truncated": float(samples.truncated.mean()),
+        "unscorable": int(np.isnan(samples.at_budget[:, -1]).sum()),
+    }
+
+
+def compare(a: Path, b: Path) -> dict[str, Any]:
+    """A against B on the problems that both saw: differences A - B by paired bootstrap, and tokens at equal accuracy,
+    B's over A's.
+
+    Raises:
+        ConfigError: when the two were evaluated on different budgets or share no problem.
+    """
+    ours, theirs = Samples(Path(a)), Samples(Path(b))
+    if ours.budgets != theirs.budgets:
+        raise ConfigError(f"budgets differ: {ours.budgets} in {a}, {theirs.budgets} in {b}. Evaluate both on one grid")
+    order = {key: i for i, key in enumerate(dict.fromkeys(theirs.keys))}
+    shared = [key for key in dict.fromkeys(ours.keys) if key in order]
+    if not shared:
+        raise ConfigError(f"{a} and {b} share no problem: evaluate both on the same split")
+    mine = {key: i for i, key in enumerate(dict.fromkeys(ours.keys))}
+    first, second = [mine[key] for key in shared], [order[key] for key in shared]
+    pairs = {
+        "accuracy": (ours.by_problem(ours.at_budget)[first, -1], theirs.by_problem(theirs.at_budget)[second, -1]),
+        "normalised_regret": (ours.by_problem(ours.regret)[first], theirs.by_problem(theirs.regret)[second]),
+        "tokens": (ours.by_problem(ours.thinking)[first], theirs.by_problem(theirs.thinking)[second]),
+    }
+    differences = {name: asdict(paired_bootstrap(x, y)) for name, (x, y) in pairs.items()}
+    ratio = tokens_at_equal_accuracy_interval(
+        theirs.by_problem(theirs.at_budget)[second], ours.by_problem(ours.at_budget)[first], ours.budgets
+    )
+    verdict = [f"{name}: {_tells(differences[name])}" for name in ("accuracy", "normalised_regret")]
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "a": ours.config["name"],
+        "b": theirs.config["name"],
+        "n_problems": len(shared),
+        **differences,
+        "tokens_at_equal_accuracy": asdict(ratio),
+        "note": "; ".join(verdict),
+    }
+
+
+def _tells(difference: Mapping[str, float]) -> str:
+    if difference["low"] > 0 or difference["high"] < 0:
+        return "A differs from B"
+    return "the data cannot tell A from B"
+
+
+def _by_episode(samples: Samples, values: Sequence[Any], first: int) -> list[dict[str, Any]]:
+    """Mean with interval after each episode, over the traces that had as many; episodes with fewer than 10 problems are
+    left out.
+    """
+    lines = []
+    for episode in range(max(map(len, values), default=0)):
+        column = np.array([row[episode] if episode < len(row) else np.nan for row in values])
+        means = samples.by_problem(column)
+        means = means[~np.isnan(means)]
+        if len(means) >= min(10, len(set(samples.keys))):
+            lines.append({"episode": episode + first, "n": int((~np.isnan(column)).sum()), **_interval(means)})
+    return lines
+
+
+def _interval(values: Any) -> dict[str, float | None]:
+    kept = np.asarray(values, dtype=float)
+    if np.isnan(kept).all():
+        return {"mean": None, "low": None, "high": None}
+    interval: Interval = bootstrap(kept)
+    return asdict(interval)
+
+
+def _number(value: float | None) -> float:
+    return np.nan if value is None else float(value)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise DataError(f"{path.parent} is no evaluation: {path.name} is missing. Write one with `mrt eval`")
+    return json.loads(path.read_text(encoding="utf-8"))

@@ -1,0 +1,231 @@
+"""Meta-reinforcement finetuning of a language model on TRL's GRPOTrainer.
+
+TRL samples, scores and optimises; this class only says how trials are collected (`rollout_func`), and replaces the
+advantages by credit(Trials) before TRL shuffles the groups. With `credit="outcome"` the advantages are left as TRL made
+them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from trl import GRPOTrainer
+
+from mrt.errors import ConfigError
+from mrt.grouping import check_group_size
+from mrt.guard import check_bonus
+from mrt.mixin import TrialMixin
+from mrt.reasoning.config import MRTConfig
+from mrt.reasoning.probes import make_probe
+from mrt.reasoning.prompts import think_format
+from mrt.reasoning.record import build_trials, completion_weights, rows_of
+from mrt.reasoning.rollout import PrefixPool, Rollout
+from mrt.reasoning.segmentation import make_segmenter
+from mrt.reasoning.watch import HeldOutProver, watch_metrics
+from mrt.recipe import Recipe
+
+os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # rollout_func is pinned by our contract test
+
+
+class MRTTrainer(TrialMixin, GRPOTrainer):
+    """`MRTTrainer(model, reward_funcs, args, train_dataset)` with TRL's own signatures; the probes use the same reward
+    functions.
+
+    Args: as `trl.GRPOTrainer`; `args` is an `MRTConfig`. The `gold` probe reads the columns `solutions` or `solution`.
+
+    Raises:
+        ConfigError: for a tokenizer without think tags, groups that would be split over processes, or options that
+            exclude each other.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        reward_funcs: Any = None,
+        args: MRTConfig | None = None,
+        train_dataset: Any = None,
+        segmenter: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        args = args or MRTConfig()
+        probing = args.rollout != "plain" and kwargs.get("rollout_func") is None
+        if probing:
+            kwargs["rollout_func"] = self._collect
+        super().__init__(model=model, reward_funcs=reward_funcs, args=args, train_dataset=train_dataset, **kwargs)
+        check_group_size(
+            args.per_device_train_batch_size * args.steps_per_generation, self.num_generations, args.world_size
+        )
+        if args.rollout != "plain" and self.use_vllm:
+            raise ConfigError("rollout='probed' and 'mixed' need the model's own forward pass: set use_vllm=false")
+        self.credit = args.make_credit()
+        self.rollout_rows: Sequence[Mapping[str, Any]] = []
+        self._reward_matrix = torch.zeros(0)
+        self._guarded = False
+        self.rollout: Rollout | None = None
+        self.held_out: HeldOutProver | None = None
+        self.updated = 0
+        if probing:
+            self._prepare_probes(args, segmenter)
+
+    def _prepare_probes(self, args: MRTConfig, segmenter: Any) -> None:
+        fmt = think_format(self._tokenizer, args.forced_style)
+        segment = make_segmenter(segmenter or args.segmenter, **(args.segmenter_options or {}))
+        probe = None if args.probe == "none" else make_probe(args.probe, args.probe_samples)
+        pool = PrefixPool(args.prefix_max_age)
+        self.rollout = Rollout(fmt, segment, self.judge, probe, args.schedule(), args.rollout, args.train_forced, pool)
+        if probe is not None:
+            self.held_out = HeldOutProver.of(self.model, args.held_out_prover)
+        self.register_state("prefix_pool", pool)
+        self.register_state("cost", _Cost(self))
+
+    def _collect(self, prompts: list[Any], trainer: GRPOTrainer) -> dict[str, Any]:
+        assert self.rollout is not None
+        return self.rollout(prompts, trainer)
+
+    def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Tensor:
+        self._reward_matrix = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        return self._reward_matrix
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        self.rollout_rows = inputs
+        output = super()._generate_and_score_completions(inputs)
+        if self.rollout is None or not self.model.training:
+            return output
+        trials = [row["trial"] for row in inputs]
+        rewards = self._local_rewards(len(inputs))
+        keys = [str(row.get("key", "")) for row in inputs]
+        prover = self.rollout.probe.prover if self.rollout.probe else "none"
+        record = build_trials(output, trials, rewards, self.num_generations, prover, keys)
+        self._measure(record, trials, inputs, output)
+        self.write_trials(rows_of(trials, rewards, inputs, self.state.global_step))
+        if self.credit.name != "outcome":
+            weights = self._credited(record)
+            output["advantages"] = completion_weights(weights, output["completion_ids"].shape[1]).to(rewards.dtype)
+        return output
+
+    def _credited(self, record: Any) -> Tensor:
+        """Credit of the batch; the cancellation guard looks at the first batches until one could tell."""
+        fraction = self.state.global_step / max(self.state.max_steps, 1)
+        weights = self.credit(record, fraction, self.accelerator.gather)
+        alpha = self.credit.alpha(fraction)
+        if alpha:
+            from mrt.credit import outcome
+
+            base = outcome(record, scale=self.credit.options["scale"], gather=self.accelerator.gather)
+            bonus = (weights - base) / alpha
+            if not self._guarded:
+                left = check_bonus(record, base, bonus)
+                self._guarded = not math.isnan(left)
+            else:
+                from mrt.guard import effective_std
+
+                stds = effective_std(record, base, bonus)
+                left = float(stds[~stds.isnan()].mean())
+            self.log_metric("progress/effective_std", left)
+            self.log_metric("progress/alpha", alpha)
+        return weights
+
+    def _local_rewards(self, rows: int) -> Tensor:
+        """(rows,) weighted sum of the reward functions as TRL forms it, NaN where none of them could score."""
+        first = self.accelerator.process_index * rows
+        matrix = self._reward_matrix[first : first + rows]
+        total = (matrix * self.reward_weights.to(matrix.device)).nansum(1)
+        return total.masked_fill(matrix.isnan().all(1), math.nan)
+
+    def _measure(self, record: Any, trials: Any, inputs: Any, output: Any) -> None:
+        """Logs progress, regret, probe, verifier and watch metrics, and what the batch cost."""
+        assert self.rollout is not None
+        positions = int(output["prompt_mask"].sum() + output["completion_mask"].sum())
+        self.updated += positions * self.num_iterations
+        metrics = watch_metrics(record, trials, self.max_completion_length)
+        metrics |= {f"cost/{name}": float(value) for name, value in self.cost().items()}
+        if self.held_out is not None and self.state.global_step % self.args.watch_every == 0:
+            metrics |= self.held_out.look(self.rollout, self.model, record, trials, inputs, output, self._tokenizer)
+        for name, value in metrics.items():
+            self.log_metric(name, value)
+
+    def cost(self) -> dict[str, int]:
+        """Positions through the model so far: sampled 1, probed 1, updated 3 each in `total`."""
+        spent = dict(self.rollout.cost) if self.rollout else {"sampled": 0, "probed": 0}
+        return {**spent, "updated": self.updated, "total": sum(spent.values()) + 3 * self.updated}
+
+    def judge(
+        self, rows: Sequence[Mapping[str, Any]], completions: Sequence[str], completion_ids: Sequence[Sequence[int]]
+    ) -> list[float | None]:
+        """Rewards of forced answers by the trainer's own reward functions, weighted as in training."""
+        chat = isinstance(rows[0]["prompt"], list)
+        texts: list[Any] = [[{"role": "assistant", "content": text}] if chat else text for text in completions]
+        skipped = ("prompt", "completion", "completion_ids", "trial")
+        columns = {name: [row[name] for row in rows] for name in rows[0] if name not in skipped}
+        prompts = [row["prompt"] for row in rows]
+        columns |= {"trainer_state": self.state, "log_extra": _ignore, "log_metric": _ignore}
+        total: list[float | None] = [None] * len(rows)
+        for function, weight in zip(self.reward_funcs, self.reward_weights.tolist(), strict=True):
+            if isinstance(function, nn.Module):
+                raise ConfigError("probes cannot call a reward model: use a reward function, or probe='gold'")
+            ids = [list(one) for one in completion_ids]
+            rewards = function(prompts=prompts, completions=texts, completion_ids=ids, **columns)
+            if inspect.isawaitable(rewards):
+                rewards = asyncio.run(_wait(rewards))
+            for i, reward in enumerate(rewards):
+                if reward is not None:
+                    total[i] = (total[i] or 0.0) + weight * reward
+        return total
+
+    @classmethod
+    def args_class(cls) -> type:
+        return MRTConfig
+
+    @classmethod
+    def from_recipe(cls, recipe: Recipe, output_dir: Path) -> MRTTrainer:
+        """The trainer that a recipe describes: its problems, their reward, its model and its adapter."""
+        from mrt.reasoning.grading import ProblemReward
+        from mrt.reasoning.problems import load_problems, to_dataset, validate
+
+        args = recipe.build_args(MRTConfig, output_dir)
+        problems = load_problems(**recipe.problems)
+        validate(problems, "train")
+        peft = None
+        if recipe.peft is not None:
+            from peft import LoraConfig
+
+            peft = LoraConfig(task_type="CAUSAL_LM", **recipe.peft)
+        return cls(
+            model=recipe.model,
+            reward_funcs=ProblemReward(problems),
+            args=args,
+            train_dataset=to_dataset(problems, "train"),
+            peft_config=peft,
+        )
+
+
+class _Cost:
+    """The counters of a trainer as checkpointable state."""
+
+    def __init__(self, trainer: MRTTrainer) -> None:
+        self.trainer = trainer
+
+    def state_dict(self) -> dict[str, Any]:
+        assert self.trainer.rollout is not None
+        return {"updated": self.trainer.updated, "guarded": self.trainer._guarded, **self.trainer.rollout.cost}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        assert self.trainer.rollout is not None
+        self.trainer.updated, self.trainer._guarded = state["updated"], state["guarded"]
+        self.trainer.rollout.cost.update(sampled=state["sampled"], probed=state["probed"])
+
+
+def _ignore(*_: Any) -> None:
+    """Forced answers leave no trace in the completions table or the verifier's shares."""
+
+
+async def _wait(rewards: Any) -> Any:
+    return await rewards

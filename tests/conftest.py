@@ -1,0 +1,36 @@
+"""One thread, offline, quiet: set before torch is imported, and inherited by every subprocess of the tests."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.update(
+    OMP_NUM_THREADS="1",
+    HF_HUB_OFFLINE="1",
+    HF_DATASETS_OFFLINE="1",
+    HF_HUB_DISABLE_TELEMETRY="1",
+    TOKENIZERS_PARALLELISM="false",
+    TQDM_DISABLE="1",
+    TRL_EXPERIMENTAL_SILENCE="1",
+)
+
+import torch
+
+torch.set_num_threads(1)
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The checkout."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def tiny_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny untrained model and its tokenizer, as `from_pretrained` loads them; shared by the session, read only."""
+    from mrt.reasoning.tiny import save_tiny
+
+    return Path(save_tiny(tmp_path_factory.mktemp("tiny") / "model"))

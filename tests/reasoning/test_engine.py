@@ -1,0 +1,150 @@
+"""What the engine computes on shared keys and values equals what a fresh forward pass computes, and is counted."""
+
+import pytest
+import torch
+from transformers import Qwen3Config, Qwen3ForCausalLM
+
+from mrt.reasoning.engines.sampling import Sampling, draw
+from mrt.reasoning.engines.transformers import Branch, TransformersEngine
+from mrt.reasoning.engines.trie import Trie
+
+VOCAB = 24
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    config = Qwen3Config(
+        vocab_size=VOCAB, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1,
+        intermediate_size=64, head_dim=16, max_position_embeddings=128, initializer_range=0.3,
+    )  # fmt: skip
+    return Qwen3ForCausalLM(config)
+
+
+@pytest.fixture(scope="module")
+def rows():
+    gen = torch.Generator().manual_seed(1)
+    return [torch.randint(1, VOCAB, (length,), generator=gen).tolist() for length in (9, 14, 5)]
+
+
+BRANCHES = [Branch(0, 4, (7, 3)), Branch(1, 14, (7, 3)), Branch(1, 6, (7, 3, 5)), Branch(2, 1, (7,))]
+
+
+def fresh_logprobs(model, ids):
+    with torch.no_grad():
+        return model(torch.tensor([ids])).logits[0].double().log_softmax(-1)
+
+
+def rescored(model, prefix_ids, ids):
+    full = fresh_logprobs(model, [*prefix_ids, *ids])
+    start = len(prefix_ids)
+    return [float(full[start + i - 1, token]) for i, token in enumerate(ids)]
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_sampled_answers_carry_the_logprobs_of_a_fresh_prefill(model, rows, attention):
+    model.set_attn_implementation(attention)
+    engine = TransformersEngine(model, pad_id=0)
+    torch.manual_seed(2)
+    answers = engine.answers(engine.prefill(rows), BRANCHES, n=5, max_new_tokens=6, stop_ids=[1, 2])
+    for branch, answer in zip(BRANCHES, answers, strict=True):
+        assert len(answer.ids) == 5
+        for ids, logprobs, stopped in zip(answer.ids, answer.logprobs, answer.stopped, strict=True):
+            assert 1 <= len(ids) <= 6
+            assert stopped == (ids[-1] in (1, 2))
+            assert not any(token in (1, 2) for token in ids[:-1])
+            expected = rescored(model, [*rows[branch.row][: branch.cut], *branch.suffix], ids)
+            assert logprobs == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_scores_equal_a_fresh_prefill_of_every_continuation(model, rows, attention):
+    model.set_attn_implementation(attention)
+    engine = TransformersEngine(model, pad_id=0)
+    continuations = [[4, 5, 6], [4, 5, 7], [4, 8], [9], [4, 5, 6, 10, 11]]
+    scores = engine.score(engine.prefill(rows), BRANCHES, [continuations] * len(BRANCHES))
+    for branch, score in zip(BRANCHES, scores, strict=True):
+        prefix = [*rows[branch.row][: branch.cut], *branch.suffix]
+        expected = [sum(rescored(model, prefix, c)) for c in continuations]
+        assert score.tolist() == pytest.approx(expected, abs=1e-5)
+
+
+def test_chunks_change_nothing(model, rows):
+    whole, small = TransformersEngine(model, 0), TransformersEngine(model, 0, max_positions=20)
+    continuations = [[[4, 5], [6, 7, 8]]] * len(BRANCHES)
+    one = whole.score(whole.prefill(rows), BRANCHES, continuations)
+    many = small.score(small.prefill(rows), BRANCHES, continuations)
+    assert torch.allclose(torch.stack(one), torch.stack(many), atol=1e-6)
+    greedy = Sampling(temperature=0)
+    one = whole.answers(whole.prefill(rows), BRANCHES, 1, 5, [1], greedy)
+    many = small.answers(small.prefill(rows), BRANCHES, 1, 5, [1], greedy)
+    assert [a.ids for a in one] == [a.ids for a in many]
+
+
+def test_positions_are_counted_once(model, rows):
+    """Rows 9 + 14 + 5, suffixes 2 + 2 + 3 + 1, trie nodes behind a suffix: 4, 5, 6 (the last tokens need no position)."""
+    seen = []
+
+    def count(module, args, kwargs):
+        mask = kwargs["attention_mask"]
+        if mask.ndim == 2:  # a prefill (mask as wide as the ids) or a suffix: real positions only
+            seen.append(int(mask[:, -kwargs["input_ids"].shape[1] :].sum()))
+
+    engine = TransformersEngine(model, pad_id=0)
+    hook = model.register_forward_pre_hook(count, with_kwargs=True)
+    prefix = engine.prefill(rows, purpose="probed")
+    answers = engine.answers(prefix, BRANCHES, 3, 4, [])
+    hook.remove()
+    assert engine.positions["probed"] == 28 + 8 + 4 * 3 * 3  # the fourth token of an answer is drawn, never fed
+    assert sum(seen) == engine.positions["probed"]
+    assert all(len(ids) == 4 for answer in answers for ids in answer.ids)
+    before = engine.positions["probed"]
+    engine.score(prefix, BRANCHES[:1], [[[4, 5, 6], [4, 5, 7]]])
+    assert engine.positions["probed"] - before == 2 + 2
+
+
+def test_a_branch_at_the_end_of_its_row_needs_no_suffix(model, rows):
+    engine = TransformersEngine(model, pad_id=0)
+    torch.manual_seed(3)
+    answers = engine.answers(engine.prefill(rows), [Branch(r, len(rows[r])) for r in range(3)], 4, 5, [1])
+    for row, answer in zip(rows, answers, strict=True):
+        for ids, logprobs in zip(answer.ids, answer.logprobs, strict=True):
+            assert logprobs == pytest.approx(rescored(model, row, ids), abs=1e-5)
+    with pytest.raises(ValueError, match="suffix"):
+        engine.answers(engine.prefill(rows), [Branch(0, 3)], 1, 2, [1])
+
+
+def test_the_models_mode_is_left_as_it_was(model, rows):
+    engine = TransformersEngine(model, pad_id=0)
+    model.train()
+    engine.prefill(rows)
+    assert model.training
+    model.eval()
+    engine.prefill(rows)
+    assert not model.training
+
+
+def test_draw_follows_the_distribution_and_reports_its_logprob():
+    torch.manual_seed(0)
+    logits = torch.tensor([2.0, 1.0, 0.0, -1.0]).expand(20_000, 4)
+    token, logprob = draw(logits, Sampling(temperature=2.0))
+    exact = (logits[0] / 2).softmax(-1)
+    share = torch.bincount(token, minlength=4) / len(token)
+    assert torch.allclose(share, exact, atol=4 * 0.5 / 20_000**0.5)
+    assert torch.allclose(logprob, exact.log()[token], atol=1e-6)
+    token, logprob = draw(logits, Sampling(top_k=2))
+    assert set(token.tolist()) == {0, 1}
+    assert torch.allclose(logprob.exp()[token == 0], torch.tensor(0.7310586), atol=1e-5)
+    token, _ = draw(logits, Sampling(top_p=0.5))
+    assert set(token.tolist()) == {0}
+    assert draw(logits[:3], Sampling(temperature=0))[0].tolist() == [0, 0, 0]
+
+
+def test_trie_shares_beginnings():
+    trie = Trie.build([9, 8], [[1, 2, 3], [1, 2, 4], [5]])
+    assert trie.tokens == (9, 8, 1, 2)
+    assert trie.depth == (0, 1, 2, 3)
+    assert trie.paths == ((2, 3, 3), (2, 3, 4), (5,))
+    assert trie.ancestors.int().tolist() == [[1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 1, 1]]
+    with pytest.raises(ValueError, match="suffix"):
+        Trie.build([], [[1]])
