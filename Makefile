@@ -34,7 +34,7 @@ $(PY):
 	  done; \
 	fi; \
 	if [ -z "$$python" ] || ! "$$python" -c '$(NEWER)' >/dev/null 2>&1; then \
-	  echo "mrt needs Python 3.11 or newer, and found none ($${python:-python3} is $$($${python:-python3} --version 2>&1))." >&2; \
+	  echo "mrt needs Python 3.11 or newer; $${python:-python3} is $$("$${python:-python3}" --version 2>/dev/null || echo not there)." >&2; \
 	  echo "Install one, or name it: make install PYTHON=/path/to/python3.12" >&2; exit 1; \
 	fi; \
 	echo "making $(VENV) with $$("$$python" --version)"; \

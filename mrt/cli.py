@@ -8,18 +8,30 @@ import argparse
 import json
 import math
 import os
+import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import redirect_stdout
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from importlib import import_module, metadata
+from types import FrameType
 from typing import Any, NoReturn
 
 from mrt.errors import ConfigError, MRTError, nearest
 
+PROBES = ("gold", "sampled", "greedy", "shrunk")
 OK, USER_MISTAKE, INTERRUPTED = 0, 2, 130
 # Unless the user has set them: no telemetry, and none of the chatter that would bury a command's own lines.
 ENVIRONMENT = {"HF_HUB_DISABLE_TELEMETRY": "1", "TRL_EXPERIMENTAL_SILENCE": "1", "TOKENIZERS_PARALLELISM": "false"}
+
+
+class _Interrupted(KeyboardInterrupt):
+    """SIGINT, as a class of its own.
+
+    CPython remembers a plain KeyboardInterrupt that came through exec (as during imports) even when it is caught, and
+    then ends the process by the signal in place of the exit code.
+    """
 
 
 class _Parser(argparse.ArgumentParser):
@@ -50,9 +62,15 @@ def _eval(parser: argparse.ArgumentParser) -> None:
         "--out", metavar="DIR", required=True, help="where samples and results go; what is there is kept"
     )
     parser.add_argument("--limit", type=_positive, metavar="N", help="only the first N problems")
+    parser.add_argument("--probe", choices=("auto", *PROBES), default="auto", help="how J after an episode is measured")
     parser.add_argument("--split", default="test", help="which split of the problem set (default test)")
     parser.add_argument("--name", help="the name in tables and reports (default: that of DIR)")
+    _temperature(parser)
     _seed(parser)
+
+
+def _temperature(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--temperature", type=_temperature_value, default=1.0, metavar="T", help="above 0 (default 1)")
 
 
 def _seed(parser: argparse.ArgumentParser) -> None:
@@ -75,16 +93,19 @@ def _compare(parser: argparse.ArgumentParser) -> None:
 def _probe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("traces", metavar="TRACES.jsonl")
     parser.add_argument("--model", metavar="M", required=True, help="the model that is made to answer")
-    parser.add_argument("--probe", choices=("gold", "sampled", "greedy", "shrunk"), default="sampled")
+    parser.add_argument("--probe", choices=PROBES, default="sampled")
+    parser.add_argument("--samples", type=_positive, default=4, help="forced answers a boundary (sampled, shrunk)")
+    parser.add_argument("--segmenter", choices=("cues", "paragraphs", "blocks"), default="cues")
     parser.add_argument("--out", metavar="FILE", help="where the curves go, a JSON object a line")
     _seed(parser)
 
 
 def _generate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", metavar="M", required=True)
-    parser.add_argument("--budget", type=_not_negative, metavar="N", required=True, help="thinking tokens at most")
+    parser.add_argument("--budget", type=_not_negative, metavar="N", help="thinking tokens at most")
     parser.add_argument("--prompt", metavar="TEXT", help="default: standard input")
-    parser.add_argument("--flat", type=float, metavar="EPS", help="stop once the stop value moves less than this")
+    parser.add_argument("--flat", type=float, metavar="EPS", help="stop once J rises by no more than this")
+    _temperature(parser)
     _seed(parser)
 
 
@@ -105,6 +126,16 @@ def _positive(text: str) -> int:
     value = _not_negative(text)
     if value == 0:
         raise argparse.ArgumentTypeError("should be at least 1")
+    return value
+
+
+def _temperature_value(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number above 0")
     return value
 
 
@@ -186,7 +217,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if ns.command is None:
             print(metadata.version("mrt"))
             return OK
-        with redirect_stdout(sys.stderr):  # trainers print; stdout is for the answer
+        with _interruptible(), redirect_stdout(sys.stderr):  # trainers print; stdout is for the answer
             outcome = getattr(import_module("mrt.commands"), COMMANDS[ns.command].function)(ns)
     except MRTError as error:
         print(f"mrt: {error}", file=sys.stderr)
@@ -202,6 +233,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     if as_json and outcome.payload:
         _print_json(outcome.payload)
     return int(outcome.code)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if not ours or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGINT, _interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> NoReturn:
+    raise _Interrupted
 
 
 def _print_json(content: Any) -> None:

@@ -88,7 +88,9 @@ def evaluate(ns: Namespace) -> Outcome:
             out=Path(ns.out),
             limit=ns.limit,
             seed=ns.seed,
-            name=ns.name,
+            name=ns.name or Path(ns.out).name,
+            probe=ns.probe,
+            temperature=ns.temperature,
         )
     return Outcome(results, result_table([results]))
 
@@ -164,10 +166,16 @@ def _result(folder: Path) -> dict[str, Any]:
 
 def probe(ns: Namespace) -> Outcome:
     """J after every episode, and the regret, of traces from anywhere."""
-    from mrt.reasoning.evaluate import probe_file
+    from mrt.reasoning.traces import probe_file
 
     found = probe_file(
-        Path(ns.traces), model=ns.model, probe=ns.probe, out=Path(ns.out) if ns.out else None, seed=ns.seed
+        Path(ns.traces),
+        model=ns.model,
+        probe=ns.probe,
+        out=Path(ns.out) if ns.out else None,
+        seed=ns.seed,
+        samples=ns.samples,
+        segmenter=ns.segmenter,
     )
     lines = [f"{key}: {value}" for key, value in found.items() if not isinstance(value, list | dict)]
     return Outcome(found, "\n".join(lines))
@@ -175,12 +183,14 @@ def probe(ns: Namespace) -> Outcome:
 
 def generate(ns: Namespace) -> Outcome:
     """One answer, its thinking stopped at a budget or once J has flattened."""
-    from mrt.reasoning.generate import generate as generate_answer
-
     prompt = ns.prompt if ns.prompt is not None else sys.stdin.read()
     if not prompt.strip():
         raise ConfigError("there is no prompt: give --prompt TEXT, or write it to standard input")
-    found = generate_answer(model=ns.model, prompt=prompt, budget=ns.budget, flat=ns.flat, seed=ns.seed)
+    from mrt.reasoning.generate import generate as generate_answer
+
+    found = generate_answer(
+        model=ns.model, prompt=prompt, budget=ns.budget, flat=ns.flat, seed=ns.seed, temperature=ns.temperature
+    )
     return Outcome(found, str(found["text"]))
 
 

@@ -13,6 +13,7 @@ from mrt.errors import ConfigError
 from mrt.grouping import rank
 from mrt.trials import Trials
 
+NOTHING = 1e-6  # a bonus below this is none
 CURES = (
     "use a mixed group (rollout='mixed': half of the group answers at once from the shared prefix), "
     "or a per-episode credit (mode='immediate', 'to-go' or 'discounted')"
@@ -26,7 +27,8 @@ def effective_std(trials: Trials, outcome: Tensor, bonus: Tensor) -> Tensor:
     Args:
         outcome, bonus: (B, T) weights. Steps outside any episode carry no bonus by design and are left out.
 
-    NaN for a group whose outcomes do not vary, or that has fewer than three bonus-carrying steps: it cannot tell.
+    NaN for a group that cannot tell: its outcomes do not vary, it has fewer than three bonus-carrying steps, or no bonus at
+    all (nothing was gained anywhere, as at the start of a hard run).
     """
     ranks = rank(trials.group)
     carries = trials.mask & (trials.episode >= 0) & trials.scored[:, None]
@@ -35,7 +37,7 @@ def effective_std(trials: Trials, outcome: Tensor, bonus: Tensor) -> Tensor:
         here = carries & (ranks == g)[:, None]
         x, y = outcome[here].double(), bonus[here].double()
         x = x - x.mean() if len(x) else x
-        if len(x) < 3 or float(x.abs().max()) < 1e-9:
+        if len(x) < 3 or float(x.abs().max()) < 1e-9 or float(y.abs().max()) < NOTHING:
             left.append(torch.tensor(torch.nan, dtype=torch.float64))
             continue
         y = y - y.mean()

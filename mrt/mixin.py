@@ -156,9 +156,10 @@ class TrialMixin(SavingMixin):
         guard = self._guard()
         clean = guard.see(self.offending_batch(inputs), loss)
         if self.accelerator.sync_gradients:
-            bad = self._anywhere(not clean or not finite(model.parameters()))
+            scaled = self.accelerator.scaler is not None  # its gradients overflow now and then: that is its business
+            bad = self._anywhere(not clean or not (scaled or finite(model.parameters())))
             clean = not guard.close(bad, self.state.global_step, self.args.process_index, model.named_parameters())
-        if not clean and self.accelerator.scaler is None:  # a scaler skips the step by itself, and needs its gradients
+        if not clean and self.accelerator.scaler is None:
             for parameter in model.parameters():
                 parameter.grad = None
         if not torch.isfinite(loss).all():  # one NaN would stay in the running sum for ever
@@ -246,6 +247,13 @@ class TrialMixin(SavingMixin):
         for name in (METRICS, TRIALS) if inside else ():
             if not self._file(name).cut(facts["logs"][name]):
                 logger.warning("%s is shorter than when the checkpoint was saved: rows are missing", root / name)
+
+    def _states(self) -> dict[str, Any]:
+        return super()._states() | {"guard": self._guard().state_dict()}
+
+    def _load_states(self, states: dict[str, Any]) -> None:
+        super()._load_states(states)
+        self._guard().load_state_dict(states["guard"])
 
     def _guard(self) -> FiniteGuard:
         if self._finite_guard is None:

@@ -38,8 +38,9 @@ class Scale:
     overrides: Mapping[str, tuple[str, ...]]
 
 
-FULL = Scale(n=4, problems=1000, budgets="0,5,10,15,20,30,40,60,80,110", overrides={})
-SMOKE = Scale(n=2, problems=8, budgets="0,10,40", overrides={arm: ("args.max_steps=2",) for arm in ARMS})
+FULL = Scale(n=4, problems=1000, budgets="0,10,20,30,40,50,60,70,80,90,100", overrides={})
+FEW = ("args.max_steps=2", "args.per_device_train_batch_size=16")
+SMOKE = Scale(n=2, problems=8, budgets="0,10,40", overrides=dict.fromkeys(ARMS, FEW))
 
 
 def run_quickstart(out: Path, seed: int = 0, smoke: bool = False) -> dict[str, Any]:

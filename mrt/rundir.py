@@ -172,7 +172,8 @@ def redact_command(command: Sequence[str]) -> list[str]:
     """The command line with the values of credentials left out."""
     parts = (item.partition("=") for item in command)
     return [
-        f"{key}=***" if equals and is_secret(key.lstrip("-")) else key + equals + value for key, equals, value in parts
+        f"{key}=***" if equals and is_secret(key.lstrip("-").replace("-", "_")) else key + equals + value
+        for key, equals, value in parts
     ]
 
 

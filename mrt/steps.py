@@ -6,6 +6,7 @@ A step that is finished is skipped, whoever finished it; one that fails stops th
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -107,7 +108,7 @@ class StepRunner:
             return
         del self.running[step.name]
         seconds = self._count(step.name)
-        if code == 130:
+        if code in (130, -signal.SIGINT):
             raise KeyboardInterrupt
         if code != 0 or not step.finished():
             tail = "\n".join(
@@ -198,16 +199,17 @@ def child_environment() -> dict[str, str]:
 
 
 def resident_gib() -> float:
-    """Memory held by this process and its children, in GiB; pages that they share count for each."""
+    """Memory held by this process and its children, in GiB; pages that they share count once where that is known."""
     import psutil
 
     total = 0
     here = psutil.Process()
     for process in [here, *here.children(recursive=True)]:
         try:
-            total += process.memory_info().rss
+            memory = process.memory_full_info()
         except psutil.Error:  # ended in the meantime
             continue
+        total += getattr(memory, "pss", memory.rss)
     return round(total / 2**30, 3)
 
 

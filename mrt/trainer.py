@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import set_seed
 from torch import Tensor, nn
 from transformers import Trainer, TrainingArguments
 
@@ -63,7 +64,9 @@ class TrialTrainer(TrialMixin, Trainer):
         a_step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
         dataset = IndexDataset(args.num_tasks or args.max_steps * a_step)
         super().__init__(model=model, args=args, train_dataset=dataset, data_collator=_collate, **kwargs)
+        set_seed(args.seed, device_specific=True)  # processes that collect draw different numbers
         self.tasks, self.credit = tasks, credit
+        self._collected: Trials | None = None
         self.cost: dict[str, float] = {}
         self.register_state("cost", (lambda: dict(self.cost), self.cost.update))
 
@@ -111,6 +114,7 @@ class TrialTrainer(TrialMixin, Trainer):
             trials = self.collect(tasks)
         if self.args.group_size:
             check_groups(trials.group, self.args.group_size)
+        self._collected = trials
         self._record(trials)
         composite = self._composite()
         before = None if type(self).update is TrialTrainer.update else [p.detach().clone() for p in model.parameters()]
@@ -135,6 +139,11 @@ class TrialTrainer(TrialMixin, Trainer):
             fraction = self.state.global_step / max(self.state.max_steps, 1)
             return self.credit(trials, fraction, self.accelerator.gather)
         return self.credit(trials)
+
+    def offending_batch(self, inputs: Any) -> dict[str, Any]:
+        """The indices of the tasks, and the trials that were played on them."""
+        trials = {entry.name: getattr(self._collected, entry.name) for entry in fields(Trials)}
+        return super().offending_batch(inputs) | {"trials": trials}
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """The composite of all learners where there are several, else what the arguments describe.
@@ -186,10 +195,11 @@ class TrialTrainer(TrialMixin, Trainer):
 
 
 def trial_metrics(trials: Trials) -> dict[str, float]:
-    """Means over a batch: reward; progress/* and regret/stop where stop values are, regret/* where `privileged` knows
+    """Means over a batch: reward; progress/* and regret/stop where stop values are; regret/* where `privileged` knows.
 
-    `oracle` (B,) J* of one episode, and `floor` (B,) a random policy's. With a floor regret is sum(J* - J) over the batch
-    divided by sum(J* - floor): 0 plays as the oracle, 1 as the floor. Without it it is the mean gap summed over a trial.
+    It may hold `oracle` (B,) J* of one episode, and `floor` (B,) a random policy's. With a floor regret is sum(J* - J)
+    over the batch divided by sum(J* - floor): 0 plays as the oracle, 1 as the floor. Without it, it is the gap summed
+    over a trial, averaged over trials.
     """
     from mrt import metrics
 

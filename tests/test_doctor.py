@@ -23,7 +23,7 @@ def test_this_machine() -> None:
     assert "HF_HUB_OFFLINE" in checks["network"].found
 
 
-def test_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "runs").mkdir()
     monkeypatch.chdir(tmp_path)
     assert {c.name: c.status for c in examine()}["write access"] == GOOD

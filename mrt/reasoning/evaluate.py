@@ -21,6 +21,7 @@ from mrt.errors import ConfigError, DataError
 from mrt.reasoning.engines.sampling import Sampling
 from mrt.reasoning.engines.transformers import Branch, TransformersEngine
 from mrt.reasoning.grading import Grade, Verdict
+from mrt.reasoning.loading import load_model, pad_id
 from mrt.reasoning.probes import MAX_SOLUTIONS, Probe, Trace, force_answers, make_probe
 from mrt.reasoning.problems import Problem, ProblemSet, load_problems
 from mrt.reasoning.prompts import ThinkFormat, render, think_format
@@ -58,25 +59,6 @@ class EvalConfig:
         return {**vars(self), "dials": dict(self.dials), "budgets": list(self.budgets)} | {
             "segmenter_options": dict(self.segmenter_options)
         }
-
-
-def load_model(path: str) -> tuple[Any, Any]:
-    """(model, tokenizer) by `from_pretrained`, float32 on the CPU and bfloat16 on an accelerator; remote code is never
-    run.
-
-    Raises:
-        ConfigError: when the path or name cannot be loaded.
-    """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
-        dtype = torch.bfloat16 if device == "cuda" else torch.float32
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"model '{path}' cannot be loaded: {str(error).splitlines()[0]}") from error
-    return model.to(device).eval(), tokenizer
 
 
 def run_eval(
@@ -121,7 +103,7 @@ def run_eval(
     samples = out / "samples.jsonl"
     done = whole_chunks(samples, [p.key for p in chosen], n, CHUNK)
     if done < len(chosen):
-        evaluator = Evaluator(config, problem_set)
+        evaluator = Evaluator(config, problem_set, chosen)
         with tqdm(total=len(chosen), initial=done, desc=f"eval {name or model}", unit="problem") as bar:
             for start in range(done, len(chosen), CHUNK):
                 chunk = chosen[start : start + CHUNK]
@@ -150,13 +132,14 @@ class _Asked:
 
 
 class Evaluator:
-    """One model on one problem set: `sample(problems, chunk)` gives the rows of samples.jsonl."""
+    """One model on the chosen problems of a set: `sample(problems, chunk)` gives the rows of samples.jsonl."""
 
-    def __init__(self, config: EvalConfig, problem_set: ProblemSet) -> None:
+    def __init__(self, config: EvalConfig, problem_set: ProblemSet, chosen: Sequence[Problem]) -> None:
         self.config, self.problem_set = config, problem_set
+        self.solutions = {problem.key: problem_set.solutions(problem) for problem in chosen}
+        self.probe = self._choose_probe()
         model, self.tokenizer = load_model(config.model)
-        pad = self.tokenizer.pad_token_id
-        self.engine = TransformersEngine(model, pad if pad is not None else self.tokenizer.eos_token_id)
+        self.engine = TransformersEngine(model, pad_id(self.tokenizer))
         self.fmt: ThinkFormat = think_format(self.tokenizer)
         self.segment = make_segmenter(config.segmenter, **config.segmenter_options)
         self.correct, self.graded = 0.0, 0
@@ -175,9 +158,9 @@ class Evaluator:
             prompts = [render(self.tokenizer, [{"role": "user", "content": p.prompt}]) for p in problems]
             trials = self._think(prompts)
             owners = [i for i in range(len(problems)) for _ in range(self.config.n)]
-            solutions = [self.problem_set.solutions(problem) for problem in problems]
             asked = [
-                (_Asked(problems[i], tuple(prompts[i]), t, solutions[i])) for i, t in zip(owners, trials, strict=True)
+                _Asked(problems[i], tuple(prompts[i]), trial, self.solutions[problems[i].key])
+                for i, trial in zip(owners, trials, strict=True)
             ]
             rows = [self._row(one) for one in asked]
             self._force(rows, asked)
@@ -215,7 +198,7 @@ class Evaluator:
         after = trial.completion[trial.start + len(trial.thought) :]
         text = decode(trial.completion, skip_special_tokens=True)
         grade = self.problem_set.grade(problem, text, opened=True) if trial.closed else Grade(Verdict.TRUNCATED)
-        begins = [0, *trial.ends[:-1]]
+        begins = [0, *trial.ends][: len(trial.ends)]
         return {
             "key": problem.key,
             "sample": 0,
@@ -258,22 +241,21 @@ class Evaluator:
     def _probe(self, rows: list[dict[str, Any]], asked: Sequence[_Asked]) -> None:
         """J_0..J_K of every trace."""
         traces = [one.trace([0, *one.trial.ends]) for one in asked]
-        probe = self._choose_probe(traces)
 
         def judge(owners: Sequence[Any], texts: Sequence[str], ids: Any) -> list[float | None]:
             graded = zip(owners, texts, strict=True)
             return [self.problem_set.grade(row["problem"], text, opened=True).reward for row, text in graded]
 
-        for row, result in zip(rows, probe(self.engine, self.fmt, traces, judge), strict=True):
+        for row, result in zip(rows, self.probe(self.engine, self.fmt, traces, judge), strict=True):
             row["stop_values"] = [_number(value) for value in result.values]
             row["stop_value_se"] = [_number(value) for value in result.errors]
 
-    def _choose_probe(self, traces: Sequence[Trace]) -> Probe:
-        """`auto`: the exact probe where all answers can be listed, forced samples elsewhere."""
+    def _choose_probe(self) -> Probe:
+        """`auto`: the exact probe where all answers of all problems can be listed, forced samples elsewhere."""
         if self.config.probe != "auto":
             return make_probe(self.config.probe, self.config.probe_samples)
-        listed = all(0 < len(trace.row["solutions"]) <= MAX_SOLUTIONS for trace in traces)
-        return make_probe("gold") if listed else make_probe("sampled", self.config.probe_samples)
+        listed = all(0 < len(solutions) <= MAX_SOLUTIONS for solutions in self.solutions.values())
+        return make_probe("gold" if listed else "sampled", self.config.probe_samples)
 
 
 def _number(value: float) -> float | None:

@@ -103,14 +103,13 @@ def _unnest(content: str) -> str:
     if "\\boxed" not in content:
         return content
     content = content.replace("\\boxed", "").strip()
-    if content.startswith("{") and content.endswith("}") and content.count("{") == 1:
-        content = content[1:-1].strip()
-    return content
+    whole = content.startswith("{") and content.endswith("}") and content.count("{") == 1
+    return content[1:-1].strip() if whole else content
 
 
 def extract_boxed(text: str) -> str | None:
     r"""Content of the last balanced \boxed{...} after the last </think>; None where there is none. Linear time."""
-    boxes = find_boxes(text[text.rfind("</think>") + len("</think>") :] if "</think>" in text else text)
+    boxes = find_boxes(text.rpartition("</think>")[2])
     return boxes[-1] if boxes else None
 
 
@@ -161,13 +160,9 @@ class MathGrader:
             wanted = read(gold, self.max_chars)
         except Unreadable as error:
             return Grade(Verdict.ERROR, answer, f"the gold answer {gold[:80]!r}: {error}")
+        plain = re.search("[A-Za-z]", wanted.core) is None
         try:
-            given = read(
-                answer,
-                self.max_chars,
-                letter_units=re.search("[A-Za-z]", wanted.core) is None,
-                loose_words=bool(wanted.words),
-            )
+            given = read(answer, self.max_chars, letter_units=plain, loose_words=bool(wanted.words))
         except Unreadable as error:
             return Grade(Verdict.UNPARSED, answer, str(error))
         return self._compare(answer, given, wanted)
@@ -177,9 +172,8 @@ class MathGrader:
             return Grade(Verdict.CORRECT if given.words == wanted.words else Verdict.WRONG, answer)
         if len("".join(given.words)) > 3:  # shorter ones may be products of variables
             return Grade(Verdict.WRONG, answer, "words where the gold answer has none")
-        for name in ("base", "unit"):
-            theirs, ours = getattr(given, name), getattr(wanted, name)
-            if theirs and ours and theirs != ours:
+        for name, ours, theirs in (("base", wanted.base, given.base), ("unit", wanted.unit, given.unit)):
+            if ours and theirs and ours != theirs:
                 return Grade(Verdict.WRONG, answer, f"the {name} differs")
         pool = self._idle
         worker = pool.get()

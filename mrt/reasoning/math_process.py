@@ -48,7 +48,7 @@ class MathWorker:
         reply = None
         if self._write(json.dumps(question).encode() + b"\n", deadline):
             reply = self._read(deadline)
-            while reply is not None and reply.get("id", self._asked) != self._asked:  # to a question given up earlier
+            while reply is not None and reply.get("id", self._asked) != self._asked:  # of a grader that died idle
                 reply = self._read(deadline)
         if reply is None:
             self.close()

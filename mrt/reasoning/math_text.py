@@ -31,7 +31,7 @@ _UNICODE = {
 }
 _TABLE = str.maketrans(_UNICODE)
 
-_TEXT = r"\\(?:text|textrm|textbf|textit|textnormal|mathrm|mathbf|mathit|mbox|operatorname)\s*"
+_TEXT = r"\\(?:text|textrm|textbf|textit|textnormal|mathrm|mathbf|mathit|mbox|operatorname)(?![A-Za-z])\s*"
 _GROUP = r"(?:\{,\}|\\[,;:! ]|[ ])"  # what stands between the thousands; a plain comma is math-verify's to read
 _THOUSANDS = re.compile(rf"(?<![\d.,])\d{{1,3}}(?:(?:{_GROUP}|,\\!\s?)\d{{3}})+(?!\d)")
 _COMMA_NUMBER = re.compile(r"(-?\s?)(\d{1,3}(?:,\d{3})+)((?:\.\d+)?\s?(?:\\?%)?)")
@@ -207,17 +207,17 @@ def _split_unit(text: str, letter_units: bool) -> tuple[str, tuple[str, ...]]:
     if degrees:
         return degrees.group(1), ("degree",)
     tail = _TEXT_TAIL.search(text)
-    known_only = tail is None
+    wrapped = tail is not None
     tail = tail or _WORD_TAIL.search(text)
     if tail:
         core = text[: tail.start()].strip()
         names = re.findall(r"[a-z]+", tail.group(1).lower())
-        allowed = all(n in _UNITS or n in _MODIFIERS for n in names) and (len(tail.group(1)) > 1 or not known_only)
-        if not known_only and not allowed:
-            allowed = bool(re.fullmatch(r"[A-Za-z .\-/']*", tail.group(1))) and not _NOT_UNITS.intersection(names)
+        known = all(n in _UNITS or n in _MODIFIERS for n in names) and (wrapped or len(tail.group(1)) > 1)
+        wordy = wrapped and not _NOT_UNITS.intersection(names)
+        allowed = (known or wordy) and re.fullmatch(r"[A-Za-z .\-/']*", tail.group(1))
         if allowed and re.search(r"\d|\\pi", core):
             nouns = [n for n in names if n not in _MODIFIERS]
             return core, tuple(_UNITS[n] for n in nouns) if all(n in _UNITS for n in nouns) else ()
-    if letter_units and _LETTER_TAIL.search(text) and re.search(r"\d", text[:-1]):
-        return text[:-1].strip(), (_UNITS.get(text[-1].lower(), ""),) if text[-1].lower() in _UNITS else ()
+    if letter_units and _LETTER_TAIL.search(text) and text[-1].lower() in _UNITS:
+        return text[:-1].strip(), (_UNITS[text[-1].lower()],)
     return text, ()

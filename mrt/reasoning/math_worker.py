@@ -11,8 +11,11 @@ timer ends a grader at the time limit, whatever it computes and without its help
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
 import math
+import mmap
 import os
 import resource
 import signal
@@ -36,6 +39,7 @@ _WARM_UP = [
 Reply = dict[str, Any]
 
 
+@functools.lru_cache(maxsize=256)  # a group shares its gold answer, and often its answers
 def parse(text: str) -> Any:
     """The sympy object of one LaTeX expression, unevaluated; None where it cannot be read as a whole."""
     from latex2sympy2_extended import NormalizationConfig, latex2sympy, normalize_latex
@@ -79,7 +83,7 @@ def equal(gold: Any, answer: Any) -> bool:
     """math-verify's verdict, without the cases in which it accepts what is not equal."""
     from math_verify import verify
     from math_verify.grader import get_pct_val, is_equation
-    from sympy import Expr, I, Rational
+    from sympy import And, Expr, I, Rational
 
     def same(a: Any, b: Any) -> bool:
         return bool(verify(a, b, timeout_seconds=None, raise_on_error=True, allow_set_relation_comp=True))
@@ -88,11 +92,14 @@ def equal(gold: Any, answer: Any) -> bool:
     if percent is not None and get_pct_val(gold) is None and isinstance(gold, Expr):
         # 0.5 is 50 %, and for a gold answer of 50 the sign is a unit; but 1 is not 1 %.
         return same(gold, percent * Rational(1, 100)) or (bool(abs(gold) > 1) and same(gold, percent))
-    if is_equation(answer) and not is_equation(gold):
-        sides = [side for eq in (answer.args if answer.func.__name__ == "And" else [answer]) for side in eq.args]
+    chain = answer.args if isinstance(answer, And) else (answer,)
+    if is_equation(answer) and (len(chain) > 1 or not is_equation(gold)):
+        # Of "1=2=3" only the last side would be looked at: every number in it has to be the right one.
+        sides = [side for eq in chain for side in eq.args]
         numbers = [side for side in sides if isinstance(side, Expr) and not side.free_symbols]
-        if any(not same(numbers[0], number) for number in numbers[1:]):
-            return False  # "1=2=3": only the last side would be looked at
+        wanted = gold if isinstance(gold, Expr) else numbers[0] if numbers else None
+        if any(not same(wanted, number) for number in numbers):
+            return False
     if same(gold, answer):
         return not _coincidence(gold, answer)
     if isinstance(gold, Expr) and isinstance(answer, Expr):  # the parser takes i for a variable
@@ -163,19 +170,20 @@ def _peak_mb() -> float:
         return next((int(line.split()[1]) / 1024 for line in status if line.startswith("VmPeak:")), 0.0)
 
 
-def serve(out: int, seconds: float, memory_mb: int) -> int:
-    """A grader's life: one question a line until the pipe closes. Returns its exit code."""
+def serve(out: int, busy: mmap.mmap, seconds: float, memory_mb: int) -> int:
+    """A grader's life: one question a line until the pipe closes; `busy` holds the id of the one in hand. Exit code."""
     resource.setrlimit(resource.RLIMIT_AS, (memory_mb * 2**20, memory_mb * 2**20))
     buffer = b""
     for _ in range(ITEMS_PER_GRADER):
-        # Read without a buffer of our own beyond the line: what follows belongs to the next grader should this one die.
-        while not buffer.endswith(b"\n"):
+        while b"\n" not in buffer:
             chunk = os.read(0, 65536)
             if not chunk:
                 return FINISHED
             buffer += chunk
+        line, buffer = buffer.split(b"\n", 1)
         signal.setitimer(signal.ITIMER_REAL, seconds)
-        question, buffer = json.loads(buffer), b""
+        question = json.loads(line)
+        busy[:8] = question["id"].to_bytes(8, "little")
         try:
             reply = grade(question)
         except MemoryError:
@@ -185,6 +193,7 @@ def serve(out: int, seconds: float, memory_mb: int) -> int:
             return MEMORY
         signal.setitimer(signal.ITIMER_REAL, 0)
         send(out, {"id": question["id"], **reply})
+        busy[:8] = bytes(8)
     return RENEW
 
 
@@ -209,19 +218,23 @@ def main(seconds: float, memory_mb: int) -> None:
     sys.setrecursionlimit(5000)
     sys.set_int_max_str_digits(0)  # MAX_RESULT_DIGITS is the bound here
     send(out, {"verdict": "ready"})
+    busy = mmap.mmap(-1, 8)  # shared with the graders
     while True:
         pid = os.fork()
         if pid == 0:
-            os._exit(serve(out, seconds, memory_mb))
+            os._exit(serve(out, busy, seconds, memory_mb))
         code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         if code == FINISHED:
             return
+        asked, busy[:8] = int.from_bytes(busy[:8], "little"), bytes(8)
         if code == -signal.SIGALRM:
-            send(out, {"verdict": "timeout", "detail": f"stopped after {seconds:g} s"})
+            send(out, {"id": asked, "verdict": "timeout", "detail": f"stopped after {seconds:g} s"})
         elif code != RENEW:
             cause = f"the memory limit of {memory_mb} MB" if code == MEMORY else f"exit code {code}"
-            send(out, {"verdict": "error", "detail": f"the grader died: {cause}"})
+            send(out, {"id": asked, "verdict": "error", "detail": f"the grader died: {cause}"})
 
 
 if __name__ == "__main__":
-    main(float(sys.argv[1]), int(sys.argv[2]))
+    with contextlib.suppress(BrokenPipeError):  # the parent is gone
+        main(float(sys.argv[1]), int(sys.argv[2]))
+    os._exit(0)  # at once: taking sympy down in good order takes a second

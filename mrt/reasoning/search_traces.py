@@ -2,9 +2,10 @@
 
     3+5=8,8*7=56✗\\n\\nWait3*5=15,15+7=22✓</think>\\boxed{(3*5)+7}<|end|>
 
-A trace knows only what its own attempts have shown. The answer is the expression of the attempt that hit or, where none did, one
-more expression drawn at random and not worked out: an honest guess. The known solution is never used. Putting it behind a
-failed search teaches the model to answer without searching (stop value flat in the number of attempts).
+A trace knows only what its own attempts have shown. The answer is the expression of the attempt that hit or, where
+none did, one
+more expression drawn at random and not worked out: an honest guess. The known solution is never used. Putting it
+behind a failed search teaches the model to answer without searching (stop value flat in the number of attempts).
 """
 
 from __future__ import annotations
@@ -61,9 +62,7 @@ def search_trace(problem: Problem, rng: random.Random, max_attempts: int) -> Sea
     return SearchTrace(WAIT.join(written), guess.expression, False, len(written))
 
 
-def _draw(
-    numbers: list[int], operations: str, limit: int, rng: random.Random, tried: set[str]
-) -> Attempt | None:
+def _draw(numbers: list[int], operations: str, limit: int, rng: random.Random, tried: set[str]) -> Attempt | None:
     """A random attempt that is not among those tried, and remembered as tried; None where 200 draws bring none."""
     for _ in range(200):
         attempt = draw_attempt(numbers, operations, limit, rng)
@@ -80,8 +79,8 @@ def search_traces(
 ) -> list[tuple[Problem, SearchTrace]]:
     """`traces` search traces over the warm start split, deterministic in `seed`.
 
-    The problems go round in shuffled order. `attempts` (lowest, highest) is the range from which each trace draws its limit
-    of attempts, so that lengths vary.
+    The problems go round in shuffled order. `attempts` (lowest, highest) is the range from which each trace draws its
+    limit of attempts, so that lengths vary.
 
     Raises:
         ConfigError: for a range that is none, and for an empty warm start split.
@@ -109,8 +108,8 @@ def trace_dataset(
 ) -> tuple[Dataset, dict[str, float]]:
     """Search traces as rows for TRL's SFTTrainer, and their statistics.
 
-    Columns: key, prompt and completion (text, to be read), input_ids and labels (what is trained on; labels are -100 over the
-    prompt). The prompt's ids are those that `prompts.render` gives at RL time, exactly.
+    Columns: key, prompt and completion (text, to be read), input_ids and labels (what is trained on; labels are -100
+    over the prompt). The prompt's ids are those that `prompts.render` gives at RL time, exactly.
 
     Returns:
         the dataset, and {"hit_rate", "mean_attempts", "mean_tokens" (completion), "max_tokens" (whole row)}.
@@ -133,8 +132,8 @@ def trace_dataset(
         head = prompts[problem.key]
         if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in (*head, *tail):
             raise ConfigError(
-                f"the tokenizer has no tokens for {problem.prompt!r} or its trace: the tiny model knows the numbers 0 to 99 and "
-                "the short prompt (lower the dials high and target_high to 99, prompt=short)"
+                f"the tokenizer has no tokens for {problem.prompt!r} or its trace: the tiny model knows the numbers 0 "
+                "to 99 and the short prompt (lower the dials high and target_high to 99, prompt=short)"
             )
         columns["key"].append(problem.key)
         columns["prompt"].append(tokenizer.decode(head))

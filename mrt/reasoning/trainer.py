@@ -200,7 +200,7 @@ class MRTTrainer(TrialMixin, GRPOTrainer):
             peft = LoraConfig(task_type="CAUSAL_LM", **recipe.peft)
         return cls(
             model=recipe.model,
-            reward_funcs=ProblemReward(problems),
+            reward_funcs=ProblemReward(problems, opened=True),
             args=args,
             train_dataset=to_dataset(problems, "train"),
             peft_config=peft,

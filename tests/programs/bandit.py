@@ -1,6 +1,6 @@
 """A two-armed Bernoulli bandit, learnt in a few hundred updates of a second: the toy on which resume is proven.
 
-    python bandit.py OUTPUT_DIR [name=value ...]    trains, going on from the newest whole checkpoint; prints a digest
+python bandit.py OUTPUT_DIR [name=value ...]    trains, going on from the newest whole checkpoint; prints a digest
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mrt.credit import make_credit
 from mrt.learners import Learner
 from mrt.tasks import Task, generator
 from mrt.trainer import TrialConfig, TrialTrainer
@@ -54,6 +53,12 @@ def history_of(actions: Tensor, rewards: Tensor) -> Tensor:
     """(B, T, 3) what was seen before each pull: last arm one-hot and last reward, zeros before the first."""
     seen = torch.cat([nn.functional.one_hot(actions, 2).float(), rewards[..., None]], -1)
     return torch.cat([torch.zeros_like(seen[:, :1]), seen[:, :-1]], 1)
+
+
+def above_group(trials: Trials) -> Tensor:
+    """(B, T) rewards still to come, less their mean over the trials of the same task."""
+    to_go = trials.rewards.flip(1).cumsum(1).flip(1).view(-1, TRIALS, PULLS)
+    return (to_go - to_go.mean(1, keepdim=True)).view(-1, PULLS)
 
 
 class BanditTrainer(TrialTrainer):
@@ -102,7 +107,9 @@ class TwoLearners(BanditTrainer):
         to_go = trials.rewards.flip(1).cumsum(1).flip(1)
         losses = {"critic": (values - to_go).square().mean()}
         if self.state.global_step % 2 == 0:
-            losses |= super().losses(trials, to_go - values)  # the critic stays in the graph: its gradient must not leak
+            losses |= super().losses(
+                trials, to_go - values
+            )  # the critic stays in the graph: its gradient must not leak
         return losses
 
 
@@ -121,7 +128,7 @@ def build(output_dir: Path, trainer: type[TrialTrainer] = BanditTrainer, **chang
         **changed,
     }
     args = TrialConfig(output_dir=str(output_dir), **options)
-    return trainer(Policy(), args, Bandits(), credit=make_credit("reward_to_go"))
+    return trainer(Policy(), args, Bandits(), credit=above_group)
 
 
 def digest(trainer: Any) -> str:
@@ -134,7 +141,7 @@ def digest(trainer: Any) -> str:
 
 def _feed(hashed: Any, value: Any) -> None:
     if isinstance(value, Tensor):
-        hashed.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if value.ndim else repr(value.item()).encode())
+        hashed.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     elif isinstance(value, dict):
         for key, inner in value.items():
             hashed.update(repr(key).encode())

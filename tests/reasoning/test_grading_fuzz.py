@@ -8,9 +8,32 @@ import pytest
 
 from mrt.reasoning.grading import Grade, MathGrader, Verdict, extract_boxed, find_boxes, split_thought, verdict_shares
 
-GOLDS = ["5", r"\frac{1}{2}", r"x^2+1", r"\{1,2\}", "[1,2)", r"50\%", r"\text{yes}", "x=3", r"\sqrt{2}", "1,234", r"5\text{ cm}"]
+GOLDS = [
+    "5",
+    r"\frac{1}{2}",
+    r"x^2+1",
+    r"\{1,2\}",
+    "[1,2)",
+    r"50\%",
+    r"\text{yes}",
+    "x=3",
+    r"\sqrt{2}",
+    "1,234",
+    r"5\text{ cm}",
+]
 COMMANDS = [r"\frac", r"\sqrt", r"\pi", r"\text", r"\left", r"\right", r"\cup", r"\infty", r"\pm", r"\circ", r"\binom"]
-COMMANDS += [r"\sum_", r"\int_", r"\begin{pmatrix}", r"\end{pmatrix}", r"\overline", r"\mathbb", r"\in", r"\\", r"\%", r"\,"]
+COMMANDS += [
+    r"\sum_",
+    r"\int_",
+    r"\begin{pmatrix}",
+    r"\end{pmatrix}",
+    r"\overline",
+    r"\mathbb",
+    r"\in",
+    r"\\",
+    r"\%",
+    r"\,",
+]
 ATOMS = ["0", "1", "7", "12", "0.5", "-3", "x", "y", r"\pi", "n", "e", "i", "1,000", r"\infty", "100"]
 UNICODE = "½²√π∞≤×÷−°％１２，ａ\u200b\u202e\ud800😀é中\x00\x07"
 
@@ -21,12 +44,30 @@ def expression(rng: random.Random, depth: int) -> str:
         return rng.choice(ATOMS)
     a, b = expression(rng, depth - 1), expression(rng, depth - 1)
     forms = [
-        f"{a}+{b}", f"{a}-{b}", f"{a}{b}", rf"{a} \cdot {b}", f"{a}/{b}", f"({a})", f"{a}^{{{b}}}", rf"\frac{{{a}}}{{{b}}}",
-        rf"\sqrt{{{a}}}", rf"\sqrt[3]{{{a}}}", f"{a},{b}", rf"\{{{a},{b}\}}", f"({a},{b})", f"[{a},{b})", f"{a}={b}",
-        rf"{a}<{b}", rf"\sin({a})", rf"\log_{{{a}}}{{{b}}}", rf"{a}\text{{ or }}{b}", rf"{a}\text{{ cm}}", rf"|{a}|", rf"{a}!",
-        rf"\sum_{{n=1}}^{{{a}}} {b}", rf"\int_0^{{{a}}} {b} dx", rf"\begin{{pmatrix}}{a}\\{b}\end{{pmatrix}}", rf"\boxed{{{a}}}",
-        rf"\binom{{{a}}}{{{b}}}", rf"{a} \pm {b}", rf"{a}\%", rf"{a}_{{{b}}}", rf"\lfloor {a} \rfloor", rf"\overline{{{a}}}",
-    ]  # fmt: skip
+        *(
+            f"{a}+{b}",
+            f"{a}-{b}",
+            f"{a}{b}",
+            rf"{a} \cdot {b}",
+            f"{a}/{b}",
+            f"({a})",
+            f"{a}^{{{b}}}",
+            f"{a},{b}",
+            f"{a}!",
+        ),
+        *(
+            rf"\frac{{{a}}}{{{b}}}",
+            rf"\sqrt{{{a}}}",
+            rf"\sqrt[3]{{{a}}}",
+            rf"\{{{a},{b}\}}",
+            f"({a},{b})",
+            f"[{a},{b})",
+        ),
+        *(f"{a}={b}", f"{a}<{b}", rf"\sin({a})", rf"\log_{{{a}}}{{{b}}}", rf"{a}\text{{ or }}{b}", rf"{a}\text{{ cm}}"),
+        *(rf"\sum_{{n=1}}^{{{a}}} {b}", rf"\int_0^{{{a}}} {b} dx", rf"\begin{{pmatrix}}{a}\\{b}\end{{pmatrix}}"),
+        *(rf"\binom{{{a}}}{{{b}}}", rf"{a} \pm {b}", rf"{a}\%", rf"{a}_{{{b}}}", rf"\lfloor {a} \rfloor", f"|{a}|"),
+        *(rf"\overline{{{a}}}", rf"\boxed{{{a}}}"),
+    ]
     return rng.choice(forms)
 
 
@@ -61,10 +102,16 @@ def answer(rng: random.Random, gold: str) -> str:
     if kind == 5:
         return rng.choice(["", "-", "0."]) + "".join(rng.choices("0123456789", k=rng.choice([1, 20, 400, 2000])))
     if kind == 6:
-        opening, closing = rng.choice([(r"\frac{1}{", "}"), (r"\sqrt{", "}"), ("(", ")"), (r"\text{", "}"), ("2^{", "}"), ("{", "}")])
+        opening, closing = rng.choice(
+            [(r"\frac{1}{", "}"), (r"\sqrt{", "}"), ("(", ")"), (r"\text{", "}"), ("2^{", "}"), ("{", "}")]
+        )
         depth = rng.choice([1, 5, 30, 500])
         return opening * depth + "7" + closing * (depth - rng.randrange(2))
-    return " ".join(rng.choices(["the", "answer", "is", "5", "or", r"\frac12", "maybe", "x=3", "$", "**", "\n"], k=rng.randint(1, 30)))
+    return " ".join(
+        rng.choices(
+            ["the", "answer", "is", "5", "or", r"\frac12", "maybe", "x=3", "$", "**", "\n"], k=rng.randint(1, 30)
+        )
+    )
 
 
 def completion(rng: random.Random, gold: str) -> str:
@@ -115,7 +162,12 @@ def test_a_hundred_thousand_garbled_answers_get_a_verdict_each() -> None:
 def test_text_functions_take_anything() -> None:
     rng = random.Random(2)
     for _ in range(20_000):
-        text = "".join(rng.choices(["\\boxed{", "\\boxed", "{", "}", "\\", "<think>", "</think>", "a", "\n", "\ud800"], k=rng.randint(0, 12)))
+        text = "".join(
+            rng.choices(
+                ["\\boxed{", "\\boxed", "{", "}", "\\", "<think>", "</think>", "a", "\n", "\ud800"],
+                k=rng.randint(0, 12),
+            )
+        )
         thought, part = split_thought(text)
         assert part is None or text.endswith(part)
         assert thought in text

@@ -15,13 +15,24 @@ from mrt.reasoning.problems.files import Files
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["PROBLEMS", "SPLITS", "Countdown", "Files", "Problem", "ProblemSet", "load_problems", "to_dataset", "validate"]
+__all__ = [
+    "PROBLEMS",
+    "SPLITS",
+    "Countdown",
+    "Files",
+    "Problem",
+    "ProblemSet",
+    "load_problems",
+    "to_dataset",
+    "validate",
+]
 
 PROBLEMS: dict[str, Callable[..., ProblemSet]] = {"countdown": Countdown, "files": Files}
 
 
 def load_problems(name: str, **dials: Any) -> ProblemSet:
-    """The problem set `name` with its dials. Raises ConfigError for an unknown name or dial, with the nearest valid one."""
+    """The problem set `name` with its dials. Raises ConfigError for an unknown name or dial, with the nearest valid
+    one."""
     if name not in PROBLEMS:
         raise ConfigError(f"unknown problem set '{name}': {nearest(str(name), set(PROBLEMS))}")
     valid = set(inspect.signature(PROBLEMS[name]).parameters)
@@ -32,16 +43,17 @@ def load_problems(name: str, **dials: Any) -> ProblemSet:
 
 
 def validate(problem_set: ProblemSet, split: str) -> int:
-    """Grades every gold answer of a split; returns how many there are. Raises DataError for the first that is not correct."""
+    """Grades every gold answer of a split; returns how many there are. Raises DataError for the first that is not
+    correct."""
     problems = problem_set.problems(split)
     for row, problem in enumerate(problems, start=1):
         grade = problem_set.grade_answer(problem, problem.solution)
         if grade.reward != 1.0:
             where = problem.data.get("where", f"row {row} of split '{split}'")
             raise DataError(
-                f"{problem_set.name}: {where}: the gold answer {problem.solution[:200]!r} grades {grade.verdict} against "
-                f"itself ({grade.detail or 'no detail'}). Mend or remove it; an answer that its own grader does not accept "
-                "teaches nothing."
+                f"{problem_set.name}: {where}: the gold answer {problem.solution[:200]!r} grades {grade.verdict} "
+                f"against itself ({grade.detail or 'no detail'}). Mend or remove it; an answer that its own grader "
+                "does not accept teaches nothing."
             )
     return len(problems)
 

@@ -1,7 +1,8 @@
 """Countdown: write an expression that uses each of the given numbers once and equals the target.
 
-Every problem has a solution whose intermediate results are whole numbers from 0 to `max(99, high, target_high)`, so that it can be
-worked out step by step. An answer need not keep to that: all of the grammar in `expressions.py` counts.
+Every problem has a solution whose intermediate results are whole numbers from 0 to `max(99, high, target_high)`, so
+that it can be worked out step by step. An answer need not keep to that: all of the grammar in `expressions.py`
+counts.
 
 A key's split depends on the key alone. Problems of one setting are therefore never trained on and tested under another:
 whatever the seed, the range or the sizes, "countdown:3,5,7->22:+-*" belongs to the same split.
@@ -13,7 +14,6 @@ import hashlib
 import itertools
 import math
 import random
-from functools import cached_property
 from typing import Any
 
 from mrt.errors import ConfigError
@@ -33,8 +33,8 @@ SHARES = {"train": 0.65, "warmstart": 0.25, "test": 0.10}
 PROMPTS = {
     "short": "{numbers}->{target}",
     "words": (
-        "Use each of the numbers {numbers} exactly once, with the operations {operations} and parentheses where they are "
-        "needed, to write an expression that equals {target}. Give only the expression, in \\boxed{}."
+        "Use each of the numbers {numbers} exactly once, with the operations {operations} and parentheses where they "
+        "are needed, to write an expression that equals {target}. Give only the expression, in \\boxed{}."
     ),
 }
 MAX_LISTED = 5  # numbers; six of them have a hundred million answers
@@ -54,7 +54,8 @@ class Countdown:
             {numbers} and {target}, {operations} if you like.
 
     Raises:
-        ConfigError: for dials out of range, and for a range with too few keys: it says how many there are and what to widen.
+        ConfigError: for dials out of range, and for a range with too few keys: it says how many there are and what to
+            widen.
     """
 
     name = "countdown"
@@ -87,7 +88,7 @@ class Countdown:
         self.numbers, self.high, self.target_high, self.seed = numbers, high, target_high, seed
         self.operations = "".join(sign for sign in OPERATIONS if sign in operations)
         self.limit = max(99, high, target_high)
-        self._splits
+        self._splits = self._build()
 
     def problems(self, split: str) -> list[Problem]:
         if split not in SPLITS:
@@ -97,12 +98,14 @@ class Countdown:
     def grade(self, problem: Problem, text: str, opened: bool | None = None) -> Grade:
         r"""The verdict on the last \boxed{} behind the last </think>.
 
-        A text without any tag is a thought that was cut off, unless it holds a box: then it is an answer. `opened` settles this
+        A text without any tag is a thought that was cut off, unless it holds a box: then it is an answer. `opened`
+        settles this
         where it is known: True, the prompt had opened the thought; False, it had not.
         """
-        thought, answer = split_thought(text, opened=bool(opened))
+        _, answer = split_thought(text, opened=opened)
         boxed = None if answer is None else extract_boxed(answer)
-        if answer is None or (boxed is None and opened is None and not thought and "</think>" not in text):
+        untagged = answer == text  # not even a tag tells whether this is thought or answer
+        if answer is None or (boxed is None and untagged and opened is None):
             return Grade(Verdict.TRUNCATED, None, "the thought was never closed")
         if boxed is None:
             return Grade(Verdict.UNPARSED, None, "no \\boxed{} in the answer")
@@ -142,8 +145,7 @@ class Countdown:
         data = {"numbers": list(numbers), "target": target, "operations": self.operations}
         return Problem(key_of(numbers, target, self.operations), prompt, solution, data)
 
-    @cached_property
-    def _splits(self) -> dict[str, list[Problem]]:
+    def _build(self) -> dict[str, list[Problem]]:
         sets = math.comb(self.high + self.numbers - 1, self.numbers)
         found = self._enumerate() if self.numbers <= 3 and sets <= MAX_ENUMERATED else self._draw()
         splits: dict[str, list[Problem]] = {}
@@ -181,9 +183,10 @@ class Countdown:
     def _too_few(self, split: str, found: dict[str, list[Problem]]) -> str:
         total = sum(map(len, found.values()))
         return (
-            f"countdown: {total} keys found with numbers={self.numbers}, high={self.high}, target_high={self.target_high}, "
-            f"operations={self.operations}; {len(found[split])} of them belong to '{split}' ({SHARES[split]:.0%}), where "
-            f"{self.sizes[split]} are asked for. Widen 'high' (or 'target_high', 'operations'), or lower '{split}'."
+            f"countdown: {total} keys found with numbers={self.numbers}, high={self.high}, "
+            f"target_high={self.target_high}, operations={self.operations}; {len(found[split])} of them belong to "
+            f"'{split}' ({SHARES[split]:.0%}), where {self.sizes[split]} are asked for. Widen 'high' (or "
+            f"'target_high', 'operations'), or lower '{split}'."
         )
 
 
@@ -194,8 +197,9 @@ def key_of(numbers: tuple[int, ...] | list[int], target: int, operations: str) -
 
 
 def reachable(numbers: tuple[int, ...], operations: str, limit: int) -> dict[int, str]:
-    """Every value that can be worked out with intermediates in 0..limit, and one expression for it (parentheses around every
-    operand that is not a number). For few numbers: all pairs are combined, then all pairs of what is left."""
+    """Every value that can be worked out with intermediates in 0..limit, and one expression for it (parentheses
+    around every operand that is not a number). For few numbers: all pairs are combined, then all pairs of what is
+    left."""
     found: dict[int, str] = {}
     pools = [[(n, str(n)) for n in numbers]]
     while pools:

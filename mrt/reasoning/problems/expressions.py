@@ -4,8 +4,9 @@ strings with a given value, and expressions worked out step by step as a search 
     answer  = sum, but not a single group        sum  = product {("+" | "-") product}
     product = atom {("*" | "/") atom}            atom = number | "(" sum of two or more numbers, not a single group ")"
 
-So parentheses never stand around one number, around other parentheses alone or around the whole. The grammar is unambiguous, and
-each of its strings is one expression tree. Arithmetic is exact (ints, and Fractions after a division).
+So parentheses never stand around one number, around other parentheses alone or around the whole. The grammar is
+unambiguous, and each of its strings is one expression tree. Arithmetic is exact (ints, and Fractions after a
+division).
 """
 
 from __future__ import annotations
@@ -119,7 +120,8 @@ class _Parser:
 
 
 def halves(numbers: Sequence[int]) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """All ways to deal sorted numbers to a left and a right hand, neither empty; equal numbers give equal hands once."""
+    """All ways to deal sorted numbers to a left and a right hand, neither empty; equal numbers give equal hands
+    once."""
     n = len(numbers)
     return sorted(
         {

@@ -1,0 +1,32 @@
+"""Models and tokenizers, loaded in one way everywhere."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mrt.errors import ConfigError
+
+
+def load_model(path: str) -> tuple[Any, Any]:
+    """(model, tokenizer) by `from_pretrained`: float32 on the CPU, bfloat16 on an accelerator. Remote code is never
+    run.
+
+    Raises:
+        ConfigError: when the path or name cannot be loaded.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path)
+        dtype = torch.bfloat16 if device == "cuda" else torch.float32
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"model '{path}' cannot be loaded: {str(error).splitlines()[0]}") from error
+    return model.to(device).eval(), tokenizer
+
+
+def pad_id(tokenizer: Any) -> int:
+    """The padding id, or the end of text where a tokenizer has none."""
+    return int(tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id)

@@ -1,0 +1,56 @@
+"""Two processes of the bandit: `torchrun --nproc_per_node 2 ddp.py OUTPUT_DIR [name=value ...]`.
+
+`two=1` trains two learners, `stop=K` interrupts after step K, `bad=K` makes the loss of the second process NaN in step
+K; the rest are arguments. Every process prints its digest.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from bandit import BanditTrainer, TwoLearners, build, digest
+from torch import Tensor
+from transformers import TrainerCallback
+
+from mrt.trials import Trials
+
+
+class Stop(TrainerCallback):
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == self.step:
+            raise KeyboardInterrupt
+
+
+class OneBadRank(BanditTrainer):
+    bad_step = -1
+
+    def losses(self, trials: Trials, weights: Tensor) -> dict[str, Tensor]:
+        losses = super().losses(trials, weights)
+        if self.state.global_step == self.bad_step and self.args.process_index == 1:
+            losses["policy"] = losses["policy"] * torch.nan
+        return losses
+
+
+def main(output_dir: str, *options: str) -> None:
+    changed = {name: int(value) for name, _, value in (option.partition("=") for option in options)}
+    two, stop, OneBadRank.bad_step = changed.pop("two", 0), changed.pop("stop", 0), changed.pop("bad", -1)
+    # accelerate would start no second process on the CPU by itself; `use_cpu` with torchrun does.
+    trainer = build(Path(output_dir), TwoLearners if two else OneBadRank, **changed)
+    if stop:
+        trainer.add_callback(Stop(stop))
+    try:
+        trainer.train()
+    except KeyboardInterrupt:
+        print("stopped", flush=True)
+        return
+    print("digest", trainer.args.process_index, digest(trainer), trainer._guard().skipped, flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
