@@ -14,6 +14,7 @@ _HOME = {
     "MRTTrainer": "mrt.reasoning.trainer",
     "Recipe": "mrt.recipe",
     "Trials": "mrt.trials",
+    "WarmStartTrainer": "mrt.reasoning.warmstart",
     "load_problems": "mrt.reasoning.problems",
     "load_recipe": "mrt.recipe",
     "MRTError": "mrt.errors",

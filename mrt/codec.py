@@ -68,12 +68,12 @@ def load_tree(directory: Path, name: str) -> Any:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["schema_version"] != SCHEMA_VERSION:
             raise CheckpointError(f"{path} has schema version {content['schema_version']}, not {SCHEMA_VERSION}")
-        shards = [load_file(directory / _shard(name, number)) for number in range(content["shards"])]
-        return _decode(content["tree"], shards)
+        files = [directory / _shard(name, number) for number in range(content["shards"])]
+        for path in files:
+            path.stat()  # a missing one is told by name
+        return _decode(content["tree"], [load_file(path) for path in files])
     except FileNotFoundError as error:
-        raise CheckpointError(
-            f"{directory} has no {Path(error.filename or path).name}: it cannot be resumed"
-        ) from error
+        raise CheckpointError(f"{directory} has no {path.name}: it cannot be resumed") from error
     except (ValueError, KeyError, TypeError, IndexError, SafetensorError) as error:
         raise CheckpointError(f"{path} cannot be read ({error})") from error
 

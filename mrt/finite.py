@@ -33,27 +33,29 @@ class FiniteGuard:
         self.consecutive = 0
         self._bad = False
         self._batches: list[Any] = []
+        self._culprits: list[str] = []
 
-    def see(self, batch: Any, loss: Tensor) -> bool:
+    def see(self, batch: Any, loss: Tensor, model: nn.Module) -> bool:
         """Notes a micro-batch and its loss; True while the update that it belongs to is still clean."""
         self._batches.append(batch)
-        self._bad |= not bool(torch.isfinite(loss).all())
+        if not self._bad and not bool(torch.isfinite(loss).all()):
+            self._bad, self._culprits = True, not_finite(model)
         return not self._bad
 
-    def close(self, bad: bool, step: int, rank: int, parameters: Iterable[tuple[str, nn.Parameter]]) -> bool:
+    def close(self, bad: bool, step: int, rank: int, model: nn.Module) -> bool:
         """Ends an update; `bad` is what all processes agreed on. Returns whether it has to be dropped.
 
         Raises:
             MRTError: when `limit` updates in a row were bad; names the folder of the dumps.
         """
-        batches, self._batches, self._bad = self._batches, [], False
+        batches, culprits = self._batches, self._culprits or not_finite(model) if bad else []
+        self._batches, self._culprits, self._bad = [], [], False
         if not bad:
             self.consecutive = 0
             return False
         self.skipped += 1
         self.consecutive += 1
         if self.skipped <= MAX_DUMPS:
-            culprits = [name for name, value in parameters if not finite([value])]
             facts = {"step": step, "gradients_not_finite": culprits, "micro_batches": batches}
             save_tree(self.folder, f"step-{step}-rank-{rank}", facts, lenient=True)
         if self.consecutive >= self.limit:
@@ -69,6 +71,11 @@ class FiniteGuard:
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         self.skipped, self.consecutive = state["skipped"], state["consecutive"]
+
+
+def not_finite(model: nn.Module) -> list[str]:
+    """Names of the parameters whose gradient holds a NaN or an infinity."""
+    return [name for name, parameter in model.named_parameters() if not finite([parameter])]
 
 
 def finite(parameters: Iterable[nn.Parameter]) -> bool:

@@ -154,11 +154,11 @@ class TrialMixin(SavingMixin):
         if self.is_deepspeed_enabled:  # its engine steps inside the backward pass: nothing can be dropped here
             return loss
         guard = self._guard()
-        clean = guard.see(self.offending_batch(inputs), loss)
+        clean = guard.see(self.offending_batch(inputs), loss, model)
         if self.accelerator.sync_gradients:
             scaled = self.accelerator.scaler is not None  # its gradients overflow now and then: that is its business
             bad = self._anywhere(not clean or not (scaled or finite(model.parameters())))
-            clean = not guard.close(bad, self.state.global_step, self.args.process_index, model.named_parameters())
+            clean = not guard.close(bad, self.state.global_step, self.args.process_index, model)
         if not clean and self.accelerator.scaler is None:
             for parameter in model.parameters():
                 parameter.grad = None

@@ -181,6 +181,23 @@ def test_as_a_process(folder: Path) -> None:
     assert b"Traceback" not in err
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "launcher",
+    [
+        ["accelerate.commands.launch", "--config_file", str(ROOT / "recipes/accelerate/cpu.yaml")],
+        ["torch.distributed.run", "--nproc_per_node", "2"],
+    ],
+)
+def test_under_a_launcher(folder: Path, launcher: list[str]) -> None:
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}", "ACCELERATE_USE_CPU": "true"}
+    command = [sys.executable, "-m", *launcher, "-m", "mrt", "train", "r.yaml", "--allow-code", "--json"]
+    for status in ("trained", "already finished"):
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["status"] == status  # one object, however many processes
+
+
 # ---- the others
 
 

@@ -19,7 +19,7 @@ NEEDS_STOP_VALUES = ("progress", "brpo")
 
 
 @dataclass
-class MRTConfig(TrialArguments, GRPOConfig):
+class MRTConfig(TrialArguments, GRPOConfig):  # type: ignore[misc]  # narrower defaults
     """`trl.GRPOConfig` with the credit, the rollout and the probe of MRT (Qu et al. 2025, 2503.07572).
 
     `scale_rewards` (group | batch | none), `loss_type`, `beta`, `num_generations` and the rest mean what they mean in
@@ -91,7 +91,8 @@ class MRTConfig(TrialArguments, GRPOConfig):
                 unmeasured="zero" if self.probe_every == 1 and self.probe_boundaries is None else "spread",
                 scale=self.scale_rewards,
             )
-        return make_credit(self.credit, **({"scale": self.scale_rewards} if self.credit == "outcome" else {}))
+        options: dict[str, Any] = {"scale": self.scale_rewards} if self.credit == "outcome" else {}
+        return make_credit(self.credit, **options)
 
     def schedule(self) -> Schedule:
         """Which boundaries of which traces are probed."""

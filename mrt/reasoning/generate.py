@@ -12,8 +12,8 @@ from mrt.reasoning.engines.sampling import Sampling
 from mrt.reasoning.engines.transformers import Branch, TransformersEngine
 from mrt.reasoning.loading import load_model, pad_id
 from mrt.reasoning.probes import Trace, force_answers
-from mrt.reasoning.prompts import forced_prefix, render, think_format, thought_span
-from mrt.reasoning.rollout import read_trial
+from mrt.reasoning.prompts import forced_prefix, render, think_format
+from mrt.reasoning.rollout import Trial, read_trial
 from mrt.reasoning.segmentation import make_segmenter
 
 
@@ -43,54 +43,77 @@ def generate(
         raise ConfigError("say when to stop thinking: --budget N tokens, or --flat EPS, or both")
     if budget is not None and budget < 0:
         raise ConfigError(f"budget={budget}: the number of thinking tokens cannot be negative")
-    language_model, tokenizer = load_model(model)
-    engine, fmt = TransformersEngine(language_model, pad_id(tokenizer)), think_format(tokenizer)
-    segment = make_segmenter("cues", min_paragraphs=0)
     torch.manual_seed(seed)
-    ids = render(tokenizer, [{"role": "user", "content": prompt}])
-    longest = getattr(language_model.config, "max_position_embeddings", 4096) - len(ids) - fmt.max_answer_tokens
-    limit = min(longest if budget is None else budget, longest)
-    sampling = Sampling(temperature=temperature)
-    thinking: list[int] = []
-    if limit > 0:
-        room = limit + len(fmt.close_ids) + fmt.max_answer_tokens
-        (sampled,) = engine.answers(
-            engine.prefill([ids]), [Branch(0, len(ids))], 1, room, fmt.end_ids, sampling, "sampled"
-        )
-        thinking = sampled.ids[0]
-    trial = read_trial(thinking, fmt, segment)
-    stopped = "itself" if trial.closed and len(trial.thought) <= limit else "budget"
-    thought = trial.thought[:limit]
+    thinker = _Thinker(model, prompt, Sampling(temperature=temperature))
+    thought, stopped = thinker.think(budget)
     agreement: list[float] = []
     if flat is not None:
-        cuts = tuple(sorted({0, *(end for end in trial.ends if end <= len(thought))}))
-        trace = Trace(tuple(ids), tuple(thought), cuts, {}, tuple(thinking[: trial.start]), stopped == "itself")
-        (answered,) = force_answers(engine, fmt, [trace], samples, sampling)
-        votes = [Counter(one.text for one in cut).most_common(1)[0] for cut in answered]
+        cuts, votes = thinker.votes(thought, samples)
         agreement = [count / samples for _, count in votes]
         settled = _settled([text for text, _ in votes], agreement, flat)
         if settled is not None and cuts[settled] < len(thought):
             thought, stopped = thought[: cuts[settled]], "flat"
-    if stopped == "itself":
-        completion = thinking
-    else:
-        start, _ = thought_span(thinking, fmt)
-        prefix = [*thinking[:start], *thought]
-        suffix = tuple(forced_prefix(thought, fmt))
-        branch = Branch(0, len(ids) + len(prefix), suffix)
-        (forced,) = engine.answers(
-            engine.prefill([[*ids, *prefix]]), [branch], 1, fmt.max_answer_tokens, fmt.answer_stop_ids, sampling
-        )
-        completion = [*prefix, *suffix, *forced.ids[0]]
-    text = tokenizer.decode(completion, skip_special_tokens=True)
+    completion = thinker.sampled if stopped == "itself" else thinker.answer_now(thought)
+    text = thinker.tokenizer.decode(completion, skip_special_tokens=True)
     return {
         "text": text,
-        "thought": tokenizer.decode(thought),
-        "answer": text.rpartition(fmt.tokenizer.decode(list(fmt.close_ids)))[2],
+        "thought": thinker.tokenizer.decode(thought),
+        "answer": text.rpartition(thinker.tokenizer.decode(list(thinker.fmt.close_ids)))[2],
         "thinking_tokens": len(thought),
         "stopped": stopped,
         "agreement": agreement,
     }
+
+
+class _Thinker:
+    """One prompt and what was sampled behind it."""
+
+    def __init__(self, model: str, prompt: str, sampling: Sampling) -> None:
+        self.model, self.tokenizer = load_model(model)
+        self.engine = TransformersEngine(self.model, pad_id(self.tokenizer))
+        self.fmt, self.sampling = think_format(self.tokenizer), sampling
+        self.prompt = render(self.tokenizer, [{"role": "user", "content": prompt}])
+        self.sampled: list[int] = []
+        self.trial = Trial([])
+
+    def think(self, budget: int | None) -> tuple[list[int], str]:
+        """(ids of the thought, at most `budget`; "itself" or "budget"). Without a budget the model's context is the
+        limit."""
+        context = getattr(self.model.config, "max_position_embeddings", 4096)
+        longest = max(0, context - len(self.prompt) - self.fmt.max_answer_tokens - len(self.fmt.forced_ids))
+        limit = longest if budget is None else min(budget, longest)
+        if limit > 0:
+            room = limit + len(self.fmt.close_ids) + self.fmt.max_answer_tokens
+            branch = Branch(0, len(self.prompt))
+            prefix = self.engine.prefill([self.prompt])
+            (found,) = self.engine.answers(prefix, [branch], 1, room, self.fmt.end_ids, self.sampling, "sampled")
+            self.sampled = found.ids[0]
+        self.trial = read_trial(self.sampled, self.fmt, make_segmenter("cues", min_paragraphs=0))
+        ended = self.trial.closed and len(self.trial.thought) <= limit
+        return self.trial.thought[:limit], "itself" if ended else "budget"
+
+    def votes(self, thought: list[int], samples: int) -> tuple[list[int], list[tuple[str, int]]]:
+        """Boundaries of the thought, and at each the most frequent of `samples` forced answers with its count."""
+        cuts = sorted({0, *(end for end in self.trial.ends if end <= len(thought))})
+        opening = tuple(self.sampled[: self.trial.start])
+        trace = Trace(tuple(self.prompt), tuple(thought), tuple(cuts), {}, opening)
+        (answered,) = force_answers(self.engine, self.fmt, [trace], samples, self.sampling)
+        return cuts, [Counter(one.text for one in cut).most_common(1)[0] for cut in answered]
+
+    def answer_now(self, thought: list[int]) -> list[int]:
+        """The completion that closes `thought` here and answers."""
+        prefix = [*self.sampled[: self.trial.start], *thought]
+        suffix = tuple(forced_prefix(thought, self.fmt))
+        start = [*self.prompt, *prefix]
+        (forced,) = self.engine.answers(
+            self.engine.prefill([start]),
+            [Branch(0, len(start), suffix)],
+            1,
+            self.fmt.max_answer_tokens,
+            self.fmt.answer_stop_ids,
+            self.sampling,
+        )
+        return [*prefix, *suffix, *forced.ids[0]]
 
 
 def _settled(answers: list[str], agreement: list[float], flat: float) -> int | None:

@@ -24,7 +24,22 @@ def load_model(path: str) -> tuple[Any, Any]:
         model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
     except (OSError, ValueError) as error:
         raise ConfigError(f"model '{path}' cannot be loaded: {str(error).splitlines()[0]}") from error
-    return model.to(device).eval(), tokenizer
+    model = model.eval()
+    return (model.cuda() if device == "cuda" else model), tokenizer
+
+
+def check_model(path: str) -> None:
+    """Raises ConfigError, before anything is built, for a model whose configuration cannot be found."""
+    from transformers import AutoConfig
+
+    try:
+        AutoConfig.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"model '{path}' cannot be loaded: no folder of that name holds a config.json, and no hub model of that "
+            "name "
+            f"can be reached ({str(error).splitlines()[0][:120]})"
+        ) from error
 
 
 def pad_id(tokenizer: Any) -> int:

@@ -1,10 +1,10 @@
 """The parent's end of a killable math worker: starts it, asks it, and kills it when it does not answer.
 
 Plain subprocesses and pipes, so that it works the same from a main thread, another thread and inside an event loop: no
-signal handler, no alarm and no semaphore in the parent. Should the worker's own timer fail, the parent kills the whole
-process group half a second later. A parent killed with -9 closes the pipe: an idle grader ends at once, a busy one at
-its timer, and the keeper follows. (PR_SET_PDEATHSIG would not do: it fires when the *thread* that started the process
-ends.)
+signal handler, no alarm and no semaphore in the parent. The worker's own timer ends what takes too long; half a second
+later the parent goes on without an answer, and a worker that is silent twice in a row it kills. A parent killed with -9
+closes the pipe: an idle grader ends at once, a busy one at its timer, and the keeper follows. (PR_SET_PDEATHSIG would
+not do: it fires when the *thread* that started the process ends.)
 """
 
 from __future__ import annotations
@@ -30,12 +30,15 @@ Reply = dict[str, Any]
 class MathWorker:
     """One worker process, started at the first question; for one thread at a time."""
 
+    script = Path(__file__).with_name("math_worker.py").resolve()
+
     def __init__(self, seconds: float, memory_mb: int):
         self.seconds, self.memory_mb = seconds, memory_mb
         self._process: subprocess.Popen[bytes] | None = None
         self._finalizer: weakref.finalize[..., MathWorker] | None = None
         self._buffer = b""
         self._asked = 0
+        self._silent = False  # to the last question
 
     def ask(self, gold: str, answer: str, same: bool) -> Reply:
         """{"verdict", "detail"} of one pair; once the worker runs, within `seconds` + GRACE_SECONDS."""
@@ -45,22 +48,21 @@ class MathWorker:
         self._asked += 1
         question = {"id": self._asked, "gold": gold, "answer": answer, "same": same}
         deadline = time.monotonic() + self.seconds + GRACE_SECONDS
-        reply = None
-        if self._write(json.dumps(question).encode() + b"\n", deadline):
+        written = self._write(json.dumps(question).encode() + b"\n", deadline)
+        reply = self._read(deadline) if written else None
+        while reply is not None and reply.get("id", self._asked) != self._asked:  # the end of an earlier question
             reply = self._read(deadline)
-            while reply is not None and reply.get("id", self._asked) != self._asked:  # of a grader that died idle
-                reply = self._read(deadline)
-        if reply is None:
+        if reply is None and (self._silent or not written):
             self.close()
-            return {"verdict": "timeout", "detail": f"killed after {self.seconds:g} s"}
-        return reply
+        self._silent = reply is None
+        return reply or {"verdict": "timeout", "detail": f"silent after {self.seconds:g} s"}
 
     def _start(self) -> str:
         """'' once a worker is ready, else what went wrong."""
         if self._process is not None and self._process.poll() is None:
             return ""
         self.close()
-        command = [sys.executable, "-P", str(Path(__file__).with_name("math_worker.py").resolve())]
+        command = [sys.executable, "-P", str(self.script)]
         try:
             self._process = subprocess.Popen(
                 [*command, str(self.seconds), str(self.memory_mb)],

@@ -38,7 +38,8 @@ _COMMA_NUMBER = re.compile(r"(-?\s?)(\d{1,3}(?:,\d{3})+)((?:\.\d+)?\s?(?:\\?%)?)
 _REPEATING = re.compile(r"(\d{0,20})\.(\d{0,20})\\(?:overline|bar)\s?\{(\d{1,20})\}")
 _SCIENTIFIC = re.compile(r"(?<![A-Za-z\\\d.])(\d{1,30}(?:\.\d{1,30})?)[eE]([+-]?\d{1,6})(?![\d.A-Za-z])")
 _MIXED = re.compile(r"(-?\d{1,30}) (\d{1,30})\s?/\s?(\d{1,30})")
-_BASE = re.compile(rf"(-?[0-9A-Fa-f]+)\s?_\s?(?:\{{?(\d{{1,2}})\}}?|\{{?{_TEXT}\{{(\w+)\}}\}}?)")
+_BASE = re.compile(rf"(-?\d[0-9A-Fa-f]*)\s?_\s?(?:\{{?(\d{{1,2}})\}}?|\{{?{_TEXT}\{{(\w+)\}}\}}?)")
+_SET_BUILDER = re.compile(r"\\\{ ?([a-z]) ?(?:\\in ?\\mathbb\{R\} ?)?(?:\\mid|\\vert|\||:)(?![A-Za-z]) ?(.*)\\\}")
 _TEXT_TAIL = re.compile(_TEXT + r"\{([^{}]*)\}\s?(?:\^\s?\{?-?\d\}?)?$")
 _WORD_TAIL = re.compile(r"(?<=[\d}) ])([A-Za-z]+(?:[ /.]{1,2}[A-Za-z]+){0,4})(?:\^\s?\{?-?\d\}?)?$")
 _LETTER_TAIL = re.compile(r"(?<=[\d} ])[A-Za-z]$")
@@ -88,7 +89,7 @@ def check_limits(text: str, max_chars: int) -> None:
         raise Unreadable(f"a number of more than {MAX_DIGITS} digits")
     if text.count(",") + text.count(";") + text.count("\\\\") > MAX_ITEMS:
         raise Unreadable(f"a list of more than {MAX_ITEMS} items")
-    if re.search(rf"(?:\^[\s{{(]{{0,9}}[\w.!\\]{{0,30}}[\s)]{{0,9}}){{{MAX_CARETS + 1}}}", text):
+    if re.search(rf"(?:\^[{{(]{{0,9}}[\w.!\\]{{0,30}}\){{0,9}}){{{MAX_CARETS + 1}}}", "".join(text.split())):
         raise Unreadable(f"a tower of more than {MAX_CARETS} exponents")
     depth = braces = 0
     for match in re.finditer(r"\\.|[({\[\])}]", text, re.DOTALL):
@@ -141,7 +142,7 @@ def read(text: str, max_chars: int, letter_units: bool = False, loose_words: boo
 
 def _tidy(text: str) -> str:
     """One spelling for spaces, dollars, fractions, thousands, repeating decimals and powers of ten."""
-    text = text.translate(_TABLE)
+    text = re.sub(r"\s+", " ", text.translate(_TABLE))
     text = re.sub(r"\\(?:displaystyle|textstyle|left|right|[bB]igg?[lr]?)(?![A-Za-z])", "", text)
     text = re.sub(r"\\[()]|\\\[|(?<!\\)\\\]", " ", text) if text.lstrip().startswith(("\\(", "\\[")) else text
     text = re.sub(r"(?<!\\)\$", "", text)
@@ -152,11 +153,16 @@ def _tidy(text: str) -> str:
     text = re.sub(r"\\sqrt\s*(\d+)", r"\\sqrt{\1}", text)
     text = re.sub(r"\\mathbb\s*([A-Z])", r"\\mathbb{\1}", text)
     text = re.sub(r"\\langle(?![A-Za-z])", "(", re.sub(r"\\rangle(?![A-Za-z])", ")", text))
-    text = re.sub(rf"\s*(?:{_TEXT}\{{\s*(?:percent|pct)\s*\}}|\b(?:percent|pct)\b)", r"\\%", text)
-    text = re.sub(r"\binfinity\b", r"\\infty", text)
+    text = re.sub(rf"\s?(?:{_TEXT}\{{\s*(?:percent|pct)\s*\}}|\b(?:percent|pct)\b)", r"\\%", text)
+    text = re.sub(r"\binfinity\b", r"\\infty", text).replace(r"\varnothing", r"\emptyset").replace("{:}", ":")
+    text = re.sub(r"([_^])\s?(\d)(?!\d)", r"\1{\2}", text)
+    text = re.sub(r"\b([ap])\.\s?m\b\.?", r"\1m", text)
     text = _REPEATING.sub(_fraction_of_repeating, text)
     text = _SCIENTIFIC.sub(r"\1\\times 10^{\2}", text)
     text = _drop_doubled(re.sub(r"\s+", " ", text).strip())
+    builder = _SET_BUILDER.fullmatch(text)
+    if builder and builder.group(1) in builder.group(2):
+        text = builder.group(2).strip()
     return re.sub(r"(?:(?<=[^.\s])\.|[,;:])\s*$", "", text).strip()
 
 

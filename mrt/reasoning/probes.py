@@ -62,7 +62,8 @@ class Probed:
 class Probe(Protocol):
     """`prover` is what a credit asks for; `privileged` probes read the row's solutions."""
 
-    prover: str
+    @property
+    def prover(self) -> str: ...
 
     def __call__(
         self, engine: TransformersEngine, fmt: ThinkFormat, traces: Sequence[Trace], judge: Judge
@@ -204,7 +205,7 @@ class Schedule:
 
     def choose(self, episodes: Sequence[int], generator: torch.Generator) -> list[list[int]]:
         """For every trace with K `episodes` the boundaries 0..K to probe, increasing; [] for a trace left out."""
-        chosen = []
+        chosen: list[list[int]] = []
         for count in episodes:
             if self.share < 1 and float(torch.rand((), generator=generator)) >= self.share:
                 chosen.append([])

@@ -36,48 +36,58 @@ def build_trials(
     """
     ids = torch.cat([output["prompt_ids"], output["completion_ids"]], 1)
     prompt, (rows, width) = output["prompt_ids"].shape[1], ids.shape
+    device = ids.device
     chosen = output["completion_mask"].bool()
     if "tool_mask" in output:
-        chosen &= output["tool_mask"].bool()
-    mask = torch.zeros(rows, width - 1, dtype=torch.bool, device=ids.device)
+        chosen = chosen & output["tool_mask"].bool()
+    mask = torch.zeros(rows, width - 1, dtype=torch.bool, device=device)
     mask[:, prompt - 1 :] = chosen
-    most = max([len(trial.ends) for trial in trials], default=0)
-    episode = torch.full((rows, width - 1), -1, device=ids.device)
-    stop_values = torch.full((rows, most + 1), math.nan)
-    errors = torch.full((rows, most + 1), math.nan)
-    stops = torch.full((rows, most), int(Stop.PADDING), dtype=torch.int8)
-    reward = torch.zeros(rows, width - 1, device=ids.device)
-    trial_stop = torch.zeros(rows, dtype=torch.int8)
-    for b, trial in enumerate(trials):
-        first = prompt - 1 + trial.start
-        for e, (begin, end) in enumerate(zip([0, *trial.ends], trial.ends, strict=False)):
-            episode[b, first + begin : first + end] = e
-            stops[b, e] = Stop.TERMINATED
-        stop_values[b, : len(trial.stop_values)] = torch.tensor(trial.stop_values)
-        errors[b, : len(trial.errors)] = torch.tensor(trial.errors)
-        last = prompt - 2 + len(trial.completion)
-        reward[b, last] = torch.nan_to_num(rewards[b])
-        trial_stop[b] = Stop.FORCED if trial.forced else Stop.TERMINATED if trial.closed else Stop.BUDGET
-        if trial.ends and trial_stop[b] != Stop.TERMINATED:
-            stops[b, len(trial.ends) - 1] = trial_stop[b]
-    device = ids.device
+    reward = torch.zeros(rows, width - 1, device=device)
+    last = torch.tensor([prompt - 2 + len(trial.completion) for trial in trials], device=device)
+    reward[torch.arange(rows, device=device), last] = torch.nan_to_num(rewards)
+    parts: dict[str, Any] = {k: v.to(device) for k, v in _episodes(trials, width - 1, prompt - 1).items()}
     return Trials(
         inputs={"input_ids": ids[:, :-1]},
         actions=ids[:, 1:],
         rewards=reward,
         mask=mask,
-        episode=episode,
         group=torch.arange(rows, device=device) // group_size,
-        stop_values=stop_values.to(device),
-        stop_value_se=errors.to(device),
         prover=torch.full((rows,), PROVERS[prover], dtype=torch.int8, device=device),
-        stop=stops.to(device),
-        trial_stop=trial_stop.to(device),
         scored=~rewards.isnan(),
         fork_episode=torch.tensor([trial.fork for trial in trials], device=device),
         prefix_age=torch.tensor([trial.age for trial in trials], device=device),
         task_keys=tuple(keys),
+        **parts,
     )
+
+
+def _episodes(trials: Sequence[Trial], steps: int, offset: int) -> dict[str, Tensor]:
+    """The fields that know episodes: episode (B, T), stop_values and their errors (B, K+1), stop (B, K), trial_stop
+    (B,)."""
+    rows = len(trials)
+    most = max([len(trial.ends) for trial in trials], default=0)
+    episode = torch.full((rows, steps), -1)
+    stop_values = torch.full((rows, most + 1), math.nan)
+    errors = torch.full((rows, most + 1), math.nan)
+    stops = torch.full((rows, most), int(Stop.PADDING), dtype=torch.int8)
+    trial_stop = torch.zeros(rows, dtype=torch.int8)
+    for b, trial in enumerate(trials):
+        first = offset + trial.start
+        for e, (begin, end) in enumerate(zip([0, *trial.ends], trial.ends, strict=False)):
+            episode[b, first + begin : first + end] = e
+            stops[b, e] = Stop.TERMINATED
+        stop_values[b, : len(trial.stop_values)] = torch.tensor(trial.stop_values)
+        errors[b, : len(trial.errors)] = torch.tensor(trial.errors)
+        trial_stop[b] = Stop.FORCED if trial.forced else Stop.TERMINATED if trial.closed else Stop.BUDGET
+        if trial.ends and trial_stop[b] != Stop.TERMINATED:
+            stops[b, len(trial.ends) - 1] = trial_stop[b]
+    return {
+        "episode": episode,
+        "stop_values": stop_values,
+        "stop_value_se": errors,
+        "stop": stops,
+        "trial_stop": trial_stop,
+    }
 
 
 def completion_weights(weights: Tensor, completion_width: int) -> Tensor:

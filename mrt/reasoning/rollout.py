@@ -80,19 +80,28 @@ def probe_trials(
     """
     chosen = schedule.choose([len(trial.ends) for trial in trials], generator)
     traces, owners = [], []
+    shared: dict[tuple[int, ...], list[tuple[Trial, int]]] = {}  # equal prefixes (J_0 of a group) are measured once
     for i, trial in enumerate(trials):
         trial.stop_values = [math.nan] * (len(trial.ends) + 1)
         trial.errors = [math.nan] * (len(trial.ends) + 1)
-        boundaries = [j for j in chosen[i] if j >= max(trial.fork, 0)]
-        if trial.forced or not boundaries:
+        if trial.forced:
             continue
-        cuts = tuple(trial.ends[j - 1] if j else 0 for j in boundaries)
-        opening = tuple(trial.completion[: trial.start])
-        traces.append(Trace(tuple(prompts[i]), tuple(trial.thought), cuts, rows[i], opening, trial.closed))
-        owners.append((trial, boundaries))
-    for (trial, boundaries), result in zip(owners, probe(engine, fmt, traces, judge), strict=True):
-        for j, value, error in zip(boundaries, result.values, result.errors, strict=True):
-            trial.stop_values[j], trial.errors[j] = value, error
+        fresh = []
+        for j in (j for j in chosen[i] if j >= max(trial.fork, 0)):
+            cut = trial.ends[j - 1] if j else 0
+            last = j == len(trial.ends)  # a thought that ended by itself is closed in its own way
+            place = (*prompts[i], *trial.completion[: trial.start + cut], -1 - int(last and trial.closed and cut > 0))
+            if place not in shared:
+                fresh.append((cut, place))
+            shared.setdefault(place, []).append((trial, j))
+        if fresh:
+            opening, cuts = tuple(trial.completion[: trial.start]), tuple(cut for cut, _ in fresh)
+            traces.append(Trace(tuple(prompts[i]), tuple(trial.thought), cuts, rows[i], opening, trial.closed))
+            owners.append([place for _, place in fresh])
+    for places, result in zip(owners, probe(engine, fmt, traces, judge), strict=True):
+        for place, value, error in zip(places, result.values, result.errors, strict=True):
+            for trial, j in shared[place]:
+                trial.stop_values[j], trial.errors[j] = value, error
 
 
 @dataclass
@@ -204,15 +213,15 @@ class Rollout:
         for g, prefix in enumerate(prefixes):
             source = sources[g]
             assert source is not None
-            for ids in going[g]:
-                trial = read_trial([*prefix, *ids], self.fmt, self.segment)
-                trial.chosen = [0] * len(prefix) + [1] * len(ids)
+            for more in going[g]:
+                trial = read_trial([*prefix, *more], self.fmt, self.segment)
+                trial.chosen = [0] * len(prefix) + [1] * len(more)
                 trial.fork, trial.age = forks[g], source[1]
                 trials.append(trial)
-            for suffix, ids, added in answers[g]:
-                trial = read_trial([*prefix, *suffix, *ids, *added], self.fmt, self.segment)
+            for suffix, answer, added in answers[g]:
+                trial = read_trial([*prefix, *suffix, *answer, *added], self.fmt, self.segment)
                 given = len(prefix) + len(suffix)
-                trial.chosen = [0] * given + [int(self.train_forced)] * len(ids) + [0] * len(added)
+                trial.chosen = [0] * given + [int(self.train_forced)] * len(answer) + [0] * len(added)
                 trial.fork, trial.age, trial.forced = forks[g], source[1], True
                 trials.append(trial)
             self.pool.put(keys[g], trials[-size].completion, step)
@@ -240,10 +249,8 @@ class Rollout:
         prefixes: Sequence[Sequence[int]],
         n: int,
         sampling: Sampling,
-    ) -> list[list[tuple[list[int], list[int]]]]:
-        """For every start `n` pairs (forced close, answer); an answer that stopped at its brace gets the end token it
-        lacks.
-        """
+    ) -> list[list[tuple[list[int], list[int], list[int]]]]:
+        """For every start `n` times (forced close, answer, the end token where the answer stopped at its brace)."""
         branches = []
         for i, (start, prefix) in enumerate(zip(starts, prefixes, strict=True)):
             opening, _ = thought_span(prefix, self.fmt)

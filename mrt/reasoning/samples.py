@@ -56,6 +56,7 @@ def whole_chunks(path: Path, keys: Sequence[str], n: int, chunk: int) -> int:
 
 
 def append(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Adds the rows in one write and hands them to the disk."""
     with path.open("a", encoding="utf-8") as file:
         file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
         file.flush()

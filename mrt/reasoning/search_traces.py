@@ -1,6 +1,9 @@
 """Search traces for the warm start: attempts at a Countdown problem, each worked out and marked, then the answer.
 
-    3+5=8,8*7=56✗\\n\\nWait3*5=15,15+7=22✓</think>\\boxed{(3*5)+7}<|end|>
+    3+5=8,8*7=56->34✗\\n\\nWait3*5=15,15+7=22->0✓</think>\\boxed{(3*5)+7}<|end|>
+
+Each attempt ends with its distance to the target. Comparing two numbers in one look is harder for a small model than
+arithmetic: without the distance it learnt 99 % of the arithmetic and never to mark a hit.
 
 A trace knows only what its own attempts have shown. The answer is the expression of the attempt that hit or, where
 none did, one
@@ -26,6 +29,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SearchTrace:
+    """A thought, the answer behind it, whether an attempt hit the target, and how many attempts there were."""
+
     thought: str
     answer: str
     hit: bool
@@ -54,7 +59,7 @@ def search_trace(problem: Problem, rng: random.Random, max_attempts: int) -> Sea
         if attempt is None:
             break  # everything has been tried
         hit = attempt.value == target
-        written.append(attempt.steps + (RIGHT if hit else WRONG))
+        written.append(f"{attempt.steps}->{abs(attempt.value - target)}{RIGHT if hit else WRONG}")
         if hit:
             return SearchTrace(WAIT.join(written), attempt.expression, True, len(written))
     guess = _draw(numbers, operations, limit, rng, tried) or _draw(numbers, operations, limit, rng, set())
@@ -83,11 +88,13 @@ def search_traces(
     limit of attempts, so that lengths vary.
 
     Raises:
-        ConfigError: for a range that is none, and for an empty warm start split.
+        ConfigError: for no traces, a range that is none, and an empty warm start split.
     """
     low, high = attempts
     if not 0 <= low <= high:
         raise ConfigError(f"attempts must be a range (lowest, highest) with 0 <= lowest <= highest, got {attempts}")
+    if traces < 1:
+        raise ConfigError(f"traces must be at least 1, got {traces}")
     problems = problem_set.problems("warmstart")
     if not problems:
         raise ConfigError(f"problem set '{problem_set.name}' has no warm start problems: raise its dial 'warmstart'")
@@ -141,9 +148,9 @@ def trace_dataset(
         columns["input_ids"].append([*head, *tail])
         columns["labels"].append([-100] * len(head) + list(tail))
     statistics = {
-        "hit_rate": sum(trace.hit for _, trace in made) / max(traces, 1),
-        "mean_attempts": sum(trace.attempts for _, trace in made) / max(traces, 1),
-        "mean_tokens": sum(map(len, tails)) / max(traces, 1),
-        "max_tokens": float(max(map(len, columns["input_ids"]), default=0)),
+        "hit_rate": sum(trace.hit for _, trace in made) / traces,
+        "mean_attempts": sum(trace.attempts for _, trace in made) / traces,
+        "mean_tokens": sum(map(len, tails)) / traces,
+        "max_tokens": float(max(map(len, columns["input_ids"]))),
     }
     return Dataset.from_dict(columns), statistics

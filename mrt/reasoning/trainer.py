@@ -24,6 +24,7 @@ from mrt.grouping import check_group_size
 from mrt.guard import check_bonus
 from mrt.mixin import TrialMixin
 from mrt.reasoning.config import MRTConfig
+from mrt.reasoning.loading import check_model
 from mrt.reasoning.probes import make_probe
 from mrt.reasoning.prompts import think_format
 from mrt.reasoning.record import build_trials, completion_weights, rows_of
@@ -60,9 +61,8 @@ class MRTTrainer(TrialMixin, GRPOTrainer):
         if probing:
             kwargs["rollout_func"] = self._collect
         super().__init__(model=model, reward_funcs=reward_funcs, args=args, train_dataset=train_dataset, **kwargs)
-        check_group_size(
-            args.per_device_train_batch_size * args.steps_per_generation, self.num_generations, args.world_size
-        )
+        rows = args.per_device_train_batch_size * int(args.steps_per_generation or 1)
+        check_group_size(rows, self.group_size, args.world_size)
         if args.rollout != "plain" and self.use_vllm:
             raise ConfigError("rollout='probed' and 'mixed' need the model's own forward pass: set use_vllm=false")
         self.credit = args.make_credit()
@@ -71,12 +71,12 @@ class MRTTrainer(TrialMixin, GRPOTrainer):
         self._guarded = False
         self.rollout: Rollout | None = None
         self.held_out: HeldOutProver | None = None
-        self.updated = 0
+        self.updated, self.watch_every = 0, args.watch_every
         if probing:
             self._prepare_probes(args, segmenter)
 
     def _prepare_probes(self, args: MRTConfig, segmenter: Any) -> None:
-        fmt = think_format(self._tokenizer, args.forced_style)
+        fmt = think_format(self._tokenizer, "paper" if args.forced_style == "paper" else "short")
         segment = make_segmenter(segmenter or args.segmenter, **(args.segmenter_options or {}))
         probe = None if args.probe == "none" else make_probe(args.probe, args.probe_samples)
         pool = PrefixPool(args.prefix_max_age)
@@ -85,6 +85,11 @@ class MRTTrainer(TrialMixin, GRPOTrainer):
             self.held_out = HeldOutProver.of(self.model, args.held_out_prover)
         self.register_state("prefix_pool", pool)
         self.register_state("cost", _Cost(self))
+
+    @property
+    def group_size(self) -> int:
+        """Rows that start from one prompt."""
+        return int(self.num_generations or 1)
 
     def _collect(self, prompts: list[Any], trainer: GRPOTrainer) -> dict[str, Any]:
         assert self.rollout is not None
@@ -97,13 +102,13 @@ class MRTTrainer(TrialMixin, GRPOTrainer):
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         self.rollout_rows = inputs
         output = super()._generate_and_score_completions(inputs)
-        if self.rollout is None or not self.model.training:
+        if self.rollout is None or self.model is None or not self.model.training:
             return output
         trials = [row["trial"] for row in inputs]
         rewards = self._local_rewards(len(inputs))
         keys = [str(row.get("key", "")) for row in inputs]
         prover = self.rollout.probe.prover if self.rollout.probe else "none"
-        record = build_trials(output, trials, rewards, self.num_generations, prover, keys)
+        record = build_trials(output, trials, rewards, self.group_size, prover, keys)
         self._measure(record, trials, inputs, output)
         self.write_trials(rows_of(trials, rewards, inputs, self.state.global_step))
         if self.credit.name != "outcome":
@@ -145,9 +150,10 @@ class MRTTrainer(TrialMixin, GRPOTrainer):
         assert self.rollout is not None
         positions = int(output["prompt_mask"].sum() + output["completion_mask"].sum())
         self.updated += positions * self.num_iterations
-        metrics = watch_metrics(record, trials, self.max_completion_length)
-        metrics |= {f"cost/{name}": float(value) for name, value in self.cost().items()}
-        if self.held_out is not None and self.state.global_step % self.args.watch_every == 0:
+        metrics = watch_metrics(record, trials, int(self.max_completion_length or 1))
+        for name, spent in self.cost().items():
+            self.log_total(f"cost/{name}", spent)
+        if self.held_out is not None and self.state.global_step % self.watch_every == 0:
             metrics |= self.held_out.look(self.rollout, self.model, record, trials, inputs, output, self._tokenizer)
         for name, value in metrics.items():
             self.log_metric(name, value)
@@ -164,12 +170,12 @@ class MRTTrainer(TrialMixin, GRPOTrainer):
         chat = isinstance(rows[0]["prompt"], list)
         texts: list[Any] = [[{"role": "assistant", "content": text}] if chat else text for text in completions]
         skipped = ("prompt", "completion", "completion_ids", "trial")
-        columns = {name: [row[name] for row in rows] for name in rows[0] if name not in skipped}
+        columns: dict[str, Any] = {name: [row[name] for row in rows] for name in rows[0] if name not in skipped}
         prompts = [row["prompt"] for row in rows]
         columns |= {"trainer_state": self.state, "log_extra": _ignore, "log_metric": _ignore}
         total: list[float | None] = [None] * len(rows)
         for function, weight in zip(self.reward_funcs, self.reward_weights.tolist(), strict=True):
-            if isinstance(function, nn.Module):
+            if isinstance(function, nn.Module) or not callable(function):
                 raise ConfigError("probes cannot call a reward model: use a reward function, or probe='gold'")
             ids = [list(one) for one in completion_ids]
             rewards = function(prompts=prompts, completions=texts, completion_ids=ids, **columns)
@@ -198,6 +204,7 @@ class MRTTrainer(TrialMixin, GRPOTrainer):
             from peft import LoraConfig
 
             peft = LoraConfig(task_type="CAUSAL_LM", **recipe.peft)
+        check_model(recipe.model)
         return cls(
             model=recipe.model,
             reward_funcs=ProblemReward(problems, opened=True),

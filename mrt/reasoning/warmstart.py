@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+from torch.nn import functional
 from trl import SFTConfig, SFTTrainer
 
 from mrt.errors import ConfigError
@@ -17,11 +19,12 @@ from mrt.mixin import TrialArguments, TrialMixin
 from mrt.recipe import Recipe
 
 TINY = "tiny"
+IGNORED = -100  # the label of what is not learnt
 BUCKET = 50  # batches whose traces are sorted by length together: cuts padding by about 40 %
 
 
 @dataclass
-class WarmStartConfig(TrialArguments, SFTConfig):
+class WarmStartConfig(TrialArguments, SFTConfig):  # type: ignore[misc]  # narrower defaults
     """`trl.SFTConfig` and the shape of the search traces. Every step sees new traces; `max_steps` says how many there
     are.
     """
@@ -64,13 +67,32 @@ class WarmStartTrainer(TrialMixin, SFTTrainer):
         attempts = (args.attempts_low, args.attempts_high)
         dataset, _ = trace_dataset(problems, tokenizer, args.max_steps * batch, attempts, recipe.seed)
         order = bucketed([len(ids) for ids in dataset["input_ids"]], batch, recipe.seed)
+        learnt = sum(sum(label != IGNORED for label in labels) for labels in dataset["labels"])
         return cls(
             model=model,
             args=args,
             train_dataset=dataset.select_columns(["input_ids", "labels"]).select(order),
             processing_class=tokenizer,
+            compute_loss_func=TokenLoss(learnt / args.max_steps),
             peft_config=_lora(recipe),
         )
+
+
+@dataclass(frozen=True)
+class TokenLoss:
+    """Cross-entropy summed over the tokens to learn and divided by their mean number an update: every token weighs
+    the same.
+
+    A mean over each batch would weigh a token of a short trace many times a token of a long one, since batches hold
+    one length.
+    """
+
+    tokens: float
+
+    def __call__(self, outputs: Any, labels: Tensor, num_items_in_batch: Any = None) -> Tensor:
+        logits = outputs.logits[:, :-1].float().flatten(0, 1)
+        total = functional.cross_entropy(logits, labels[:, 1:].flatten(), ignore_index=IGNORED, reduction="sum")
+        return total / self.tokens
 
 
 def bucketed(lengths: Sequence[int], batch: int, seed: int) -> list[int]:

@@ -44,7 +44,7 @@ def watch_metrics(record: Trials, trials: Sequence[Trial], budget: int) -> dict[
     if (record.fork_episode >= 0).any():
         metrics["rollout/prefix_age"] = float(record.prefix_age.float().mean())
         metrics["rollout/fork_episode"] = float(record.fork_episode.float().mean())
-    if values is None or not bool(torch.isfinite(record.stop_values).any()):
+    if values is None or record.stop_value_se is None or _isnan(values).all():
         return metrics
     gained = progress(values)
     measured = gained[~_isnan(gained)]

@@ -133,9 +133,14 @@ def build(output_dir: Path, trainer: type[TrialTrainer] = BanditTrainer, **chang
 
 def digest(trainer: Any) -> str:
     """sha256 over weights, optimiser state and schedule."""
+    parts = (trainer.model, trainer.optimizer, trainer.lr_scheduler)
+    return digest_of([part.state_dict() for part in parts if part is not None])
+
+
+def digest_of(tree: Any) -> str:
+    """sha256 over every bit of a tree of tensors and plain values."""
     hashed = hashlib.sha256()
-    for tree in (trainer.model.state_dict(), trainer.optimizer.state_dict(), trainer.lr_scheduler.state_dict()):
-        _feed(hashed, tree)
+    _feed(hashed, tree)
     return hashed.hexdigest()
 
 

@@ -69,13 +69,23 @@ def grpo(output_dir: Path, trainer: type[GRPO] = GRPO, **changed: Any) -> GRPO:
         **COMMON,
         **changed,
     }
+    adapter = None
+    if options.pop("lora", False):
+        from peft import LoraConfig
+
+        adapter = LoraConfig(r=2, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
     tokenizer = build_tokenizer()
+    model: Any = build_model(tokenizer, hidden=32, layers=1, heads=2)
+    if options.get("beta"):  # TRL reloads the reference from where the policy came from
+        model.save_pretrained(output_dir / "start")
+        model = str(output_dir / "start")
     return trainer(
-        model=build_model(tokenizer, hidden=32, layers=1, heads=2),
+        model=model,
         reward_funcs=spread_of_ids,
         args=GRPOArguments(output_dir=str(output_dir), **options),
         train_dataset=Dataset.from_list([{"prompt": f"{i},{i + 3}->{2 * i}"} for i in range(4)]),
         processing_class=tokenizer,
+        peft_config=adapter,
     )
 
 
@@ -90,11 +100,12 @@ def sft(output_dir: Path, trainer: type[SFT] = SFT, **changed: Any) -> SFT:
         **changed,
     }
     tokenizer = build_tokenizer()
-    rows = [{"prompt": f"{i},{i + 3}->{2 * i}", "completion": f"{i}+{i}={2 * i}"} for i in range(20)]
+    rows = [{"prompt": f"{i},{i + 3}->", "completion": f"({i}+{i})={2 * i}"} for i in range(20)]
     return trainer(
         model=build_model(tokenizer, hidden=32, layers=1, heads=2),
         args=SFTArguments(output_dir=str(output_dir), **options),
         train_dataset=Dataset.from_list(rows),
+        eval_dataset=Dataset.from_list(rows[:4]) if "eval_strategy" in changed else None,
         processing_class=tokenizer,
     )
 

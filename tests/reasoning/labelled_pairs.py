@@ -18,6 +18,47 @@ ENDS = [(0, 1), (-2, 3), (1, 10), (4, 5), (-7, -1), (2, 100), (0, 6)]
 WORDS = [("yes", "no"), ("Monday", "Tuesday"), ("no solution", "solution"), ("even", "odd")]
 UNITS = [("cm", "m"), ("hours", "minutes"), ("dollars", "cents"), ("kg", "g"), ("inches", "feet")]
 
+# As they stand in competition answers and in what models write.
+EQUAL = [
+    (r"\left( 3, \frac{\pi}{2} \right)", r"(3, \pi/2)"), ("p - q", "-q+p"), (r"\frac{14}{3}", r"4\frac{2}{3}"),
+    (r"\text{Evelyn}", "Evelyn"), ("6 - 5i", "6-5i"),
+    (r"\begin{pmatrix} 1/5 \\ -18/5 \end{pmatrix}", r"\begin{pmatrix} \frac{1}{5} \\ -\frac{18}{5} \end{pmatrix}"),
+    (r"(-\infty, -2]", r"x \leq -2"), (r"\{1\pm\sqrt{5},-2\}", r"-2, 1+\sqrt5, 1-\sqrt5"), (r"\$32,348", "32348"),
+    (r"\$32,\!348", "32,348"), (r"11\sqrt2", r"11 \cdot \sqrt{2}"), ("1,-2", "-2, 1"),
+    (r"\frac{3\sqrt{3}}{4}", r"\frac{3}{4}\sqrt{3}"), ("y = 2x+3", "2x+3"), ("5.5", r"\frac{11}{2}"),
+    ("2k+2", "2(k+1)"), (r"8 \text{ hours}", "8"), ("4343_6", "4343_{6}"), (r"\text{(E)}", "E"),
+    (r"\textbf{(E)}", "E"), ("18.90", r"\$18.90"), (r"x \in [-2,7]", "[-2,7]"), ("(1,4.5)", r"(1, \frac{9}{2})"),
+    (r"3 \pm 2 \sqrt{2}", r"3+2\sqrt2, 3-2\sqrt2"), (".45", "0.45"), ("13535", "13,535"), ("13{,}535", "13535"),
+    (r"2\sqrt{3}-2\pi+5", r"5+2\sqrt{3}-2\pi"), (r"-\frac{35}{9}", r"\frac{-35}{9}"),
+    (r"-\frac{35}{9}", r"-3\frac{8}{9}"), (r"\frac{1}{x+1}", "(x+1)^{-1}"), ("x^4 - 1", "(x^2+1)(x-1)(x+1)"),
+    (r"\frac{\sqrt{6}-\sqrt{2}}{4}", r"\frac{\sqrt{2}(\sqrt{3}-1)}{4}"), (r"\cot x", r"\frac{\cos x}{\sin x}"),
+    (r"\sec^2 x", r"1+\tan^2 x"), (r"\log_2 8", "3"), (r"\ln 4", r"2\ln 2"), ("2e^{2x}", "2 e^{2 x}"),
+    ("e^{x+1}", r"e \cdot e^x"), ("(-2,-3)", "(-2, -3)"), (r"\left(\frac{3}{2},-13\right)", "(1.5,-13)"),
+    ("0, 1, 2", r"\{0,1,2\}"), (r"(0,9)\cup(9,36)", r"(0, 9) \cup (9, 36)"), (r"120^\circ", "120"),
+    (r"\frac{\pi}{3}", r"\pi/3"), (r"1 \text{ or } 3", "1, 3"), (r"\frac{5}{13}", "5/13"), ("x^2+4x+4", "(x+2)^2"),
+    (r"\sqrt{a^2+b^2}", r"\sqrt{b^2+a^2}"), ("3n^2-n+2", "3n^2 - n + 2"), (r"5 \times 10^{-3}", "0.005"),
+    (r"\binom{10}{3}", "120"), ("2^{10}", "1024"), ("7!", "5040"), (r"\frac{10!}{3!7!}", "120"),
+    (r"50\%", r"\frac12"), (r"10\text{ cm}^2", "10"), (r"10\pi \text{ cm}^3", r"10\pi"),
+    (r"4\pi", r"4 \pi \text{ square units}"), ("x=2", "2"), ("n = 7", "7"), ("a=1,b=2", "a = 1, b = 2"),
+    ("(x,y)=(1,2)", "(1,2)"), ("(a,b) = (2,3)", "a=2, b=3"),
+    (r"\text{no real solutions}", r"\text{No real solutions}"), (r"\emptyset", r"\varnothing"), (r"\mathbf{5}", "5"),
+    (r"\overline{AB}", r"\overline{AB}"), (r"\angle A", r"\angle A"), (r"0.\overline{36}", r"\frac{4}{11}"),
+    (r"i\sqrt{2}", r"\sqrt{2}i"), ("(1+i)^2", "2i"), (r"x<-1 \text{ or } x>3", r"(-\infty,-1)\cup(3,\infty)"),
+    (r"(-\infty,-1)\cup(3,\infty)", r"x<-1 \text{ or } x>3"), ("-1 < x < 3", r"x \in (-1,3)"),
+    (r"\{x \mid x > 3\}", "x>3"), (r"2\frac{1}{2}", "2.5"), (r"5.0\times10^6", "5000000"), ("3:5", "3 : 5"),
+    (r"5 \text{ feet } 4 \text{ inches}", r"5 \text{ feet } 4 \text{ inches}"), ("10{:}30", "10:30"),
+    ("10:45 a.m.", "10:45 AM"), (r"\dfrac{p}{q}", "p/q"), (r"\frac{x+y}{2}", "(x+y)/2"), ("|x-2|", "|2-x|"),
+    (r"\lfloor x \rfloor", r"\lfloor x \rfloor"), (r"\sum_{k=1}^n k", r"\frac{n(n+1)}{2}"), (r"x \ne 3", r"x \neq 3"),
+    (r"\pi^2/6", r"\frac{\pi^2}{6}"), (r"\sqrt[3]{2}", "2^{1/3}"), ("5", "5_{10}"),
+]  # fmt: skip
+DIFFERENT = [
+    ("six", "6"), ("all real numbers", r"\mathbb{R}"), ("1.41", r"\sqrt2"), ("(3,4)", "(4,3)"), ("x^2", "x^3"),
+    (r"\frac{n(n-1)}{2}", r"\frac{n(n+1)}{2}"), (r"2\pi", r"\pi"), ("(0,1]", "[0,1)"), ("-3", "3"), ("6-5i", "6+5i"),
+    (r"\ln 4", r"2\ln 3"), ("4343_6", "4343_7"), (r"\text{Evelyn}", r"\text{Angela}"), ("a_1", "a_2"), ("a_1", "a"),
+    (r"\log_2 8", "8"), (r"(-\infty,-1)\cup(3,\infty)", r"x<-1 \text{ or } x>4"), ("10:45 a.m.", "10:45 PM"),
+    (r"\{x \mid x > 3\}", "x<3"),
+]  # fmt: skip
+
 
 def fractions(most: int) -> Iterator[tuple[str, str, bool]]:
     values = sorted({Fraction(n * (-1) ** n, d) for n in range(1, 12) for d in (2, 3, 4, 5, 8, 20)} - {Fraction(-1)})
@@ -185,5 +226,8 @@ def words_and_units(most: int) -> Iterator[tuple[str, str, bool]]:
 
 
 def pairs(most: int) -> list[tuple[str, str, bool]]:
-    """(gold, answer, whether they are equal); `most` values of each kind."""
-    return [pair for kind in (fractions, integers, expressions, collections, words_and_units) for pair in kind(most)]
+    """(gold, answer, whether they are equal): the written ones, and `most` values of each kind."""
+    written = [(*pair, True) for pair in EQUAL] + [(*pair, False) for pair in DIFFERENT]
+    return written + [
+        pair for kind in (fractions, integers, expressions, collections, words_and_units) for pair in kind(most)
+    ]

@@ -1,6 +1,5 @@
-"""The killable workers: limits that hold from everywhere, and nothing left behind."""
+"""The killable workers: whatever dies is replaced, and nothing is left behind."""
 
-import asyncio
 import os
 import signal
 import subprocess
@@ -19,92 +18,7 @@ from mrt.reasoning.math_process import MathWorker
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 0.5
 
-# (gold, answer): some hang math-verify for hours, the others would if the limits let them through.
-HANGS = [
-    ("5", r"\binom{1000000000}{500000000}"),
-    (r"\int_0^1 \frac{\sin x \cos x e^{x^2}}{x^5+x+1} dx", r"\int_0^2 \frac{\sin x \ln x e^{x^2}}{x^7+x+1} dx"),
-    (r"\begin{pmatrix}a&b&c&d\\e&f&g&h\\i&j&k&l\\m&n&o&p\end{pmatrix}^{-1}", "5"),
-    ("5", r"9^{9^{9^9}}"),
-    ("5", r"\sum_{n=1}^{1000000000} \frac{\sin n}{n^2+1}"),
-    ("5", "{" * 400 + "5" + "}" * 400),
-    ("9^{9^{9^9}}", "8^{8^{8^8}}"),
-    ("5", "100000000!"),
-    ("5", "((10!)!)!"),
-    ("5", r"\binom{100000000}{50000000}+1"),
-    ("(x+y+z)^{20000}", "(x+y+z)^{19999}(x+y+z)+1"),
-    ("5", r"\int (x+y+z+w)^{300} dx"),
-    ("5", r"\prod_{n=1}^{5000} (x+n)"),
-    ("5", r"\prod_{n=1}^{100000000} \frac{n^2+1}{n^2+2}"),
-    (r"\sum_{n=1}^{\infty} \frac{\sin n}{n^3+n+1}", r"\sum_{n=1}^{\infty} \frac{\cos n}{n^3+n+1}"),
-    ("5", r"\sum_{n=1}^{100000000} x^n y^{n^2}"),
-    ("x^{11}-x-1=0", "x^{13}-x-1=0"),
-    ("5", r"\begin{vmatrix}a&b&c&d&q\\e&f&g&h&r\\i&j&k&l&s\\m&n&o&p&t\\u&v&w&x&y\end{vmatrix}"),
-    ("5", "(" * 20 + "5" + ")^2" * 20),
-    ("5", "{1+" * 19 + "5" + "}" * 19),
-    ("5", "{ (" * 10 + "5" + ") }" * 10),
-    ("5", r"\sqrt{2+" * 19 + r"\sqrt{2}" + "}" * 19),
-    ("5", r"\sin(10^{10^{10}})"),
-    ("5", r"1.0000001^{10^{15}}"),
-    ("5", "+".join(["1"] * 299)),
-    ("5", r"\text{a}" * 290),
-    ("5", "9" * 1_000_000),
-    ("5", "(" * 1_000_000),
-]
-
-
-def bounded(grader: MathGrader, pairs: list[tuple[str, str]]) -> list[Grade]:
-    """Grades each pair and asserts the bound, and that the next item is graded properly."""
-    grades = []
-    for gold, answer in pairs:
-        start = time.monotonic()
-        grades.append(grader.grade_answer(answer, gold))
-        assert time.monotonic() - start < SECONDS + 1.0, (gold[:60], answer[:60])
-        assert grades[-1].verdict is not Verdict.CORRECT
-        assert grader.grade_answer("0.5", r"\frac{1}{2}").verdict is Verdict.CORRECT
-    return grades
-
-
-def from_main(grader: MathGrader, pairs: list[tuple[str, str]]) -> list[Grade]:
-    return bounded(grader, pairs)
-
-
-def from_thread(grader: MathGrader, pairs: list[tuple[str, str]]) -> list[Grade]:
-    grades: list[Grade] = []
-    thread = threading.Thread(target=lambda: grades.extend(bounded(grader, pairs)))
-    thread.start()
-    thread.join()
-    assert len(grades) == len(pairs)
-    return grades
-
-
-def from_event_loop(grader: MathGrader, pairs: list[tuple[str, str]]) -> list[Grade]:
-    async def grade() -> list[Grade]:
-        return bounded(grader, pairs)
-
-    return asyncio.run(grade())
-
-
-def from_subprocess(grader: MathGrader, pairs: list[tuple[str, str]]) -> list[Grade]:
-    """In a forked child, where the parent's worker must not be touched."""
-    read, write = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        verdicts = "failed"
-        try:
-            grader.grade_answer("1", "1")  # its own worker starts
-            verdicts = " ".join(grade.verdict.value for grade in bounded(grader, pairs))
-        finally:
-            grader.close()
-            os.write(write, verdicts.encode())
-            os._exit(0)
-    os.waitpid(pid, 0)
-    os.close(write)
-    verdicts = os.read(read, 65536).decode()
-    os.close(read)
-    return [Grade(Verdict(verdict)) for verdict in verdicts.split()]
-
-
-CONTEXTS = [from_main, from_thread, from_event_loop, from_subprocess]
+HANG = r"\binom{1000000000}{500000000}"
 
 
 @pytest.fixture(scope="module")
@@ -141,47 +55,39 @@ def wait_until(condition: Callable[[], bool], seconds: float = 10.0) -> bool:
     return condition()
 
 
-@pytest.mark.parametrize("context", CONTEXTS)
-def test_hanging_expressions_are_bounded(grader: MathGrader, context: Callable[..., list[Grade]]) -> None:
-    verdicts = [grade.verdict for grade in context(grader, HANGS[:4])]
-    assert verdicts == [Verdict.TIMEOUT, Verdict.TIMEOUT, Verdict.TIMEOUT, Verdict.UNPARSED]
-    assert Grade(Verdict.TIMEOUT).reward is None
+HOG = """
+import importlib.util, sys
+spec = importlib.util.spec_from_file_location("worker", {path!r})
+worker = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(worker)
+real = worker.grade
+
+def grade(question):
+    kept = []
+    try:
+        while "hog" in question["answer"]:
+            kept.append(bytearray(2**22))
+    except MemoryError:
+        if question["answer"] == "hog":
+            raise
+        return {{"verdict": "wrong", "detail": ""}}  # as math-verify does
+    return real(question)
+
+worker.grade = grade
+worker.main(float(sys.argv[1]), int(sys.argv[2]))
+"""
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(1200)
-@pytest.mark.parametrize("context", CONTEXTS)
-def test_all_hanging_expressions_are_bounded(grader: MathGrader, context: Callable[..., list[Grade]]) -> None:
-    assert len(HANGS) >= 20
-    verdicts = [grade.verdict for grade in context(grader, HANGS)]
-    assert len(verdicts) == len(HANGS)
-    assert verdicts.count(Verdict.TIMEOUT) >= 8
-
-
-def test_long_input_is_read_in_no_time(grader: MathGrader) -> None:
-    million = 1_000_000
-    texts = ["a" * million, "{" * million, "\\" * million, "\\boxed{" * 140_000, "\\boxed{" + "9" * million + "}"]
-    texts += ["\\boxed{" * 100_000 + "}" * 100_000, "\\boxed{1}\\boxed{2}" * 50_000, "<think>" * 140_000, "}" * million]
-    for text in texts:
-        start = time.monotonic()
-        assert grader.grade(text, "5").reward == 0.0
-        assert time.monotonic() - start < 2.0, text[:20]
-    assert grader.grade("a" * million + r"</think>\boxed{5}", "5").verdict is Verdict.CORRECT
-
-
-def test_a_grader_that_runs_out_of_memory_is_an_error_and_the_next_item_is_fine() -> None:
-    worker = MathWorker(seconds=20.0, memory_mb=1024)
-    worker.ask("5", "5", same=False)
-    status = Path(f"/proc/{processes(worker)[1]}/status").read_text()
-    worker.close()
-    used_mb = int(status.split("VmSize:")[1].split()[0]) // 1024
-    worker.memory_mb = used_mb + 8
-    reply = worker.ask("5", "1," * 4000 + "1", same=False)  # beyond the text limits, which are not asked here
-    assert reply["verdict"] == "error"
-    assert f"memory limit of {used_mb + 8} MB" in reply["detail"]
-    worker.memory_mb = 128
-    worker.close()
-    assert worker.ask("5", "2+3", same=False)["verdict"] == "correct"
+@pytest.mark.parametrize("answer", ["hog", "hog that swallows the MemoryError"])
+def test_a_grader_that_runs_out_of_memory_is_an_error_and_the_next_item_is_fine(tmp_path: Path, answer: str) -> None:
+    worker = MathWorker(seconds=20.0, memory_mb=256)
+    worker.script = tmp_path / "hog.py"
+    worker.script.write_text(HOG.format(path=str(ROOT / "mrt" / "reasoning" / "math_worker.py")))
+    for _ in range(2):
+        reply = worker.ask("5", answer, same=False)
+        assert reply["verdict"] == "error"
+        assert "memory limit of 256 MB" in reply["detail"]
+        assert worker.ask("5", "2+3", same=False)["verdict"] == "correct"
     worker.close()
 
 
@@ -202,11 +108,36 @@ def test_a_grader_killed_at_work_is_an_error(grader: MathGrader) -> None:
     _, child = processes(grader._workers[0])
     timer = threading.Timer(0.1, os.kill, (child, signal.SIGKILL))
     timer.start()
-    grade = grader.grade_answer(HANGS[0][1], "5")
+    grade = grader.grade_answer(HANG, "5")
     timer.join()
     assert grade.verdict is Verdict.ERROR
     assert "exit code -9" in grade.detail
     assert grader.grade_answer("5", "5").verdict is Verdict.CORRECT
+
+
+def test_a_worker_that_stands_still_is_killed_the_second_time(grader: MathGrader) -> None:
+    grader.grade_answer("1", "1")
+    pids = processes(grader._workers[0])
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    for _ in range(2):
+        start = time.monotonic()
+        assert grader.grade_answer("5", "5").verdict is Verdict.TIMEOUT
+        assert time.monotonic() - start < SECONDS + 1.0
+    assert wait_until(lambda: not any(map(alive, pids)))
+    assert grader.grade_answer("5", "5").verdict is Verdict.CORRECT
+
+
+def test_a_parent_that_ignores_the_timers_signal_changes_nothing() -> None:
+    before = signal.signal(signal.SIGALRM, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})
+    try:
+        with MathGrader(seconds=SECONDS) as grader:
+            grader.grade_answer("1", "1")
+            assert "stopped" in grader.grade_answer(HANG, "5").detail  # by the timer, not by the parent
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
+        signal.signal(signal.SIGALRM, before)
 
 
 def test_closing_leaves_no_process() -> None:
@@ -228,7 +159,7 @@ def test_a_parent_killed_with_9_leaves_no_orphan(busy: bool) -> None:
         grader.grade_answer("1", "1")
         keeper = grader._workers[0]._process.pid
         print(keeper, open(f"/proc/{{keeper}}/task/{{keeper}}/children").read().split()[0], flush=True)
-        grader.grade_answer({HANGS[0][1] if busy else "1"!r}, "5")
+        grader.grade_answer({HANG if busy else "1"!r}, "5")
         sys.stdin.read()
     """
     command = [sys.executable, "-c", textwrap.dedent(code)]

@@ -237,9 +237,10 @@ class TransformersEngine:
         cuts = torch.tensor([branch.cut for branch in branches], device=self.device)
         rows = torch.tensor([branch.row for branch in branches], device=self.device)
         width = int(cuts.max())
+        kept: list[Any] = list(prefix.cache.layers)
         layers = [
             (layer.keys[:, :, :width].index_select(0, rows), layer.values[:, :, :width].index_select(0, rows))
-            for layer in prefix.cache.layers
+            for layer in kept
         ]
         return DynamicCache(layers), cuts
 

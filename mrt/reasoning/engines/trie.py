@@ -46,7 +46,7 @@ class Trie:
                 path.append(node)
             paths.append((*path, continuation[-1]))
         ancestors = torch.eye(len(tokens), dtype=torch.bool)
-        depth = []
+        depth: list[int] = []
         for node, parent in enumerate(parents):
             if parent >= 0:
                 ancestors[node] |= ancestors[parent]

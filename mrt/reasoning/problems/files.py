@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -71,10 +72,12 @@ class Files:
         seconds: float = 5.0,
         workers: int = 1,
     ) -> None:
-        if not isinstance(path, str | Path) or not str(path):
-            raise ConfigError(f"files: path must be a file or the name of a hub set, got {path!r}")
-        if "{problem}" not in prompt:
-            raise ConfigError(f"files: prompt must hold {{problem}}, got {prompt[:100]!r}")
+        given = {"path": path, "split": split, "config": config, "answer_after": answer_after}
+        for dial, value in {**given, "test_path": test_path, "test_split": test_split}.items():
+            if not (value is None and dial != "path") and (not isinstance(value, str | Path) or not str(value)):
+                raise ConfigError(f"files: {dial} must be a text that is not empty, got {value!r}")
+        if not isinstance(prompt, str) or "{problem}" not in prompt:
+            raise ConfigError(f"files: prompt must hold {{problem}}, got {str(prompt)[:100]!r}")
         if overlap not in ("error", "drop"):
             raise ConfigError(f"files: overlap must be 'error' or 'drop', got {overlap!r}")
         self.template, self.answer_after, self.overlap = prompt, answer_after, overlap
@@ -84,7 +87,7 @@ class Files:
         self._seconds, self._workers = seconds, workers
         own_test = test_path is not None or test_split is not None
         shares = _shares(warmstart, 0.0 if own_test else test)
-        held_out = self._read(str(test_path or path), config, test_split) if own_test else {}
+        held_out = self._read(str(test_path or path), None if test_path else config, test_split) if own_test else {}
         found = self._read(str(path), config, split)
         self._splits: dict[str, list[Problem]] = {name: [] for name in SPLITS}
         self._splits["test"] = [one.problem for one in held_out.values()]
@@ -117,7 +120,8 @@ class Files:
         """The problems of one source by key. One row an earlier row repeats is counted, one that contradicts it is an
         error."""
         source = f"{path}:{split or 'train'}" if split or not Path(path).suffix else Path(path).name
-        rows = list(read_rows(path, config, split))
+        wanted = {*self.columns.values(), *(name for usual in NAMES.values() for name in usual)}
+        rows = list(read_rows(path, wanted, config, split))
         if not rows:
             raise DataError(f"{source}: no rows; a problem set needs at least one")
         columns = self._find_columns(source, [row for _, row in rows])
@@ -146,12 +150,10 @@ class Files:
                 continue
             there = [name for name in usual if name in names]
             if len(there) != 1:
-                problem = (
-                    f"more than one column could be the {role}"
-                    if there
-                    else f"no column is called {' or '.join(usual)}"
+                cause = f"more than one could be the {role}" if there else f"none is called {' or '.join(usual)}"
+                raise ConfigError(
+                    f"{source} has the columns {shown}: {cause}. Set columns.{role} to the one that is meant"
                 )
-                raise ConfigError(f"{source}: {problem}; it has {shown}. Set columns.{role} to the one that is meant")
             columns[role] = there[0]
         return columns
 
@@ -198,7 +200,7 @@ class Files:
 
     def _agree(self, first: _Read, again: _Read, column: str) -> None:
         ours, theirs = first.problem.solution, again.problem.solution
-        if ours != theirs and self._grader.grade_answer(theirs, ours).reward != 1.0:
+        if ours != theirs and (_both_numbers(ours, theirs) or self._grader.grade_answer(theirs, ours).reward != 1.0):
             raise DataError(
                 f"{again.where}, column {column!r}: the same problem as in {first.where} with another answer "
                 f"({theirs[:80]!r}, there {ours[:80]!r}); keep the right one"
@@ -211,6 +213,11 @@ class Files:
                 "set overlap=drop to train without such rows"
             )
         self.dropped += 1
+
+
+def _both_numbers(one: str, other: str) -> bool:
+    """Whether both are plain integers, which differ where their texts do; spares a call of the grader."""
+    return all(re.fullmatch("-?[1-9][0-9]{0,30}|0", text) for text in (one, other))
 
 
 def _checked_columns(columns: Mapping[str, str]) -> dict[str, str]:

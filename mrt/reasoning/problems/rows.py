@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,13 @@ Row = Mapping[str, Any]
 SUFFIXES = (".jsonl", ".ndjson", ".csv", ".parquet")
 
 
-def read_rows(path: str, config: str | None = None, split: str | None = None) -> Iterator[tuple[int, Row]]:
+def read_rows(
+    path: str, wanted: Collection[str], config: str | None = None, split: str | None = None
+) -> Iterator[tuple[int, Row]]:
     """(row number from 1, row) of a file, or of the split of a hub set where `path` is no file.
 
-    In JSONL the row number is the line number; in CSV the first row is the one after the header.
+    In JSONL the row number is the line number; in CSV the first row is the one after the header. Every row names all of
+    its columns; of a table (parquet, hub) only those `wanted` are read, the others are None.
 
     Raises:
         ConfigError: for a missing or unknown kind of file, and a hub set that cannot be loaded.
@@ -33,11 +36,12 @@ def read_rows(path: str, config: str | None = None, split: str | None = None) ->
             raise ConfigError(f"'config' and 'split' are for hub sets; {path} is a file, which is read whole")
         if not file.is_file():
             raise ConfigError(f"no such file: {path}")
-        readers = {".csv": _csv_rows, ".parquet": _parquet_rows}
-        return readers.get(file.suffix.lower(), _jsonl_rows)(file)
+        if file.suffix.lower() == ".parquet":
+            return _parquet_rows(file, wanted)
+        return _csv_rows(file) if file.suffix.lower() == ".csv" else _jsonl_rows(file)
     if file.exists() or path.startswith((".", "/", "~")) or path.count("/") > 1:
         raise ConfigError(f"{path} is neither a file of a known kind ({', '.join(SUFFIXES)}) nor the name of a hub set")
-    return _hub_rows(path, config, split or "train")
+    return _hub_rows(path, wanted, config, split or "train")
 
 
 def _jsonl_rows(file: Path) -> Iterator[tuple[int, Row]]:
@@ -111,7 +115,7 @@ def _header(where: str, fields: list[str]) -> list[str]:
     return fields
 
 
-def _parquet_rows(file: Path) -> Iterator[tuple[int, Row]]:
+def _parquet_rows(file: Path, wanted: Collection[str]) -> Iterator[tuple[int, Row]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -121,10 +125,10 @@ def _parquet_rows(file: Path) -> Iterator[tuple[int, Row]]:
         raise DataError(
             f"{file.name}: not a parquet file that can be read ({str(error)[:200]}); write it anew"
         ) from error
-    yield from _table_rows(file.name, table)
+    yield from _table_rows(file.name, table, wanted)
 
 
-def _hub_rows(name: str, config: str | None, split: str) -> Iterator[tuple[int, Row]]:
+def _hub_rows(name: str, wanted: Collection[str], config: str | None, split: str) -> Iterator[tuple[int, Row]]:
     import datasets
 
     try:
@@ -134,17 +138,17 @@ def _hub_rows(name: str, config: str | None, split: str) -> Iterator[tuple[int, 
             f"the hub set '{name}' (config {config}, split {split}) could not be loaded: {str(error)[:300]}. Check the "
             "name, the dials 'config' and 'split', and the network; or give a local file"
         ) from error
-    yield from _table_rows(f"{name}:{split}", loaded.with_format("arrow")[:])
+    yield from _table_rows(f"{name}:{split}", loaded.with_format("arrow")[:], wanted)
 
 
-def _table_rows(source: str, table: Any) -> Iterator[tuple[int, Row]]:
+def _table_rows(source: str, table: Any, wanted: Collection[str]) -> Iterator[tuple[int, Row]]:
     names = table.column_names
     if len(set(names)) < len(names):
         raise DataError(f"{source}: two columns have the same name ({', '.join(names)[:200]}); rename one")
-    columns = [table.column(name) for name in names]
+    columns = {name: table.column(name) for name in names if name in wanted}
     for index in range(table.num_rows):
-        row = {}
-        for name, column in zip(names, columns, strict=True):
+        row = dict.fromkeys(names)
+        for name, column in columns.items():
             try:
                 row[name] = column[index].as_py()
             except (ValueError, ArithmeticError) as error:

@@ -1,0 +1,153 @@
+"""The limits hold from everywhere: hanging expressions from a main thread, a thread, an event loop and a forked child."""
+
+import asyncio
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from mrt.reasoning.grading import Grade, MathGrader, Verdict
+
+SECONDS = 0.5
+
+# (gold, answer): some hang math-verify for hours, the others would if the limits let them through.
+HANGS = [
+    ("5", r"\binom{1000000000}{500000000}"),
+    (r"\int_0^1 \frac{\sin x \cos x e^{x^2}}{x^5+x+1} dx", r"\int_0^2 \frac{\sin x \ln x e^{x^2}}{x^7+x+1} dx"),
+    (r"\begin{pmatrix}a&b&c&d\\e&f&g&h\\i&j&k&l\\m&n&o&p\end{pmatrix}^{-1}", "5"),
+    ("5", r"9^{9^{9^9}}"),
+    ("5", r"\sum_{n=1}^{1000000000} \frac{\sin n}{n^2+1}"),
+    ("5", "{" * 400 + "5" + "}" * 400),
+    ("9^{9^{9^9}}", "8^{8^{8^8}}"),
+    ("5", "100000000!"),
+    ("5", "((10!)!)!"),
+    ("5", r"\binom{100000000}{50000000}+1"),
+    ("(x+y+z)^{20000}", "(x+y+z)^{19999}(x+y+z)+1"),
+    ("5", r"\int (x+y+z+w)^{300} dx"),
+    ("5", r"\prod_{n=1}^{5000} (x+n)"),
+    ("5", r"\prod_{n=1}^{100000000} \frac{n^2+1}{n^2+2}"),
+    (r"\sum_{n=1}^{\infty} \frac{\sin n}{n^3+n+1}", r"\sum_{n=1}^{\infty} \frac{\cos n}{n^3+n+1}"),
+    ("5", r"\sum_{n=1}^{100000000} x^n y^{n^2}"),
+    ("x^{11}-x-1=0", "x^{13}-x-1=0"),
+    ("5", r"\begin{vmatrix}a&b&c&d&q\\e&f&g&h&r\\i&j&k&l&s\\m&n&o&p&t\\u&v&w&x&y\end{vmatrix}"),
+    ("5", "(" * 20 + "5" + ")^2" * 20),
+    ("5", "{1+" * 19 + "5" + "}" * 19),
+    ("5", "{ (" * 10 + "5" + ") }" * 10),
+    ("5", r"\sqrt{2+" * 19 + r"\sqrt{2}" + "}" * 19),
+    ("5", r"\sin(10^{10^{10}})"),
+    ("5", r"1.0000001^{10^{15}}"),
+    ("5", "+".join(["1"] * 299)),
+    ("5", r"\text{a}" * 290),
+    ("5", "9" * 1_000_000),
+    ("5", "(" * 1_000_000),
+]
+
+
+def bounded(grader: MathGrader, pairs: list[tuple[str, str]]) -> list[Grade]:
+    """Grades each pair and asserts the bound, and that the next item is graded properly."""
+    grades = []
+    for gold, answer in pairs:
+        start = time.monotonic()
+        grades.append(grader.grade_answer(answer, gold))
+        assert time.monotonic() - start < SECONDS + 1.0, (gold[:60], answer[:60])
+        assert grades[-1].verdict is not Verdict.CORRECT
+        assert grader.grade_answer("0.5", r"\frac{1}{2}").verdict is Verdict.CORRECT
+    return grades
+
+
+def from_main(grader: MathGrader, pairs: list[tuple[str, str]]) -> list[Grade]:
+    return bounded(grader, pairs)
+
+
+def from_thread(grader: MathGrader, pairs: list[tuple[str, str]]) -> list[Grade]:
+    grades: list[Grade] = []
+    thread = threading.Thread(target=lambda: grades.extend(bounded(grader, pairs)))
+    thread.start()
+    thread.join()
+    assert len(grades) == len(pairs)
+    return grades
+
+
+def from_event_loop(grader: MathGrader, pairs: list[tuple[str, str]]) -> list[Grade]:
+    async def grade() -> list[Grade]:
+        return bounded(grader, pairs)
+
+    return asyncio.run(grade())
+
+
+def from_subprocess(grader: MathGrader, pairs: list[tuple[str, str]]) -> list[Grade]:
+    """In a forked child, where the parent's worker must not be touched."""
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        verdicts = "failed"
+        try:
+            grader.grade_answer("1", "1")  # its own worker starts
+            verdicts = " ".join(grade.verdict.value for grade in bounded(grader, pairs))
+        finally:
+            grader.close()
+            os.write(write, verdicts.encode())
+            os._exit(0)
+    os.waitpid(pid, 0)
+    os.close(write)
+    verdicts = os.read(read, 65536).decode()
+    os.close(read)
+    return [Grade(Verdict(verdict)) for verdict in verdicts.split()]
+
+
+CONTEXTS = [from_main, from_thread, from_event_loop, from_subprocess]
+
+
+@pytest.fixture(scope="module")
+def grader() -> Iterator[MathGrader]:
+    with MathGrader(seconds=SECONDS) as grader:
+        grader.grade_answer("1", "1")
+        yield grader
+
+
+@pytest.mark.parametrize("context", CONTEXTS)
+def test_hanging_expressions_are_bounded(grader: MathGrader, context: Callable[..., list[Grade]]) -> None:
+    verdicts = [grade.verdict for grade in context(grader, HANGS[:4])]
+    assert verdicts[:3] == [Verdict.TIMEOUT] * 3
+    assert verdicts[3] in (Verdict.UNPARSED, Verdict.TIMEOUT)  # unparsed, where half a second is enough to see it
+    assert Grade(Verdict.TIMEOUT).reward is None
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("context", CONTEXTS)
+def test_all_hanging_expressions_are_bounded(grader: MathGrader, context: Callable[..., list[Grade]]) -> None:
+    assert len(HANGS) >= 20
+    verdicts = [grade.verdict for grade in context(grader, HANGS)]
+    assert len(verdicts) == len(HANGS)
+    assert verdicts.count(Verdict.TIMEOUT) >= 8
+
+
+def test_long_input_is_read_in_no_time(grader: MathGrader) -> None:
+    million = 1_000_000
+    texts = ["a" * million, "{" * million, "\\" * million, "\\boxed{" * 140_000, "\\boxed{" + "9" * million + "}"]
+    texts += ["\\boxed{" * 100_000 + "}" * 100_000, "\\boxed{1}\\boxed{2}" * 50_000, "<think>" * 140_000, "}" * million]
+    # What makes a careless regular expression quadratic, at the longest length that is read.
+    pieces = [
+        "a b ",
+        "1" + " " * 99,
+        "1_",
+        r"\frac ",
+        "p.",
+        "½",
+        r"\{ x | ",
+        "^" + " " * 9,
+        "percent ",
+        "111 ",
+        r"\text{a",
+        ".",
+        "' ",
+    ]
+    texts += ["\\boxed{" + piece * (19_000 // len(piece)) + "!}" for piece in pieces]
+    for text in texts:
+        start = time.monotonic()
+        assert grader.grade(text, "5").reward == 0.0
+        assert time.monotonic() - start < 2.0, text[:20]
+    assert grader.grade("a" * million + r"</think>\boxed{5}", "5").verdict is Verdict.CORRECT
