@@ -38,7 +38,7 @@ class Scale:
     overrides: Mapping[str, tuple[str, ...]]
 
 
-FULL = Scale(n=4, problems=1000, budgets="0,10,20,30,40,50,60,70,80,90,100", overrides={})
+FULL = Scale(n=4, problems=1000, budgets="0,15,30,45,60,75,90,105,120", overrides={})
 FEW = ("args.max_steps=2", "args.per_device_train_batch_size=16")
 SMOKE = Scale(n=2, problems=8, budgets="0,10,40", overrides=dict.fromkeys(ARMS, FEW))
 

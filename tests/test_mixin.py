@@ -277,12 +277,15 @@ class Watch(TrainerCallback):
     """Digests of weights and optimiser after every step."""
 
     def __init__(self, trainer: Any) -> None:
-        self.trainer, self.digests = trainer, [self._digest(trainer)]
+        self.trainer, self.digests = trainer, []
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.digests.append(self._digest(self.trainer))
 
     def _digest(self, trainer: Any) -> tuple[str, bool]:
-        values = [value for value in trainer.model.state_dict().values()]
-        states = trainer.optimizer.state_dict() if trainer.optimizer else {}
-        return bandit.digest_of([values, states]), all(bool(torch.isfinite(value).all()) for value in values)
+        values = list(trainer.model.state_dict().values())
+        finite = all(bool(torch.isfinite(value).all()) for value in values)
+        return bandit.digest_of([values, trainer.optimizer.state_dict()["state"]]), finite
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.digests.append(self._digest(self.trainer))

@@ -22,10 +22,10 @@ from mrt.reasoning.engines.sampling import Sampling
 from mrt.reasoning.engines.transformers import Branch, TransformersEngine
 from mrt.reasoning.grading import Grade, Verdict
 from mrt.reasoning.loading import load_model, pad_id
-from mrt.reasoning.probes import MAX_SOLUTIONS, Probe, Trace, force_answers, make_probe
+from mrt.reasoning.probes import MAX_SOLUTIONS, Probe, Schedule, Trace, force_answers, make_probe
 from mrt.reasoning.problems import Problem, ProblemSet, load_problems
 from mrt.reasoning.prompts import ThinkFormat, render, think_format
-from mrt.reasoning.rollout import Trial, read_trial
+from mrt.reasoning.rollout import Trial, probe_trials, read_trial
 from mrt.reasoning.samples import append, claim, whole_chunks
 from mrt.reasoning.segmentation import make_segmenter
 from mrt.reasoning.summary import compare as compare
@@ -88,7 +88,7 @@ def run_eval(
     Raises:
         ConfigError: when `out` holds another evaluation, or an option cannot work.
     """
-    grid = tuple(budgets or (range(0, 101, 10) if problems == "countdown" else (0, *(2**k for k in range(8, 14)))))
+    grid = tuple(budgets or (range(0, 121, 15) if problems == "countdown" else (0, *(2**k for k in range(8, 14)))))
     if n < 1 or list(grid) != sorted(set(grid)) or grid[-1] < 1:
         raise ConfigError(f"n={n} must be at least 1 and budgets {list(grid)} must ascend to a positive number")
     if problems == "countdown":
@@ -124,11 +124,16 @@ class _Asked:
     trial: Trial
     solutions: Sequence[str]
 
+    @property
+    def row(self) -> dict[str, Any]:
+        """What probe and judge read of the problem."""
+        return {"problem": self.problem, "solution": self.problem.solution, "solutions": self.solutions}
+
     def trace(self, cuts: Sequence[int]) -> Trace:
+        """The thought, to be stopped at `cuts`."""
         trial = self.trial
-        row = {"problem": self.problem, "solution": self.problem.solution, "solutions": self.solutions}
         opening = tuple(trial.completion[: trial.start])
-        return Trace(self.prompt, tuple(trial.thought), tuple(cuts), row, opening, trial.closed)
+        return Trace(self.prompt, tuple(trial.thought), tuple(cuts), self.row, opening, trial.closed)
 
 
 class Evaluator:
@@ -240,15 +245,18 @@ class Evaluator:
 
     def _probe(self, rows: list[dict[str, Any]], asked: Sequence[_Asked]) -> None:
         """J_0..J_K of every trace."""
-        traces = [one.trace([0, *one.trial.ends]) for one in asked]
 
         def judge(owners: Sequence[Any], texts: Sequence[str], ids: Any) -> list[float | None]:
             graded = zip(owners, texts, strict=True)
             return [self.problem_set.grade(row["problem"], text, opened=True).reward for row, text in graded]
 
-        for row, result in zip(rows, self.probe(self.engine, self.fmt, traces, judge), strict=True):
-            row["stop_values"] = [_number(value) for value in result.values]
-            row["stop_value_se"] = [_number(value) for value in result.errors]
+        trials = [one.trial for one in asked]
+        prompts, known = [one.prompt for one in asked], [one.row for one in asked]
+        everything = Schedule(), judge, prompts, trials, known, torch.Generator()
+        probe_trials(self.engine, self.fmt, self.probe, *everything)
+        for row, trial in zip(rows, trials, strict=True):
+            row["stop_values"] = [_number(value) for value in trial.stop_values]
+            row["stop_value_se"] = [_number(value) for value in trial.errors]
 
     def _choose_probe(self) -> Probe:
         """`auto`: the exact probe where all answers of all problems can be listed, forced samples elsewhere."""

@@ -1,6 +1,6 @@
 """Search traces for the warm start: attempts at a Countdown problem, each worked out and marked, then the answer.
 
-    3+5=8,8*7=56->34✗\\n\\nWait3*5=15,15+7=22->0✓</think>\\boxed{(3*5)+7}<|end|>
+    3+5=8,8*7=56~34✗\\n\\nWait3*5=15,15+7=22~0✓</think>\\boxed{(3*5)+7}<|end|>
 
 Each attempt ends with its distance to the target. Comparing two numbers in one look is harder for a small model than
 arithmetic: without the distance it learnt 99 % of the arithmetic and never to mark a hit.
@@ -59,7 +59,7 @@ def search_trace(problem: Problem, rng: random.Random, max_attempts: int) -> Sea
         if attempt is None:
             break  # everything has been tried
         hit = attempt.value == target
-        written.append(f"{attempt.steps}->{abs(attempt.value - target)}{RIGHT if hit else WRONG}")
+        written.append(f"{attempt.steps}~{abs(attempt.value - target)}{RIGHT if hit else WRONG}")
         if hit:
             return SearchTrace(WAIT.join(written), attempt.expression, True, len(written))
     guess = _draw(numbers, operations, limit, rng, tried) or _draw(numbers, operations, limit, rng, set())

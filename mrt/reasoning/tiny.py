@@ -27,9 +27,12 @@ PAD, UNK, END, USER = "<pad>", "<unk>", "<|end|>", "<|user|>"
 OPEN, CLOSE, BOX, BOX_END = "<think>", "</think>", "\\boxed{", "}"
 WAIT = "\n\nWait"  # opens an episode: one of the paper's cues behind a blank line
 RIGHT, WRONG = "✓", "✗"
-SIGNS = ("+", "-", "*", "/", "(", ")", "=", ",", "->")
+SIGNS = ("+", "-", "*", "/", "(", ")", "=", ",", "~")
+TARGETS = tuple(
+    f"->{n}" for n in range(MAX_NUMBER + 1)
+)  # a target is one token, told from a number by its very embedding
 SPECIAL = (PAD, UNK, END, USER)
-WORDS = (OPEN, CLOSE, BOX, BOX_END, WAIT, RIGHT, WRONG, *SIGNS)
+WORDS = (OPEN, CLOSE, BOX, BOX_END, WAIT, RIGHT, WRONG, *SIGNS, *TARGETS)
 
 # As short as a chat can be: `<|user|>3 5 7->22<think>` is the whole prompt. The thought is opened by the generation
 # prompt.
@@ -123,7 +126,10 @@ def build_model(
         with torch.no_grad():
             embeddings.normal_(std=EMBEDDING_STD)
             numbers = tokenizer.convert_tokens_to_ids([f"▁{n}" for n in range(MAX_NUMBER + 1)])
-            embeddings[numbers] = number_waves(hidden) * EMBEDDING_STD
+            waves = number_waves(hidden) * EMBEDDING_STD
+            embeddings[numbers] = waves
+            # A target is its number, in a direction of its own.
+            embeddings[tokenizer.convert_tokens_to_ids(list(TARGETS))] = waves + torch.randn(hidden) * EMBEDDING_STD
     # Sampling from the model's own distribution, which the probes assume.
     model.generation_config = GenerationConfig(do_sample=True, temperature=1.0, top_k=0, top_p=1.0, **tokens)
     return model

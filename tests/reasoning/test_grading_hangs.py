@@ -1,4 +1,4 @@
-"""The limits hold from everywhere: hanging expressions from a main thread, a thread, an event loop and a forked child."""
+"""The limits hold from everywhere: a main thread, another thread, an event loop and a forked child."""
 
 import asyncio
 import os

@@ -138,8 +138,7 @@ class TransformersEngine:
         """
         results: list[Tensor] = [torch.zeros(0)] * len(branches)
         tries = [Trie.build(branch.suffix, group) for branch, group in zip(branches, continuations, strict=True)]
-        cost = [branch.cut + len(trie.tokens) for branch, trie in zip(branches, tries, strict=True)]
-        for chunk in self.chunks(cost):
+        for chunk in self.chunks([len(trie.tokens) for trie in tries]):  # alike in nodes: those are what is computed
             with self._running():
                 part = self._score_chunk(prefix, [branches[i] for i in chunk], [tries[i] for i in chunk])
             for i, scores in zip(chunk, part, strict=True):
