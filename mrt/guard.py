@@ -27,8 +27,8 @@ def effective_std(trials: Trials, outcome: Tensor, bonus: Tensor) -> Tensor:
     Args:
         outcome, bonus: (B, T) weights. Steps outside any episode carry no bonus by design and are left out.
 
-    NaN for a group that cannot tell: its outcomes do not vary, it has fewer than three bonus-carrying steps, or no bonus at
-    all (nothing was gained anywhere, as at the start of a hard run).
+    NaN for a group that cannot tell: its outcomes do not vary, it has fewer than three bonus-carrying steps, or no
+    bonus at all (nothing was gained anywhere, as at the start of a hard run).
     """
     ranks = rank(trials.group)
     carries = trials.mask & (trials.episode >= 0) & trials.scored[:, None]

@@ -235,7 +235,7 @@ def _to(value: Any, device: torch.device) -> Any:
         return value.to(device)
     if isinstance(value, dict):
         return {key: _to(inner, device) for key, inner in value.items()}
-    return [_to(inner, device) for inner in value] if isinstance(value, list) else value
+    return type(value)(_to(inner, device) for inner in value) if isinstance(value, list | tuple) else value
 
 
 def _lists(value: Any) -> Any:

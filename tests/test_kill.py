@@ -15,21 +15,19 @@ from typing import Any
 
 import pytest
 
+sys.path.append(str(Path(__file__).parent / "programs"))
+
+from compare import assert_same_files
+
 from mrt.checkpoint import newest_checkpoint
 
 PROGRAMS = Path(__file__).parent / "programs"
-CLOCK = {"total_flos", "time", "step_time", "train_runtime", "train_samples_per_second", "train_steps_per_second"}
-
-
-def logged(folder: Path) -> list[dict[str, Any]]:
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return [{key: value for key, value in json.loads(line).items() if key not in CLOCK} for line in lines]
 
 
 def report(*command: object) -> dict[str, Any]:
     """The JSON line that a program ends with."""
     done = subprocess.run(
-        [sys.executable, *map(str, command)], capture_output=True, text=True, timeout=1200, cwd=PROGRAMS
+        [sys.executable, *map(str, command)], capture_output=True, text=True, timeout=3600, cwd=PROGRAMS
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return json.loads(done.stdout.splitlines()[-1])
@@ -39,10 +37,8 @@ def assert_kills_change_nothing(tmp_path: Path, how: str, kills: int, seed: int,
     found = report("kills.py", how, kills, seed, tmp_path, *program)
     assert found["struck"] >= 0.8 * kills, f"the job is too short: {found}"
     assert found["killed"] == found["alone"], found
-    alone, killed = tmp_path / "alone", tmp_path / "killed"
-    assert logged(killed) == logged(alone)
-    assert (killed / "trials.jsonl").read_bytes() == (alone / "trials.jsonl").read_bytes()
-    assert newest_checkpoint(killed) is not None
+    assert_same_files(tmp_path / "alone", tmp_path / "killed")
+    assert newest_checkpoint(tmp_path / "killed") is not None
 
 
 def test_three_kills(tmp_path: Path) -> None:
@@ -50,17 +46,20 @@ def test_three_kills(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("seed", [1, 2])
 def test_twenty_kills(seed: int, tmp_path: Path) -> None:
     assert_kills_change_nothing(tmp_path, "spawn", 20, seed, "bandit.py", "max_steps=400", "save_steps=5")
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_twenty_kills_of_grpo(tmp_path: Path) -> None:
     assert_kills_change_nothing(tmp_path, "spawn", 20, 3, "tiny_llm.py", "grpo", "max_steps=120", "save_steps=3")
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("fault", ["kill", "tear", "full"])
 def test_a_save_in_training_that_dies_at_any_file_operation(fault: str, tmp_path: Path) -> None:
     found = report("faults.py", "trainer", fault, tmp_path)
@@ -76,7 +75,7 @@ def two_processes(folder: Path, *options: str) -> list[str]:
         command,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
         cwd=PROGRAMS,
         env={**os.environ, "ACCELERATE_USE_CPU": "true"},
     )
@@ -85,6 +84,7 @@ def two_processes(folder: Path, *options: str) -> list[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize(
     "options",
     [
@@ -100,5 +100,4 @@ def test_two_processes_agree_and_resume_exactly(options: list[str], tmp_path: Pa
     for step in (4, 7):
         assert two_processes(tmp_path / "resumed", f"stop={step}", *options) == []
     assert two_processes(tmp_path / "resumed", *options) == alone
-    assert logged(tmp_path / "resumed") == logged(tmp_path / "alone")
-    assert (tmp_path / "resumed" / "trials.jsonl").read_bytes() == (tmp_path / "alone" / "trials.jsonl").read_bytes()
+    assert_same_files(tmp_path / "alone", tmp_path / "resumed")

@@ -55,7 +55,7 @@ CHAT_TEMPLATE = (
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """The tokenizer, about 120 tokens. `decode(encode(s)) == s` for every text that the vocabulary can write."""
+    """The tokenizer, about 220 tokens. `decode(encode(s)) == s` for every text that the vocabulary can write."""
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 

@@ -8,23 +8,13 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
 
 import torch
 from bandit import BanditTrainer, TwoLearners, build, digest
+from compare import StopAt
 from torch import Tensor
-from transformers import TrainerCallback
 
 from mrt.trials import Trials
-
-
-class Stop(TrainerCallback):
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step == self.step:
-            raise KeyboardInterrupt
 
 
 class OneBadRank(BanditTrainer):
@@ -43,7 +33,7 @@ def main(output_dir: str, *options: str) -> None:
     # accelerate would start no second process on the CPU by itself; `use_cpu` with torchrun does.
     trainer = build(Path(output_dir), TwoLearners if two else OneBadRank, **changed)
     if stop:
-        trainer.add_callback(Stop(stop))
+        trainer.add_callback(StopAt(stop))
     try:
         trainer.train()
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""Continuations of one prefix as a trie, and the drawing of tokens: what every engine needs and no model is asked for."""
+"""Continuations of one prefix as a trie: what they share runs through the model once."""
 
 from __future__ import annotations
 
