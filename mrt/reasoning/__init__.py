@@ -1,1 +1,1 @@
-"""The language-model side: problems, traces, episodes, probes, rollouts, the trainer. Nothing is imported until used."""
+"""The language-model side: problems, traces, episodes, probes, rollouts, trainer. Nothing is imported until used."""

@@ -6,9 +6,9 @@ Each attempt ends with its distance to the target. Comparing two numbers in one 
 arithmetic: without the distance it learnt 99 % of the arithmetic and never to mark a hit.
 
 A trace knows only what its own attempts have shown. The answer is the expression of the attempt that hit or, where
-none did, one
-more expression drawn at random and not worked out: an honest guess. The known solution is never used. Putting it
-behind a failed search teaches the model to answer without searching (stop value flat in the number of attempts).
+none did, one more expression drawn at random and not worked out: an honest guess. The known solution is never used.
+Putting it behind a failed search teaches the model to answer without searching (stop value flat in the number of
+attempts).
 """
 
 from __future__ import annotations
@@ -93,6 +93,8 @@ def search_traces(
         ConfigError: for a range that is none, a probability that is none, and for an empty warm start split.
     """
     low, high = attempts
+    if traces < 1:
+        raise ConfigError(f"traces must be at least 1, got {traces}")
     if not 0 <= low <= high:
         raise ConfigError(f"attempts must be a range (lowest, highest) with 0 <= lowest <= highest, got {attempts}")
     if not 0 <= give_up < 1:
@@ -137,19 +139,21 @@ def trace_dataset(
     end = str(tokenizer.eos_token)
     columns: dict[str, list[Any]] = {name: [] for name in ("key", "prompt", "completion", "input_ids", "labels")}
     made = search_traces(problem_set, traces, attempts, seed, give_up)
-    prompts: dict[str, list[int]] = {}
+    prompts: dict[str, tuple[list[int], str]] = {}
     tails = tokenizer([trace.completion + end for _, trace in made], add_special_tokens=False)["input_ids"]
     for (problem, trace), tail in zip(made, tails, strict=True):
         if problem.key not in prompts:
-            prompts[problem.key] = render(tokenizer, [{"role": "user", "content": problem.prompt}])
-        head = prompts[problem.key]
-        if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in (*head, *tail):
+            ids = render(tokenizer, [{"role": "user", "content": problem.prompt}])
+            prompts[problem.key] = ids, str(tokenizer.decode(ids))
+        head, text = prompts[problem.key]
+        unknown = tokenizer.unk_token_id is not None and tokenizer.unk_token_id in (*head, *tail)
+        if unknown or problem.prompt not in text:
             raise ConfigError(
                 f"the tokenizer has no tokens for {problem.prompt!r} or its trace: the tiny model knows the numbers 0 "
                 "to 99 and the short prompt (lower the dials high and target_high to 99, prompt=short)"
             )
         columns["key"].append(problem.key)
-        columns["prompt"].append(tokenizer.decode(head))
+        columns["prompt"].append(text)
         columns["completion"].append(trace.completion + end)
         columns["input_ids"].append([*head, *tail])
         columns["labels"].append([-100] * len(head) + list(tail))

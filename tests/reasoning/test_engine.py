@@ -82,7 +82,7 @@ def test_chunks_change_nothing(model, rows):
 
 
 def test_positions_are_counted_once(model, rows):
-    """Rows 9 + 14 + 5, suffixes 2 + 2 + 3 + 1, trie nodes behind a suffix: 4, 5, 6 (the last tokens need no position)."""
+    """Rows 9 + 14 + 5, suffixes 2 + 2 + 3 + 1, trie nodes behind a suffix: 4 and 5 (last tokens need no position)."""
     seen = []
 
     def count(module, args, kwargs):

@@ -37,7 +37,7 @@ def fmt(tokenizer):
 
 
 class ChainEngine:
-    """A chain whose J is known: after `cut` tokens of thought the forced answer is right with probability 0.1 + 0.2 cut."""
+    """A chain whose J is known: after `cut` tokens of thought the answer is right with probability 0.1 + 0.2 cut."""
 
     def __init__(self, right: int, wrong: int, seed: int) -> None:
         self.right, self.wrong, self.generator = right, wrong, torch.Generator().manual_seed(seed)
@@ -77,7 +77,7 @@ def test_sampled_is_unbiased_on_the_chain(fmt, tokenizer):
 
 
 def test_the_mean_over_2000_prefixes_covers_at_its_nominal_rate():
-    """95 % intervals of the mean over 2,000 prefixes, from the reported standard errors of G = 4, cover in 93 to 97 %."""
+    """95 % intervals of the mean over 2,000 prefixes, from the standard errors of G = 4, cover in 93 to 97 %."""
     generator, inside, bias = torch.Generator().manual_seed(0), [], []
     for truth in (chain_value(cut) for cut in (0, 1, 2, 4)):
         for _ in range(110):
@@ -158,7 +158,7 @@ def guesser(tokenizer, fmt):
 
 
 def enumerated(model, fmt, tokenizer, prompt, accepts) -> float:
-    """Sum of the probabilities of every answer of up to three tokens (and the closing brace) that the grader accepts."""
+    """Sum of the probabilities of every answer of up to three tokens (and its brace) that the grader accepts."""
     signs = tokenizer("2 3 4 5+-*()")["input_ids"]
     closing = tokenizer("}")["input_ids"]
     total = 0.0

@@ -22,16 +22,17 @@ def countdown() -> Countdown:
     return Countdown(high=12, train=10, warmstart=400, test=10)
 
 
-def attempts_of(thought: str) -> list[tuple[str, str]]:
-    """(steps, mark) of each attempt."""
-    return [(part[:-1], part[-1]) for part in thought.split("\n\nWait")] if thought else []
+def attempts_of(thought: str) -> list[tuple[str, int, str]]:
+    """(steps, distance to the target, mark) of each attempt."""
+    parts = [part.partition("~") for part in thought.split("\n\nWait")] if thought else []
+    return [(steps, int(rest[:-1]), rest[-1]) for steps, _, rest in parts]
 
 
 def test_every_step_is_right_and_every_mark(countdown: Countdown) -> None:
     for problem, trace in search_traces(countdown, 400, (0, 6)):
         parts = attempts_of(trace.thought)
         assert len(parts) == trace.attempts
-        for position, (steps, mark) in enumerate(parts):
+        for position, (steps, distance, mark) in enumerate(parts):
             pool = list(problem.data["numbers"])
             for text in steps.split(","):
                 match = STEP.fullmatch(text)
@@ -42,7 +43,8 @@ def test_every_step_is_right_and_every_mark(countdown: Countdown) -> None:
                 pool.remove(int(b))
                 pool.append(int(result))
             assert len(pool) == 1
-            assert (mark == "✓") == (pool[0] == problem.data["target"])
+            assert distance == abs(pool[0] - problem.data["target"])
+            assert mark == ("✓" if distance == 0 else "✗")
             assert (mark == "✓") == (trace.hit and position == len(parts) - 1)
 
 
@@ -82,7 +84,7 @@ def test_attempts_are_distinct_up_to_commuted_operands() -> None:
     problem = Problem("x", "2 3->7", "", {"numbers": [2, 3], "target": 7, "operations": "+*"})
     for seed in range(20):
         trace = search_trace(problem, random.Random(seed), 10)
-        assert sorted(steps.split("=")[1] for steps, _ in attempts_of(trace.thought)) == ["5", "6"]
+        assert sorted(steps.split("=")[1] for steps, _, _ in attempts_of(trace.thought)) == ["5", "6"]
         assert not trace.hit
         assert trace.answer in {"2+3", "3+2", "2*3", "3*2"}
 
@@ -135,7 +137,7 @@ def test_rows_begin_with_the_prompt_of_rl(countdown: Countdown) -> None:
     assert statistics["mean_attempts"] == sum(trace.attempts for _, trace in made) / 200
     lengths = [len(row) for row in rows["input_ids"]]
     assert statistics["max_tokens"] == max(lengths)
-    assert statistics["mean_tokens"] == pytest.approx(sum(lengths) / 200 - 7)
+    assert statistics["mean_tokens"] == pytest.approx(sum(lengths) / 200 - 6)  # a prompt is six tokens
 
 
 def test_what_cannot_work_is_told(countdown: Countdown) -> None:
@@ -145,8 +147,9 @@ def test_what_cannot_work_is_told(countdown: Countdown) -> None:
         search_traces(Countdown(high=5, train=1, warmstart=0, test=1), 10)
     with pytest.raises(ConfigError, match="Countdown problems only"):
         search_trace(Problem("files:1", "What is 1+1?", "2"), random.Random(0), 2)
-    wide = Countdown(high=300, target_high=300, train=1, warmstart=20, test=1)
-    with pytest.raises(ConfigError, match="the tiny model knows the numbers 0 to 99"):
-        trace_dataset(wide, build_tokenizer(), 20)
+    for high, target_high in ((300, 99), (40, 300)):
+        wide = Countdown(high=high, target_high=target_high, train=1, warmstart=20, test=1)
+        with pytest.raises(ConfigError, match="the tiny model knows the numbers 0 to 99"):
+            trace_dataset(wide, build_tokenizer(), 20)
     with pytest.raises(ConfigError, match="traces must be at least 1"):
         trace_dataset(countdown, build_tokenizer(), 0)

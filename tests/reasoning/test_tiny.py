@@ -44,21 +44,23 @@ def test_every_number_is_one_token_and_every_sign(tokenizer: PreTrainedTokenizer
     assert all(len(i) == 1 for i in ids)
     assert len({i[0] for i in ids}) == len(pieces) == len(tokenizer)
     assert [tokenizer.decode(i) for i in ids] == pieces
-    example = "3*5=15,15+7=22✓\n\nWait"
-    expected = ["▁3", "*", "▁5", "=", "▁15", ",", "▁15", "+", "▁7", "=", "▁22", "✓", "\n\nWait"]
+    example = "3 5 7->22<think>3*5=15,15+7=22~0✓\n\nWait"
+    expected = ["▁3", "▁5", "▁7", "->22", "<think>"]
+    expected += ["▁3", "*", "▁5", "=", "▁15", ",", "▁15", "+", "▁7", "=", "▁22", "~", "▁0", "✓", "\n\nWait"]
     assert tokenizer.convert_ids_to_tokens(encode(tokenizer, example)) == expected
 
 
 def test_no_two_id_sequences_read_alike(tokenizer: PreTrainedTokenizerFast) -> None:
     # Without the mark in the number tokens (1, 5) and (15,) would both read "15".
     numbers = [encode(tokenizer, str(n))[0] for n in (0, 1, 5, 15, 51, 50)]
-    signs = [encode(tokenizer, sign)[0] for sign in ("+", "-", "->", "(")]
-    sequences = [s for n in (1, 2, 3) for s in itertools.product([*numbers, *signs], repeat=n)]
-    # "-" and "->" apart, whose next token decides; ids for -, ) > do not exist, so these are told apart as well.
+    signs = [encode(tokenizer, sign)[0] for sign in ("+", "-", "(")]
+    targets = [encode(tokenizer, target)[0] for target in ("->1", "->15")]
+    sequences = [s for n in (1, 2, 3) for s in itertools.product([*numbers, *signs, *targets], repeat=n)]
     texts = {tokenizer.decode(list(sequence)) for sequence in sequences}
     assert len(texts) == len(sequences)
-    rng = random.Random(0)
-    for sequence in rng.sample(sequences, 200):
+    # And back, save for a number right behind a target, which no prompt and no trace has.
+    plain = [s for s in sequences if not any(a in targets and b in numbers for a, b in itertools.pairwise(s))]
+    for sequence in random.Random(0).sample(plain, 200):
         assert encode(tokenizer, tokenizer.decode(list(sequence))) == list(sequence)
 
 
@@ -86,7 +88,7 @@ def test_chat_template(tokenizer: PreTrainedTokenizerFast) -> None:
     assert render([QUESTION, parted]) == whole
     ids = tokenizer.apply_chat_template([QUESTION], add_generation_prompt=True)["input_ids"]
     assert ids == encode(tokenizer, prompt)
-    assert len(ids) == 7
+    assert len(ids) == 6
 
 
 def test_model_survives_saving(tiny_dir: Path, tokenizer: PreTrainedTokenizerFast) -> None:
@@ -112,7 +114,7 @@ def test_eager_attention_gives_the_same(tiny_dir: Path) -> None:
     with torch.no_grad():
         sdpa = AutoModelForCausalLM.from_pretrained(tiny_dir, attn_implementation="sdpa")(ids).logits
         eager = AutoModelForCausalLM.from_pretrained(tiny_dir, attn_implementation="eager")(ids).logits
-    assert sdpa.shape == (1, 40, 120)
+    assert sdpa.shape == (1, 40, 220)
     torch.testing.assert_close(sdpa, eager, atol=1e-4, rtol=1e-4)
 
 

@@ -99,8 +99,7 @@ class Countdown:
         r"""The verdict on the last \boxed{} behind the last </think>.
 
         A text without any tag is a thought that was cut off, unless it holds a box: then it is an answer. `opened`
-        settles this
-        where it is known: True, the prompt had opened the thought; False, it had not.
+        settles this where it is known: True, the prompt had opened the thought; False, it had not.
         """
         _, answer = split_thought(text, opened=opened)
         boxed = None if answer is None else extract_boxed(answer)

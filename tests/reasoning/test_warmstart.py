@@ -1,0 +1,66 @@
+"""The warm start: batches of like lengths, every token weighing the same, traces that may always go on."""
+
+import random
+from collections import Counter
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from mrt.errors import ConfigError
+from mrt.reasoning.problems.countdown import Countdown
+from mrt.reasoning.search_traces import search_traces
+from mrt.reasoning.warmstart import BUCKET, TokenLoss, WarmStartConfig, bucketed
+
+
+def test_bucketed_keeps_every_row_and_puts_like_lengths_together():
+    rng = random.Random(0)
+    lengths = [rng.randint(5, 120) for _ in range(BUCKET * 8 * 2 + 13)]
+    order = bucketed(lengths, batch=8, seed=1)
+    assert sorted(order) == list(range(len(lengths)))
+    assert order == bucketed(lengths, batch=8, seed=1)
+    assert order != bucketed(lengths, batch=8, seed=2)
+    padded = sum(8 * max(lengths[row] for row in order[i : i + 8]) for i in range(0, len(order) - 8, 8))
+    shuffled = rng.sample(order, len(order))
+    naive = sum(8 * max(lengths[row] for row in shuffled[i : i + 8]) for i in range(0, len(order) - 8, 8))
+    assert padded < 0.7 * naive
+    assert len(order[-5:]) == 5  # the odd batch comes last
+
+
+def test_token_loss_weighs_a_token_of_a_short_batch_like_one_of_a_long_batch():
+    torch.manual_seed(0)
+    loss = TokenLoss(tokens=10.0)
+    logits = torch.randn(2, 6, 5)
+    labels = torch.tensor([[-100, 1, 2, -100, -100, -100], [-100, 1, 2, 3, 4, 0]])
+    both = loss(SimpleNamespace(logits=logits), labels)
+    parts = [loss(SimpleNamespace(logits=logits[i : i + 1]), labels[i : i + 1]) for i in range(2)]
+    assert both == pytest.approx(float(sum(parts)), rel=1e-6)
+    logprobs = logits.log_softmax(-1)
+    by_hand = -(logprobs[0, 0, 1] + logprobs[0, 1, 2]) / 10
+    assert parts[0] == pytest.approx(float(by_hand), rel=1e-6)
+
+
+def test_a_chance_to_give_up_leaves_no_wall():
+    """Of the traces that neither hit nor reach the end of the range, each further attempt keeps a share of 0.7."""
+    problems = Countdown(train=0, warmstart=400, test=0)
+    traces = [trace for _, trace in search_traces(problems, 4000, (0, 6), seed=0, give_up=0.3)]
+    missed = Counter(trace.attempts for trace in traces if not trace.hit)
+    assert missed[0] / len(traces) == pytest.approx(0.3, abs=0.03)
+    assert set(missed) == set(range(7))
+    reached = [sum(trace.attempts >= k for trace in traces) for k in range(4)]
+    assert reached[1] / reached[0] == pytest.approx(0.7, abs=0.03)
+    even = Counter(trace.attempts for _, trace in search_traces(problems, 500, (2, 3), seed=0) if not trace.hit)
+    assert set(even) == {2, 3}
+
+
+@pytest.mark.parametrize("give_up", [-0.1, 1.0])
+def test_give_up_is_a_probability(give_up):
+    with pytest.raises(ConfigError, match="give_up"):
+        search_traces(Countdown(train=0, warmstart=10, test=0), 1, give_up=give_up)
+
+
+def test_arguments_are_checked(tmp_path):
+    with pytest.raises(ConfigError, match="max_steps"):
+        WarmStartConfig(output_dir=str(tmp_path))
+    with pytest.raises(ConfigError, match="attempts_low"):
+        WarmStartConfig(output_dir=str(tmp_path), max_steps=1, attempts_low=5, attempts_high=2)
