@@ -6,6 +6,7 @@ buffer and its counters, the random generators, and whatever a trainer registers
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
 from collections import defaultdict
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from mrt import checkpoint as ckpt
 from mrt.codec import load_tree, save_tree, tree_bytes
 from mrt.errors import CheckpointError, ConfigError
+from mrt.fields import redact
 from mrt.tracking import METRICS, TRIALS, JsonLines
 
 Behind: Any = object  # a transformers.Trainer by the time it runs: the next class in the bases
@@ -110,7 +112,8 @@ class SavingMixin(Behind):
         if self.args.should_save:  # the arguments as JSON instead of a pickle
             folder = Path(output_dir or self.args.output_dir)
             (folder / "training_args.bin").unlink(missing_ok=True)
-            (folder / "training_args.json").write_text(self.args.to_json_string() + "\n", encoding="utf-8")
+            arguments = redact(json.loads(self.args.to_json_string()))
+            (folder / "training_args.json").write_text(json.dumps(arguments, indent=2) + "\n", encoding="utf-8")
 
     def _save_rng_state(self, output_dir: str) -> None:
         save_tree(Path(output_dir), self._ranked("rng_state"), ckpt.random_states())
