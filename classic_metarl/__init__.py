@@ -1,7 +1,7 @@
 """Classic meta-reinforcement learning, one file per system, on the record, the credits and the trainer of `mrt`.
 
-A system is one file of at most 300 lines: the equation, the paper, what deviates from it, then the code. The folders are the
-perspectives from which the field has seen adaptation:
+A system is one file of at most 300 lines: the equation, the paper, what deviates from it, then the code. The folders
+are the perspectives from which the field has seen adaptation:
 
     black_box/      the history goes into a recurrent or attentive policy, adaptation is its forward pass (RL2)
     gradient/       adaptation is a gradient step from a learned initialisation (MAML)
