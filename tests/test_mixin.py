@@ -26,8 +26,9 @@ from mrt.trials import Trials
 EPOCHS = {"num_tasks": 20, "gradient_accumulation_steps": 2, "per_device_train_batch_size": 4}  # 2.5 updates an epoch
 
 
-@pytest.mark.parametrize("learners", [bandit.BanditTrainer, bandit.TwoLearners])
-@pytest.mark.parametrize("options", [{}, EPOCHS])
+@pytest.mark.parametrize(
+    ("learners", "options"), [(bandit.BanditTrainer, {}), (bandit.BanditTrainer, EPOCHS), (bandit.TwoLearners, EPOCHS)]
+)
 def test_a_resumed_run_equals_one_left_alone(learners: Any, options: dict[str, Any], tmp_path: Path) -> None:
     """Weights, optimiser, logged losses and every sampled trial; checkpoints every 3 steps, logs every 2."""
     alone = bandit.build(tmp_path / "alone", learners, **options)
