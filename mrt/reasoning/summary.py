@@ -77,7 +77,7 @@ def summarise(folder: Path) -> dict[str, Any]:
         "area": _interval(areas),
         "budgets": samples.budgets,
         "accuracy_at_budget": [_interval(column) for column in accuracy.T],
-        "j_after_episode": _by_episode(samples, samples.stop_values, 0),
+        "j_after_episode": _by_episode(samples, samples.stop_values, 0, hold=True),
         "progress": _by_episode(samples, [np.diff(row) for row in samples.stop_values], 1),
         "verdicts": dict(Counter(row["verdict"] for row in samples.rows).most_common()),
         "truncated": float(samples.truncated.mean()),
@@ -128,17 +128,24 @@ def _tells(difference: Mapping[str, float]) -> str:
     return "the data cannot tell A from B"
 
 
-def _by_episode(samples: Samples, values: Sequence[Any], first: int) -> list[dict[str, Any]]:
-    """Mean with interval after each episode, over the traces that had as many; episodes with fewer than 10 problems are
+def _by_episode(samples: Samples, values: Sequence[Any], first: int, hold: bool = False) -> list[dict[str, Any]]:
+    """Mean with interval after each episode; `n` traces got that far, episodes that fewer than 10 problems reach are
     left out.
+
+    With `hold` a trace that ended keeps its last value, as in the regret; without it only those that got that far are
+    in the mean. Right traces end early, so the mean over the others falls although every trace rises.
     """
     lines = []
     for episode in range(max(map(len, values), default=0)):
-        column = np.array([row[episode] if episode < len(row) else np.nan for row in values])
-        means = samples.by_problem(column)
+        reached = np.array([len(row) > episode and not np.isnan(row[episode]) for row in values])
+        column = [
+            row[min(episode, len(row) - 1)] if len(row) and (hold or len(row) > episode) else np.nan for row in values
+        ]
+        means = samples.by_problem(np.array(column))
         means = means[~np.isnan(means)]
-        if len(means) >= min(10, len(set(samples.keys))):
-            lines.append({"episode": episode + first, "n": int((~np.isnan(column)).sum()), **_interval(means)})
+        problems = {key for key, here in zip(samples.keys, reached, strict=True) if here}
+        if len(problems) >= min(10, len(set(samples.keys))):
+            lines.append({"episode": episode + first, "n": int(reached.sum()), **_interval(means)})
     return lines
 
 

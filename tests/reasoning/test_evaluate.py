@@ -64,6 +64,17 @@ def test_results_are_what_the_samples_say(evaluation):
     assert results["tokens"]["mean"] == pytest.approx(np.mean([row["thinking_tokens"] for row in rows_of(out)]))
 
 
+def test_j_after_an_episode_holds_the_last_value_of_traces_that_ended(evaluation):
+    out, results = evaluation
+    values = [row["stop_values"] for row in rows_of(out)]
+    for line in results["j_after_episode"]:
+        episode = line["episode"]
+        held = [row[min(episode, len(row) - 1)] for row in values]
+        by_problem = np.array(held).reshape(LIMIT, 2).mean(1)
+        assert line["mean"] == pytest.approx(by_problem.mean(), abs=1e-12)
+        assert line["n"] == sum(len(row) > episode for row in values)
+
+
 @pytest.mark.parametrize("kept", [0, 3, 2 * CHUNK - 1, 2 * CHUNK, 2 * CHUNK + 5])
 def test_a_killed_evaluation_ends_in_the_same_samples(evaluation, tiny_dir, tmp_path, kept):
     """Cut after any line, or in the middle of one: the same command ends in the same file."""
