@@ -1,6 +1,7 @@
 """One thread, offline, quiet: set before torch is imported, and inherited by every subprocess of the tests."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,8 @@ os.environ.update(
 import torch
 
 torch.set_num_threads(1)
+# A shell's background job starts with interrupts ignored, and so would every process that the tests interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parent.parent
 
