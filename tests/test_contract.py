@@ -65,6 +65,12 @@ SIGNATURES = {
         "_generate_and_score_completions": ["inputs"],
         "_calculate_rewards": ["inputs", "prompts", "completions", "completion_ids_list"],
         "_compute_loss": ["model", "inputs"],
+        "_get_per_token_logps_and_entropies": [
+            *("model", "input_ids", "attention_mask", "logits_to_keep", "batch_size"),
+            *("compute_entropy", "compute_aux_loss", "pixel_values", "image_grid_thw", "num_images"),
+            *("pixel_attention_mask", "spatial_shapes", "num_tiles", "image_sizes", "token_type_ids"),
+            *("mm_token_type_ids", "image_position_ids"),
+        ],
         "_generate_single_turn": ["prompt_ids", "images", "multimodal_fields", "num_generations", "has_tool_images"],
         "_tokenize_prompts": ["prompts"],
         "_get_train_sampler": ["dataset"],

@@ -23,17 +23,18 @@ from mrt.errors import CheckpointError, ConfigError
 from mrt.trainer import TrialConfig
 from mrt.trials import Trials
 
-EPOCHS = {"num_tasks": 20, "gradient_accumulation_steps": 2, "per_device_train_batch_size": 4}  # 2.5 updates an epoch
+# Epochs of 3 updates, the last of them with one micro-batch only; checkpoints lie inside them.
+EPOCHS = {"num_tasks": 20, "gradient_accumulation_steps": 2, "per_device_train_batch_size": 4, "save_steps": 2}
 
 
 @pytest.mark.parametrize(
     ("learners", "options"), [(bandit.BanditTrainer, {}), (bandit.BanditTrainer, EPOCHS), (bandit.TwoLearners, EPOCHS)]
 )
 def test_a_resumed_run_equals_one_left_alone(learners: Any, options: dict[str, Any], tmp_path: Path) -> None:
-    """Weights, optimiser, logged losses and every sampled trial; checkpoints every 3 steps, logs every 2."""
+    """Weights, optimiser, logged losses and every sampled trial; checkpoints every 3 or 2 steps, logs every 2."""
     alone = bandit.build(tmp_path / "alone", learners, **options)
     alone.train()
-    # After 1 there is no checkpoint; 4 and 11 are steps from one, 5 lies in a logging window, 9 is one's own step.
+    # After 1 there is no checkpoint; 5 and 11 lie in a logging window; 4 or 9 were about to be saved themselves.
     resumed = interrupted(lambda: bandit.build(tmp_path / "resumed", learners, **options), (1, 4, 5, 9, 11))
     assert_same_run(alone, resumed)
     assert resumed.state.log_history[-1]["train_loss"] == alone.state.log_history[-1]["train_loss"]
@@ -92,12 +93,12 @@ def test_grpo_resumes_exactly_with_more_moving_parts(options: dict[str, Any], tm
 
 
 def test_a_finished_run_takes_no_further_step(tmp_path: Path) -> None:
-    """12 steps of epochs of 2.5: transformers would train step 13 on resuming the last checkpoint."""
-    first = bandit.build(tmp_path, **EPOCHS)
+    """11 steps end inside an epoch: transformers would train step 12 on resuming the last checkpoint."""
+    first = bandit.build(tmp_path, max_steps=11, **EPOCHS)
     first.train()
-    again = bandit.build(tmp_path, **EPOCHS)
+    again = bandit.build(tmp_path, max_steps=11, **EPOCHS)
     result = again.train()
-    assert again.state.global_step == 12
+    assert again.state.global_step == 11
     assert bandit.digest(again) == bandit.digest(first)
     assert logged(tmp_path)[-1] == {k: v for k, v in first.state.log_history[-1].items() if k not in CLOCK}
     assert result.training_loss == first.state.log_history[-1]["train_loss"]

@@ -35,6 +35,7 @@ class MRTConfig(TrialArguments, GRPOConfig):  # type: ignore[misc]  # narrower d
     rollout: str = field(default="probed", metadata={"help": "plain | probed | mixed (the paper's group)"})
     probe: str = field(default="sampled", metadata={"help": "sampled | shrunk | greedy | gold | none"})
     probe_samples: int = field(default=4, metadata={"help": "forced answers a boundary (G)"})
+    probe_tolerance: float = field(default=0.0, metadata={"help": "gold: J may be low by this, for fewer positions"})
     probe_every: int = field(default=1, metadata={"help": "probe every n-th boundary"})
     probe_boundaries: int | None = field(default=None, metadata={"help": "at most this many boundaries a trace"})
     probe_share: float = field(default=1.0, metadata={"help": "share of the traces that is probed"})

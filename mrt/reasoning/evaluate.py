@@ -11,6 +11,7 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,11 @@ from mrt.reasoning.loading import load_model, pad_id
 from mrt.reasoning.probes import MAX_SOLUTIONS, Probe, Schedule, Trace, force_answers, make_probe
 from mrt.reasoning.problems import Problem, ProblemSet, load_problems
 from mrt.reasoning.prompts import ThinkFormat, render, think_format
-from mrt.reasoning.rollout import Trial, probe_trials, read_trial
 from mrt.reasoning.samples import append, claim, whole_chunks
 from mrt.reasoning.segmentation import make_segmenter
 from mrt.reasoning.summary import compare as compare
 from mrt.reasoning.summary import summarise
+from mrt.reasoning.trial import Trial, probe_trials, read_trial
 from mrt.rundir import write_json
 
 CHUNK = 50  # problems sampled together
@@ -133,7 +134,7 @@ class _Asked:
         """The thought, to be stopped at `cuts`."""
         trial = self.trial
         opening = tuple(trial.completion[: trial.start])
-        return Trace(self.prompt, tuple(trial.thought), tuple(cuts), self.row, opening, trial.closed)
+        return Trace(self.prompt, tuple(trial.thought), tuple(cuts), self.row, opening, trial.closed, trial.kept)
 
 
 class Evaluator:
@@ -180,6 +181,8 @@ class Evaluator:
         answer = self.config.answer_tokens or self.fmt.max_answer_tokens
         sampling = Sampling(temperature=self.config.temperature)
         branches = [Branch(i, len(prompt)) for i, prompt in enumerate(prompts)]
+        most = max(map(len, prompts)) + full + len(self.fmt.close_ids) + answer
+        keep = len(prompts) * self.config.n * most <= self.engine.max_positions
         sampled = self.engine.answers(
             self.engine.prefill(prompts),
             branches,
@@ -188,13 +191,15 @@ class Evaluator:
             self.fmt.end_ids,
             sampling,
             "sampled",
+            keep,
         )
         trials = []
         for group in sampled:
-            for ids in group.ids:
+            for ids, kept in zip_longest(group.ids, group.kept):
                 trial = read_trial(ids, self.fmt, self.segment)
                 if len(trial.thought) > full:
                     trial = read_trial(ids[: trial.start + full], self.fmt, self.segment)
+                trial.kept = kept
                 trials.append(trial)
         return trials
 

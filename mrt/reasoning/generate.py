@@ -13,8 +13,8 @@ from mrt.reasoning.engines.transformers import Branch, TransformersEngine
 from mrt.reasoning.loading import load_model, pad_id
 from mrt.reasoning.probes import Trace, force_answers
 from mrt.reasoning.prompts import forced_prefix, render, think_format
-from mrt.reasoning.rollout import Trial, read_trial
 from mrt.reasoning.segmentation import make_segmenter
+from mrt.reasoning.trial import Trial, read_trial
 
 
 def generate(

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import torch
 
 from mrt.errors import ConfigError, nearest
+from mrt.reasoning.engines.cache import Kept
 from mrt.reasoning.engines.sampling import Sampling
 from mrt.reasoning.engines.transformers import Branch, Prefix, TransformersEngine
 from mrt.reasoning.prompts import ThinkFormat, answer_end, answer_text, forced_prefix
@@ -32,7 +33,7 @@ class Trace:
 
     `prompt` are the ids before the completion, `opening` those of the completion before the thought (the open tag,
     where the prompt did not write it). `complete` says that the thought ended by itself: its last cut is closed without
-    a word about time.
+    a word about time. `kept` are the keys and values from acting, which save the pass over the trace.
     """
 
     prompt: tuple[int, ...]
@@ -41,6 +42,7 @@ class Trace:
     row: Mapping[str, Any]
     opening: tuple[int, ...] = ()
     complete: bool = False
+    kept: Kept | None = None
 
     def suffix(self, cut: int, fmt: ThinkFormat) -> tuple[int, ...]:
         """The forced close that fits the thought at `cut`."""
@@ -133,22 +135,30 @@ class Gold:
 
     Where the row's `solutions` list every accepted answer (Countdown), this is the exact J of the forced answer at
     temperature 1. With one `solution` out of many spellings it is a lower bound that rises with J (the surrogate of
-    GRPO-VPS, 2604.20659).
+    GRPO-VPS, 2604.20659). With a `tolerance` unlikely beginnings of answers are let go, which takes a fraction of the
+    positions; J is then low by at most that much.
 
     Raises:
-        ConfigError: for a row without solutions, or with more than 200 of them.
+        ConfigError: for a row without solutions, or with more than 200 of them, or a tolerance outside [0, 1).
     """
 
+    tolerance: float = 0.0
     prover: str = field(default="forced", init=False)
 
     def __call__(
         self, engine: TransformersEngine, fmt: ThinkFormat, traces: Sequence[Trace], judge: Judge
     ) -> list[Probed]:
         results: list[Probed] = [Probed((), ())] * len(traces)
-        solutions = [self.solution_ids(trace.row, fmt) for trace in traces]
+        known: dict[tuple[str, ...], list[list[int]]] = {}
+        solutions = []
+        for trace in traces:
+            texts = self.solution_texts(trace.row)
+            if texts not in known:
+                known[texts] = self.solution_ids(texts, fmt)
+            solutions.append(known[texts])
         for chunk, prefix in prefill_chunks(engine, traces):
             owners, branches = _branches(traces, chunk, fmt)
-            scores = engine.score(prefix, branches, [solutions[i] for i in owners])
+            scores = engine.score(prefix, branches, [solutions[i] for i in owners], self.tolerance)
             values: dict[int, list[float]] = {i: [] for i in chunk}
             for owner, score in zip(owners, scores, strict=True):
                 values[owner].append(min(1.0, float(score.exp().sum())))
@@ -157,8 +167,8 @@ class Gold:
         return results
 
     @staticmethod
-    def solution_ids(row: Mapping[str, Any], fmt: ThinkFormat) -> list[list[int]]:
-        """Ids of every gold answer of a row, each with what closes it: the brace of the box, or the end of the turn."""
+    def solution_texts(row: Mapping[str, Any]) -> tuple[str, ...]:
+        """The gold answers of a row."""
         texts = row.get("solutions") or ([row["solution"]] if row.get("solution") else None)
         if not texts:
             raise ConfigError(
@@ -170,6 +180,11 @@ class Gold:
                 f"the 'gold' probe would score {len(texts)} solutions at every boundary of '{row.get('key', '?')}', "
                 f"more than {MAX_SOLUTIONS}. Cure: probe='sampled'"
             )
+        return tuple(texts)
+
+    @staticmethod
+    def solution_ids(texts: Sequence[str], fmt: ThinkFormat) -> list[list[int]]:
+        """Ids of every gold answer, each with what closes it: the brace of the box, or the end of the turn."""
         closing = [] if fmt.answer_close_text else list(fmt.end_ids[:1])
         encode = fmt.tokenizer
         return [
@@ -180,14 +195,18 @@ class Gold:
 PROBES: dict[str, Callable[..., Probe]] = {"sampled": Sampled, "shrunk": Shrunk, "greedy": Greedy, "gold": Gold}
 
 
-def make_probe(name: str, samples: int = 4) -> Probe:
-    """The probe called `name`; `samples` forced answers a boundary where it samples."""
+def make_probe(name: str, samples: int = 4, tolerance: float = 0.0) -> Probe:
+    """The probe called `name`: `samples` forced answers a boundary where it samples, `tolerance` of the gold one."""
     if name not in PROBES:
         raise ConfigError(f"probe '{name}' is unknown; {nearest(name, set(PROBES))}")
     if name in ("sampled", "shrunk"):
         if samples < 1:
             raise ConfigError(f"probe_samples must be at least 1, got {samples}")
         return PROBES[name](samples=samples)
+    if name == "gold":
+        if not 0 <= tolerance < 1:
+            raise ConfigError(f"probe_tolerance must be at least 0 and below 1, got {tolerance}")
+        return PROBES[name](tolerance=tolerance)
     return PROBES[name]()
 
 
@@ -228,7 +247,11 @@ def prefill_chunks(engine: TransformersEngine, traces: Sequence[Trace]) -> Itera
     sequences = {i: (*traces[i].prompt, *traces[i].opening, *traces[i].thought[: traces[i].cuts[-1]]) for i in wanted}
     for positions in engine.chunks([len(sequences[i]) for i in wanted]):
         chunk = [wanted[p] for p in positions]
-        yield chunk, engine.prefill([sequences[i] for i in chunk], purpose="probed")
+        kept = [traces[i].kept for i in chunk]
+        if all(kept):
+            yield chunk, engine.restore([row for row in kept if row is not None])
+        else:
+            yield chunk, engine.prefill([sequences[i] for i in chunk], purpose="probed")
 
 
 @dataclass(frozen=True)

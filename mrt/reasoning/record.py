@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mrt.reasoning.rollout import Trial
+from mrt.reasoning.trial import Trial
 from mrt.trials import PROVERS, Stop, Trials
 
 

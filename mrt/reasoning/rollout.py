@@ -10,98 +10,19 @@ half of the group
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any
 
 import torch
 
 from mrt.reasoning.engines.sampling import Sampling
-from mrt.reasoning.engines.transformers import Branch, TransformersEngine
-from mrt.reasoning.probes import Judge, Probe, Schedule, Trace
+from mrt.reasoning.engines.transformers import Answers, Branch, TransformersEngine
+from mrt.reasoning.probes import Judge, Probe, Schedule
 from mrt.reasoning.prompts import ThinkFormat, forced_prefix, thought_span
-
-Segment = Callable[[Sequence[int], Any], list[int]]
-
-
-@dataclass
-class Trial:
-    """One sampled trial on token level: completion ids, their episodes, and what was measured at the boundaries.
-
-    `start` is where the thought begins in the completion, `ends` the exclusive ends of its episodes counted from there,
-    `given` the number of leading completion tokens that the policy did not choose in this rollout. `stop_values` are
-    J_0..J_K, NaN where not measured.
-    """
-
-    completion: list[int]
-    start: int = 0
-    ends: list[int] = field(default_factory=list)
-    closed: bool = False
-    chosen: list[int] | None = None  # 1 for a token chosen now by the policy; None: all of them
-    fork: int = -1
-    age: int = 0
-    forced: bool = False
-    logprobs: list[float] | None = None
-    stop_values: list[float] = field(default_factory=list)
-    errors: list[float] = field(default_factory=list)
-
-    @property
-    def thought(self) -> list[int]:
-        """Ids of the thought, without its tags."""
-        return self.completion[self.start : self.start + (self.ends[-1] if self.ends else 0)]
-
-
-def read_trial(completion: Sequence[int], fmt: ThinkFormat, segment: Segment) -> Trial:
-    """The thought of a completion and its episodes; a thought that was never closed runs to the end (without an end
-    token).
-    """
-    ids = list(completion)
-    start, close = thought_span(ids, fmt)
-    stop = close if close is not None else len(ids) - (1 if ids and ids[-1] in fmt.end_ids else 0)
-    thought = ids[start:stop]
-    return Trial(ids, start, segment(thought, fmt.tokenizer) if thought else [], close is not None)
-
-
-def probe_trials(
-    engine: TransformersEngine,
-    fmt: ThinkFormat,
-    probe: Probe,
-    schedule: Schedule,
-    judge: Judge,
-    prompts: Sequence[Sequence[int]],
-    trials: Sequence[Trial],
-    rows: Sequence[Mapping[str, Any]],
-    generator: torch.Generator,
-) -> None:
-    """Measures J at the scheduled boundaries and writes it into the trials. Forced rows are not probed: they are
-    answers themselves.
-    """
-    chosen = schedule.choose([len(trial.ends) for trial in trials], generator)
-    traces, owners = [], []
-    shared: dict[tuple[int, ...], list[tuple[Trial, int]]] = {}  # equal prefixes (J_0 of a group) are measured once
-    for i, trial in enumerate(trials):
-        trial.stop_values = [math.nan] * (len(trial.ends) + 1)
-        trial.errors = [math.nan] * (len(trial.ends) + 1)
-        if trial.forced:
-            continue
-        fresh = []
-        for j in (j for j in chosen[i] if j >= max(trial.fork, 0)):
-            cut = trial.ends[j - 1] if j else 0
-            last = j == len(trial.ends)  # a thought that ended by itself is closed in its own way
-            place = (*prompts[i], *trial.completion[: trial.start + cut], -1 - int(last and trial.closed and cut > 0))
-            if place not in shared:
-                fresh.append((cut, place))
-            shared.setdefault(place, []).append((trial, j))
-        if fresh:
-            opening, cuts = tuple(trial.completion[: trial.start]), tuple(cut for cut, _ in fresh)
-            traces.append(Trace(tuple(prompts[i]), tuple(trial.thought), cuts, rows[i], opening, trial.closed))
-            owners.append([place for _, place in fresh])
-    for places, result in zip(owners, probe(engine, fmt, traces, judge), strict=True):
-        for place, value, error in zip(places, result.values, result.errors, strict=True):
-            for trial, j in shared[place]:
-                trial.stop_values[j], trial.errors[j] = value, error
+from mrt.reasoning.trial import Segment, Trial, probe_trials, read_trial
 
 
 @dataclass
@@ -154,9 +75,13 @@ class Rollout:
         if images is not None:
             raise NotImplementedError("probes read token ids only: prompts with images cannot be probed")
         size = trainer.num_generations if trainer.model.training else trainer.num_generations_eval
+        logprobs = None
         if self.kind == "mixed" and trainer.model.training:
             with _engine(trainer) as engine:
-                trials, logprobs = self._mixed(engine, trainer, prompt_ids, rows, size), None
+                trials = self._mixed(engine, trainer, prompt_ids, rows, size)
+        elif _samples_plainly(trainer):
+            with _engine(trainer) as engine:
+                trials = self._act(engine, trainer, prompt_ids, size)
         else:
             completions, logprobs = trainer._generate_single_turn(prompt_ids, images, multimodal, size)
             trials = [read_trial(ids, self.fmt, self.segment) for ids in completions]
@@ -179,6 +104,23 @@ class Rollout:
             output["env_mask"] = [trial.chosen or [1] * len(trial.completion) for trial in trials]
         return output
 
+    def _act(self, engine: TransformersEngine, trainer: Any, prompt_ids: list[list[int]], size: int) -> list[Trial]:
+        """A trial of every prompt. The prompt of a group runs once; keys and values stay for the probes."""
+        starts = prompt_ids[::size]
+        limit = trainer.max_completion_length
+        longest = max(map(len, prompt_ids)) + limit
+        fits = len(prompt_ids) * longest <= engine.max_positions
+        trials = []
+        for group in self._continue(
+            engine, starts, [limit] * len(starts), size, _sampling(trainer), keep=fits and self.probe is not None
+        ):
+            for ids, kept in zip_longest(group.ids, group.kept):
+                trial = read_trial(ids, self.fmt, self.segment)
+                trial.kept = kept
+                trials.append(trial)
+        self.cost["sampled"] += engine.positions["sampled"]
+        return trials
+
     def _mixed(
         self,
         engine: TransformersEngine,
@@ -189,7 +131,7 @@ class Rollout:
     ) -> list[Trial]:
         """Groups of `size` rows, each on one prefix: the first half goes on, the second half answers now."""
         limit, step = trainer.max_completion_length, trainer.state.global_step
-        sampling = Sampling(trainer.args.temperature, trainer.args.top_p, trainer.args.top_k or 0)
+        sampling = _sampling(trainer)
         firsts = range(0, len(prompt_ids), size)
         keys = [str(rows[i].get("key") or prompt_ids[i]) for i in firsts]
         sources: list[tuple[list[int], int] | None] = [self.pool.take(key, step) for key in keys]
@@ -197,7 +139,7 @@ class Rollout:
         if missing:
             fresh = self._continue(engine, [prompt_ids[g * size] for g in missing], [limit] * len(missing), 1, sampling)
             for g, ids in zip(missing, fresh, strict=True):
-                sources[g] = (ids[0], 0)
+                sources[g] = (ids.ids[0], 0)
         prefixes, forks = [], []
         for source in sources:
             assert source is not None
@@ -213,7 +155,7 @@ class Rollout:
         for g, prefix in enumerate(prefixes):
             source = sources[g]
             assert source is not None
-            for more in going[g]:
+            for more in going[g].ids:
                 trial = read_trial([*prefix, *more], self.fmt, self.segment)
                 trial.chosen = [0] * len(prefix) + [1] * len(more)
                 trial.fork, trial.age = forks[g], source[1]
@@ -235,12 +177,15 @@ class Rollout:
         limits: Sequence[int],
         n: int,
         sampling: Sampling,
-    ) -> list[list[list[int]]]:
+        keep: bool = False,
+    ) -> list[Answers]:
         """`n` completions of every start, each cut at its own limit."""
         prefix = engine.prefill(starts)
         branches = [Branch(i, len(start)) for i, start in enumerate(starts)]
-        answers = engine.answers(prefix, branches, n, max(limits), self.fmt.end_ids, sampling, purpose="sampled")
-        return [[ids[:limit] for ids in answer.ids] for answer, limit in zip(answers, limits, strict=True)]
+        answers = engine.answers(prefix, branches, n, max(limits), self.fmt.end_ids, sampling, "sampled", keep)
+        for answer, limit in zip(answers, limits, strict=True):
+            answer.ids = [ids[:limit] for ids in answer.ids]
+        return answers
 
     def _answer_now(
         self,
@@ -269,6 +214,17 @@ class Rollout:
             [(list(branch.suffix), ids, [] if ids[-1] in self.fmt.end_ids else end) for ids in answer.ids]
             for branch, answer in zip(branches, answers, strict=True)
         ]
+
+
+def _sampling(trainer: Any) -> Sampling:
+    return Sampling(trainer.args.temperature, trainer.args.top_p, trainer.args.top_k or 0)
+
+
+def _samples_plainly(trainer: Any) -> bool:
+    """Whether temperature, top-p and top-k are all that shapes the samples: then our own engine draws them."""
+    args = trainer.args
+    other = (args.min_p, args.generation_kwargs, trainer.use_vllm, getattr(args, "use_transformers_paged", False))
+    return args.repetition_penalty == 1.0 and not any(other)
 
 
 @contextmanager

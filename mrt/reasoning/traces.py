@@ -20,9 +20,9 @@ from mrt.reasoning.loading import load_model, pad_id
 from mrt.reasoning.probes import Trace, make_probe
 from mrt.reasoning.problems import Countdown, Problem
 from mrt.reasoning.prompts import render, think_format
-from mrt.reasoning.rollout import read_trial
 from mrt.reasoning.samples import read_lines
 from mrt.reasoning.segmentation import make_segmenter
+from mrt.reasoning.trial import read_trial
 
 PROMPT, THOUGHT, GOLD = (
     ("prompt", "problem", "question"),

@@ -36,6 +36,9 @@ from mrt.recipe import Recipe
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # rollout_func is pinned by our contract test
 
 
+BUCKET = 16  # rows of similar length that go through the loss together
+
+
 class MRTTrainer(TrialMixin, GRPOTrainer):
     """`MRTTrainer(model, reward_funcs, args, train_dataset)` with TRL's own signatures; the probes use the same reward
     functions.
@@ -78,7 +81,7 @@ class MRTTrainer(TrialMixin, GRPOTrainer):
     def _prepare_probes(self, args: MRTConfig, segmenter: Any) -> None:
         fmt = think_format(self._tokenizer, "paper" if args.forced_style == "paper" else "short")
         segment = make_segmenter(segmenter or args.segmenter, **(args.segmenter_options or {}))
-        probe = None if args.probe == "none" else make_probe(args.probe, args.probe_samples)
+        probe = None if args.probe == "none" else make_probe(args.probe, args.probe_samples, args.probe_tolerance)
         pool = PrefixPool(args.prefix_max_age)
         self.rollout = Rollout(fmt, segment, self.judge, probe, args.schedule(), args.rollout, args.train_forced, pool)
         if probe is not None:
@@ -98,6 +101,39 @@ class MRTTrainer(TrialMixin, GRPOTrainer):
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Tensor:
         self._reward_matrix = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         return self._reward_matrix
+
+    def _get_per_token_logps_and_entropies(
+        self,
+        model: Any,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        logits_to_keep: int,
+        batch_size: int | None = None,
+        compute_entropy: bool = False,
+        compute_aux_loss: bool = False,
+        **others: Any,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """As TRL's, on rows of similar length at a time: what they are padded to is not computed.
+
+        One pass where rows are few, where there is more than text, and under DDP (one backward for each forward).
+        """
+        rows = len(input_ids)
+        whole = (input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, compute_aux_loss)
+        shared = self.accelerator.num_processes > 1 and torch.is_grad_enabled()
+        if rows <= BUCKET or shared or compute_aux_loss or any(other is not None for other in others.values()):
+            return super()._get_per_token_logps_and_entropies(model, *whole, **others)
+        lengths = attention_mask[:, -logits_to_keep:].sum(1)
+        order, prompt = lengths.argsort(), input_ids.shape[1] - logits_to_keep
+        logps, entropies = [], []
+        for chosen in order.split(min(BUCKET, batch_size or rows)):
+            width = max(1, int(lengths[chosen[-1]]))
+            part = (input_ids[chosen, : prompt + width], attention_mask[chosen, : prompt + width], width)
+            one, entropy, _ = super()._get_per_token_logps_and_entropies(model, *part, compute_entropy=compute_entropy)
+            logps.append(nn.functional.pad(one, (0, logits_to_keep - width)))
+            if entropy is not None:
+                entropies.append(nn.functional.pad(entropy, (0, logits_to_keep - width)))
+        back = order.argsort()
+        return torch.cat(logps)[back], torch.cat(entropies)[back] if entropies else None, None
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         self.rollout_rows = inputs

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from mrt.reasoning.engines.transformers import TransformersEngine
-from mrt.reasoning.rollout import Rollout, Trial, probe_trials
+from mrt.reasoning.rollout import Rollout
+from mrt.reasoning.trial import Trial, probe_trials
 from mrt.trials import Trials
 
 SMALL = 200_000_000

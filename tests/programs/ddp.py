@@ -38,8 +38,10 @@ def main(output_dir: str, *options: str) -> None:
         trainer.train()
     except KeyboardInterrupt:
         print("stopped", flush=True)
-        return
-    print("digest", trainer.args.process_index, digest(trainer), trainer._guard().skipped, flush=True)
+    else:
+        print("digest", trainer.args.process_index, digest(trainer), trainer._guard().skipped, flush=True)
+    torch.distributed.barrier()  # a process that leaves first can make the other abort
+    torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

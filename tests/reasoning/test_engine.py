@@ -69,6 +69,36 @@ def test_scores_equal_a_fresh_prefill_of_every_continuation(model, rows, attenti
         assert score.tolist() == pytest.approx(expected, abs=1e-5)
 
 
+CONTINUATIONS = [[4, 5, 6], [4, 5, 7], [4, 8], [9], [4, 5, 6, 10, 11], [10, 4, 4]]
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_level_by_level_nothing_is_lost_without_something_to_let_go(model, rows, attention):
+    model.set_attn_implementation(attention)
+    engine = TransformersEngine(model, pad_id=0)
+    prefix = engine.prefill(rows)
+    exact = engine.score(prefix, BRANCHES, [CONTINUATIONS] * len(BRANCHES))
+    levels = engine.score(prefix, BRANCHES, [CONTINUATIONS] * len(BRANCHES), tolerance=1e-300)
+    assert torch.allclose(torch.stack(exact), torch.stack(levels), atol=1e-5)
+
+
+@pytest.mark.parametrize("tolerance", [0.001, 0.01, 0.1, 0.5])
+def test_what_is_let_go_stays_within_the_tolerance_and_saves_positions(model, rows, tolerance):
+    """Many random continuations: every sum is low by at most the tolerance, and the more is let go the less runs."""
+    generator = torch.Generator().manual_seed(5)
+    many = [[torch.randint(1, VOCAB, (4,), generator=generator).tolist() for _ in range(60)] for _ in BRANCHES]
+    engine = TransformersEngine(model, pad_id=0)
+    prefix = engine.prefill(rows)
+    exact = engine.score(prefix, BRANCHES, many)
+    whole = engine.positions["probed"]
+    part = engine.score(prefix, BRANCHES, many, tolerance)
+    assert engine.positions["probed"] - whole < whole
+    for full, less in zip(exact, part, strict=True):
+        assert full.exp().sum() - tolerance <= less.exp().sum() <= full.exp().sum() + 1e-9
+        kept = ~less.isinf()
+        assert torch.allclose(full[kept], less[kept], atol=1e-5)
+
+
 def test_chunks_change_nothing(model, rows):
     whole, small = TransformersEngine(model, 0), TransformersEngine(model, 0, max_positions=20)
     continuations = [[[4, 5], [6, 7, 8]]] * len(BRANCHES)
@@ -101,6 +131,32 @@ def test_positions_are_counted_once(model, rows):
     before = engine.positions["probed"]
     engine.score(prefix, BRANCHES[:1], [[[4, 5, 6], [4, 5, 7]]])
     assert engine.positions["probed"] - before == 2 + 2
+
+
+@pytest.mark.parametrize("limit", [4, 40])
+def test_rows_that_were_kept_serve_their_boundaries_without_another_pass(model, rows, limit):
+    """Rows of different lengths, ended by a stop token or by the limit: the same scores as after a prefill."""
+    engine = TransformersEngine(model, pad_id=0)
+    torch.manual_seed(4)
+    branches = [Branch(r, len(row)) for r, row in enumerate(rows)]
+    groups = [engine.prefill([row]) for row in rows]
+    answers = []
+    for r, prefix in enumerate(groups):
+        answers += engine.answers(prefix, [Branch(0, len(rows[r]))], 6, limit, [1, 2, 3], keep=True)
+    together = engine.answers(engine.prefill(rows), branches, 6, limit, [1, 2, 3], keep=True)  # gaps behind short rows
+    stopped = 0
+    for row, answer in zip([*rows, *rows], [*answers, *together], strict=True):
+        for ids, end, kept in zip(answer.ids, answer.stopped, answer.kept, strict=True):
+            text = [*row, *(ids[:-1] if end else ids)]
+            stopped += end
+            assert kept.length == len(text)
+            cuts = [Branch(0, cut, (7, 3)) for cut in range(len(row), len(text) + 1)]
+            before = engine.positions["probed"]
+            ours = engine.score(engine.restore([kept]), cuts, [CONTINUATIONS] * len(cuts))
+            fresh = engine.score(engine.prefill([text]), cuts, [CONTINUATIONS] * len(cuts))
+            assert engine.positions["probed"] - before == 2 * (2 + 6) * len(cuts)
+            assert torch.allclose(torch.stack(ours), torch.stack(fresh), atol=1e-5)
+    assert (0 < stopped < 36) if limit == 4 else stopped > 18
 
 
 def test_a_branch_at_the_end_of_its_row_needs_no_suffix(model, rows):
@@ -145,6 +201,6 @@ def test_trie_shares_beginnings():
     assert trie.tokens == (9, 8, 1, 2)
     assert trie.depth == (0, 1, 2, 3)
     assert trie.paths == ((2, 3, 3), (2, 3, 4), (5,))
-    assert trie.ancestors.int().tolist() == [[1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 1, 1]]
+    assert trie.ancestors().int().tolist() == [[1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 1, 1]]
     with pytest.raises(ValueError, match="suffix"):
         Trie.build([], [[1]])

@@ -12,9 +12,10 @@ from mrt.credit import outcome
 from mrt.errors import ConfigError
 from mrt.reasoning.config import MRTConfig
 from mrt.reasoning.record import build_trials, completion_weights
-from mrt.reasoning.rollout import PrefixPool, Trial
+from mrt.reasoning.rollout import PrefixPool
 from mrt.reasoning.tiny import build_model, build_tokenizer
 from mrt.reasoning.trainer import MRTTrainer
+from mrt.reasoning.trial import Trial
 from mrt.trials import PROVERS, Stop
 
 TOKENIZER = build_tokenizer()
@@ -87,6 +88,34 @@ def test_with_the_outcome_credit_it_is_grpo(tmp_path, loss_type):
     for name, value in weights(ours).items():
         assert torch.allclose(value, reference[name], atol=1e-6), name
     assert any(not torch.equal(before[name], value) for name, value in reference.items())
+
+
+def test_rows_of_similar_length_at_a_time_change_neither_loss_nor_gradients(tmp_path):
+    """40 rows of 1 to 30 tokens, more than go through the loss at once: log-probabilities, entropies and gradients."""
+    trainer = mrt(tmp_path, credit="outcome", rollout="plain")
+    generator = torch.Generator().manual_seed(0)
+    prompt, width = 6, 30
+    ids = torch.randint(4, len(TOKENIZER), (40, prompt + width), generator=generator)
+    lengths = torch.randint(1, width + 1, (40,), generator=generator)
+    before = torch.randint(0, 3, (40,), generator=generator)  # left padding of the prompts
+    mask = torch.ones_like(ids)
+    mask[:, prompt:] = torch.arange(width) < lengths[:, None]
+    mask[:, :prompt] = torch.arange(prompt) >= before[:, None]
+    grids = torch.rand(40, width, generator=generator) * mask[:, prompt:]
+    results = []
+    for one in (
+        trainer._get_per_token_logps_and_entropies,
+        super(MRTTrainer, trainer)._get_per_token_logps_and_entropies,
+    ):
+        trainer.model.zero_grad()
+        logps, entropies, _ = one(trainer.model, ids, mask, width, compute_entropy=True)
+        (logps * grids).sum().backward()
+        gradients = torch.cat([p.grad.flatten() for p in trainer.model.parameters()])
+        results.append((logps * mask[:, prompt:], entropies * mask[:, prompt:], gradients))
+    for ours, theirs in zip(*results, strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-5, rtol=1e-4)
+    chunked, _, _ = trainer._get_per_token_logps_and_entropies(trainer.model, ids, mask, width, batch_size=7)
+    assert torch.allclose(chunked * mask[:, prompt:], results[1][0], atol=1e-5)
 
 
 @pytest.mark.parametrize("scale", ["group", "batch", "none"])

@@ -216,10 +216,12 @@ def test_gold_at_many_boundaries_equals_a_prefill_of_each(guesser, fmt, tokenize
 
 def test_gold_refuses_what_it_cannot_score_and_names_the_cure(fmt):
     with pytest.raises(ConfigError, match="probe='sampled'"):
-        Gold.solution_ids({"key": "x"}, fmt)
+        Gold.solution_texts({"key": "x"})
     with pytest.raises(ConfigError, match=r"201 solutions.*probe='sampled'"):
-        Gold.solution_ids({"key": "x", "solutions": ["1"] * 201}, fmt)
-    assert len(Gold.solution_ids({"solution": "1+2"}, fmt)) == 1
+        Gold.solution_texts({"key": "x", "solutions": ["1"] * 201})
+    assert len(Gold.solution_ids(Gold.solution_texts({"solution": "1+2"}), fmt)) == 1
+    with pytest.raises(ConfigError, match="probe_tolerance must be at least 0"):
+        make_probe("gold", tolerance=1.0)
 
 
 def test_greedy_takes_the_best_answer(guesser, fmt, tokenizer):

@@ -17,7 +17,9 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from mrt.reasoning.engines.cache import Kept, State, growing_cache, join_rows, keep_row
 from mrt.reasoning.engines.sampling import Sampling, draw
+from mrt.reasoning.engines.scoring import score_levels, score_tree
 from mrt.reasoning.engines.trie import Trie
 
 
@@ -34,26 +36,31 @@ class Branch:
 class Prefix:
     """Keys and values of some rows, right-padded to one length; `lengths` (rows,) tells what is real.
 
-    `ends` (rows, V) are the logits after the last token of each row, kept for branches without a suffix that cut there.
+    `ends` (rows, V) are the logits after the last token of each row, for branches without a suffix that cut there;
+    None where the rows come from acting.
     """
 
     cache: DynamicCache
     lengths: Tensor
-    ends: Tensor
+    ends: Tensor | None
 
 
 @dataclass
 class Answers:
-    """What one branch gave: token ids of each sample, their log-probabilities under the sampling distribution, and
-    whether each ended at a stop token (kept as its last id) and not at the limit."""
+    """What one branch gave: token ids of each sample, their log-probabilities under the sampling distribution, whether
+    each ended at a stop token (kept as its last id) and not at the limit, and the keys and values where asked for."""
 
     ids: list[list[int]] = field(default_factory=list)
     logprobs: list[list[float]] = field(default_factory=list)
     stopped: list[bool] = field(default_factory=list)
+    kept: list[Kept] = field(default_factory=list)
 
 
 class TransformersEngine:
-    """One model, counted. `positions` holds how many positions each purpose has run through it so far."""
+    """One model, counted. `positions` holds how many positions each purpose has run through it so far.
+
+    `max_positions` bounds the keys and values that are at work at one time, in positions of all rows together.
+    """
 
     def __init__(self, model: Any, pad_id: int, max_positions: int = 65_536) -> None:
         self.model, self.pad_id, self.max_positions = model, pad_id, max_positions
@@ -62,6 +69,10 @@ class TransformersEngine:
     @property
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.model.parameters()).dtype
 
     @contextmanager
     def _running(self) -> Iterator[None]:
@@ -112,71 +123,77 @@ class TransformersEngine:
         stop_ids: Sequence[int],
         sampling: Sampling = Sampling(),  # noqa: B008  (frozen)
         purpose: str = "probed",
+        keep: bool = False,
     ) -> list[Answers]:
-        """`n` continuations of every branch, each ended by a stop token or after `max_new_tokens`."""
+        """`n` continuations of every branch, each ended by a stop token or after `max_new_tokens`.
+
+        With `keep`, each comes with its keys and values (all but those of a stop token), so that `restore` can serve
+        what is asked at its boundaries without another pass.
+        """
         results: list[Answers] = [Answers() for _ in branches]
         cost = [(branch.cut + len(branch.suffix) + max_new_tokens) for branch in branches]
         for chunk in self.chunks(cost, n):
             part = [branches[i] for i in chunk]
             with self._running():
-                state = self._enter(prefix, part, purpose)
+                state = self.enter(prefix, part, purpose)
                 state.repeat(n)
                 sinks = [results[i] for i in chunk for _ in range(n)]
-                self._decode(state, sinks, max_new_tokens, stop_ids, sampling, purpose)
+                self._decode(state, sinks, max_new_tokens, stop_ids, sampling, purpose, keep)
         return results
 
+    def restore(self, rows: Sequence[Kept]) -> Prefix:
+        """Rows that were sampled with `keep`, as a prefix for branches; nothing runs through the model."""
+        cache, lengths = join_rows(rows)
+        return Prefix(cache, lengths, None)
+
     def score(
-        self, prefix: Prefix, branches: Sequence[Branch], continuations: Sequence[Sequence[Sequence[int]]]
+        self,
+        prefix: Prefix,
+        branches: Sequence[Branch],
+        continuations: Sequence[Sequence[Sequence[int]]],
+        tolerance: float = 0.0,
     ) -> list[Tensor]:
         """Log-probability (temperature 1) of every continuation of every branch.
 
         The continuations of a branch form a trie: a shared beginning runs through the model once, under a tree mask in
-        which every node sees its prefix, the suffix and its own ancestors.
+        which every node sees its prefix, the suffix and its own ancestors. With a `tolerance` the trie runs level by
+        level, and unlikely parts of it are let go: the summed probability of a branch is then low by at most that.
 
         Returns:
             one float64 tensor (number of continuations,) a branch.
         """
         results: list[Tensor] = [torch.zeros(0)] * len(branches)
-        tries = [Trie.build(branch.suffix, group) for branch, group in zip(branches, continuations, strict=True)]
-        for chunk in self.chunks([len(trie.tokens) for trie in tries]):  # alike in nodes: those are what is computed
+        known: dict[tuple[Any, ...], Trie] = {}  # the boundaries of one problem share their trie
+        tries = []
+        for branch, group in zip(branches, continuations, strict=True):
+            key = (branch.suffix, *map(tuple, group))
+            if key not in known:
+                known[key] = Trie.build(branch.suffix, group)
+            tries.append(known[key])
+        for chunk in self.chunks([branch.cut + len(trie.tokens) for trie, branch in zip(tries, branches, strict=True)]):
             with self._running():
-                part = self._score_chunk(prefix, [branches[i] for i in chunk], [tries[i] for i in chunk])
-            for i, scores in zip(chunk, part, strict=True):
-                results[i] = scores
+                part, those = [branches[i] for i in chunk], [tries[i] for i in chunk]
+                if tolerance:
+                    scores, count = score_levels(self, prefix, part, those, tolerance)
+                else:
+                    scores, count = score_tree(self, prefix, part, those)
+            self.positions["probed"] += count
+            for i, one in zip(chunk, scores, strict=True):
+                results[i] = one
         return results
 
-    def _score_chunk(self, prefix: Prefix, branches: list[Branch], tries: list[Trie]) -> list[Tensor]:
-        cache, cuts = self._gather(prefix, branches)
-        width, nodes = cache.get_seq_length(), max(len(trie.tokens) for trie in tries)
-        ids = torch.full((len(branches), nodes), self.pad_id, device=self.device)
-        positions = torch.zeros_like(ids)
-        sees = torch.zeros(len(branches), nodes, width + nodes, dtype=torch.bool, device=self.device)
-        sees[:, :, :width] = (torch.arange(width, device=self.device) < cuts[:, None])[:, None]
-        for b, trie in enumerate(tries):
-            size = len(trie.tokens)
-            ids[b, :size] = torch.tensor(trie.tokens, device=self.device)
-            positions[b, :size] = cuts[b] + torch.tensor(trie.depth, device=self.device)
-            sees[b, :size, width : width + size] = trie.ancestors.to(self.device)
-        sees[:, torch.arange(nodes), width + torch.arange(nodes)] = True  # padding sees itself: no empty softmax row
-        dtype = next(self.model.parameters()).dtype
-        bias = torch.zeros(sees.shape, dtype=dtype, device=self.device).masked_fill(~sees, torch.finfo(dtype).min)
-        out = self.model(
-            input_ids=ids, attention_mask=bias[:, None], position_ids=positions, past_key_values=cache, use_cache=True
-        )
-        self.positions["probed"] += sum(len(trie.tokens) for trie in tries)
-        logprobs = out.logits.double().log_softmax(-1).cpu()
-        return [trie.path_scores(logprobs[b]) for b, trie in enumerate(tries)]
-
-    def _enter(self, prefix: Prefix, branches: list[Branch], purpose: str) -> _State:
+    def enter(self, prefix: Prefix, branches: list[Branch], purpose: str, count: bool = True) -> State:
         """The state of every branch after its suffix: cache, key mask, next position, next logits."""
-        cache, cuts = self._gather(prefix, branches)
+        cache, cuts = self.gather(prefix, branches)
         width = cache.get_seq_length()
         mask = torch.arange(width, device=self.device) < cuts[:, None]
         if not branches[0].suffix:
-            if any(branch.suffix or branch.cut != int(prefix.lengths[branch.row]) for branch in branches):
+            if prefix.ends is None or any(
+                branch.suffix or branch.cut != int(prefix.lengths[branch.row]) for branch in branches
+            ):
                 raise ValueError("a branch without a suffix must cut at the end of its row, and none may have one then")
             rows = torch.tensor([branch.row for branch in branches], device=self.device)
-            return _State(cache, mask, cuts, prefix.ends[rows])
+            return State(cache, mask, cuts, prefix.ends[rows])
         ids, lengths = self._pad([branch.suffix for branch in branches])
         fresh = torch.arange(ids.shape[1], device=self.device)
         mask = torch.cat([mask, fresh < lengths[:, None]], 1)
@@ -187,26 +204,37 @@ class TransformersEngine:
             past_key_values=cache,
             use_cache=True,
         )
-        self.positions[purpose] += int(lengths.sum())
+        if count:
+            self.positions[purpose] += int(lengths.sum())
         logits = out.logits[torch.arange(len(branches), device=self.device), lengths - 1]
-        return _State(out.past_key_values, mask, cuts + lengths, logits)
+        return State(out.past_key_values, mask, cuts + lengths, logits)
 
     def _decode(
         self,
-        state: _State,
+        state: State,
         sinks: list[Answers],
         max_new_tokens: int,
         stop_ids: Sequence[int],
         sampling: Sampling,
         purpose: str,
+        keep: bool,
     ) -> None:
         """Token by token; finished rows leave the batch once a quarter of it is done."""
         stops = torch.tensor(list(stop_ids), device=self.device)
         tokens: list[list[int]] = [[] for _ in sinks]
         scores: list[list[float]] = [[] for _ in sinks]
         ended = [False] * len(sinks)
+        kept: list[Kept | None] = [None] * len(sinks)
         alive = torch.arange(len(sinks), device=self.device)
         running = torch.ones(len(sinks), dtype=torch.bool, device=self.device)
+        given = state.mask.sum(1).tolist()
+
+        def harvest(places: list[int]) -> None:
+            for place in places if keep else ():
+                row = int(alive[place])
+                length = given[row] + len(tokens[row]) - ended[row]
+                kept[row] = keep_row(state.cache, place, state.mask[place].nonzero()[:length, 0])
+
         for step in range(max_new_tokens):
             token, logprob = draw(state.logits, sampling)
             stopped = torch.isin(token, stops)
@@ -218,30 +246,35 @@ class TransformersEngine:
                     ended[row] = end
             running &= ~stopped
             left = int(running.sum())
-            if left == 0 or step == max_new_tokens - 1:
+            last = step == max_new_tokens - 1
+            if left == 0 or (last and not keep):
                 break
             if left <= 0.75 * len(running):
-                keep = running.nonzero()[:, 0]
-                state.select(keep)
-                alive, token, running = alive[keep], token[keep], running[keep]
-            self.positions[purpose] += left
+                harvest((~running).nonzero()[:, 0].tolist())
+                stay = running.nonzero()[:, 0]
+                state.select(stay)
+                alive, token, running = alive[stay], token[stay], running[stay]
+            self.positions[purpose] += left  # the last token of a cut row runs only where its keys are kept
             state.advance(self.model, token)
-        for sink, ids_, scores_, end in zip(sinks, tokens, scores, ended, strict=True):
+        harvest(list(range(len(alive))))
+        for sink, ids_, scores_, end, row_kept in zip(sinks, tokens, scores, ended, kept, strict=True):
             sink.ids.append(ids_)
             sink.logprobs.append(scores_)
             sink.stopped.append(end)
+            if row_kept is not None:
+                sink.kept.append(row_kept)
 
-    def _gather(self, prefix: Prefix, branches: list[Branch]) -> tuple[DynamicCache, Tensor]:
-        """A copy of the rows' keys and values, as wide as the longest cut."""
+    def gather(self, prefix: Prefix, branches: list[Branch]) -> tuple[DynamicCache, Tensor]:
+        """A copy of the rows' keys and values, as wide as the longest cut, and the cuts (branches,)."""
         cuts = torch.tensor([branch.cut for branch in branches], device=self.device)
         rows = torch.tensor([branch.row for branch in branches], device=self.device)
         width = int(cuts.max())
-        kept: list[Any] = list(prefix.cache.layers)
-        layers = [
+        layers: list[Any] = list(prefix.cache.layers)
+        pairs = [
             (layer.keys[:, :, :width].index_select(0, rows), layer.values[:, :, :width].index_select(0, rows))
-            for layer in kept
+            for layer in layers
         ]
-        return DynamicCache(layers), cuts
+        return growing_cache(pairs), cuts
 
     def _pad(self, sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         lengths = torch.tensor([len(sequence) for sequence in sequences], device=self.device)
@@ -249,37 +282,3 @@ class TransformersEngine:
         for row, sequence in enumerate(sequences):
             ids[row, : len(sequence)] = torch.tensor(list(sequence), device=self.device)
         return ids, lengths
-
-
-@dataclass
-class _State:
-    """Rows in the middle of decoding: cache, which keys count (N, keys), the next position (N,) and the next logits (N,
-    V).
-    """
-
-    cache: DynamicCache
-    mask: Tensor
-    position: Tensor
-    logits: Tensor
-
-    def repeat(self, n: int) -> None:
-        if n > 1:
-            self.cache.batch_repeat_interleave(n)
-            self.mask, self.position, self.logits = (
-                x.repeat_interleave(n, 0) for x in (self.mask, self.position, self.logits)
-            )
-
-    def select(self, keep: Tensor) -> None:
-        self.cache.batch_select_indices(keep)
-        self.mask, self.position, self.logits = self.mask[keep], self.position[keep], self.logits[keep]
-
-    def advance(self, model: Any, token: Tensor) -> None:
-        self.mask = torch.cat([self.mask, torch.ones_like(self.mask[:, :1])], 1)
-        out = model(
-            input_ids=token[:, None],
-            attention_mask=self.mask.long(),
-            position_ids=self.position[:, None],
-            past_key_values=self.cache,
-            use_cache=True,
-        )
-        self.cache, self.logits, self.position = out.past_key_values, out.logits[:, -1], self.position + 1

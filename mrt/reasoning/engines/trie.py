@@ -13,13 +13,13 @@ from torch import Tensor
 class Trie:
     """A suffix (a chain) and, behind it, continuations that share their beginnings.
 
-    `tokens[i]` is the token of node i, `depth[i]` its distance from the prefix, `ancestors` (nodes, nodes) bool says
-    whom a node sees (itself included), `paths` the nodes of every continuation.
+    `tokens[i]` is the token of node i, `parents[i]` the node before it (-1 for the first), `depth[i]` its distance from
+    the prefix, `paths` the nodes of every continuation followed by its last token.
     """
 
     tokens: tuple[int, ...]
+    parents: tuple[int, ...]
     depth: tuple[int, ...]
-    ancestors: Tensor
     paths: tuple[tuple[int, ...], ...]
     root: int  # the last node of the suffix
 
@@ -33,6 +33,7 @@ class Trie:
         if not suffix or any(not continuation for continuation in continuations):
             raise ValueError("a trie needs a suffix and continuations of at least one token")
         tokens, parents = list(suffix), [i - 1 for i in range(len(suffix))]
+        depth = list(range(len(suffix)))
         children: dict[tuple[int, int], int] = {}
         paths = []
         for continuation in continuations:
@@ -42,16 +43,33 @@ class Trie:
                     children[node, token] = len(tokens)
                     tokens.append(token)
                     parents.append(node)
+                    depth.append(depth[node] + 1)
                 node = children[node, token]
                 path.append(node)
             paths.append((*path, continuation[-1]))
-        ancestors = torch.eye(len(tokens), dtype=torch.bool)
-        depth: list[int] = []
-        for node, parent in enumerate(parents):
+        return Trie(tuple(tokens), tuple(parents), tuple(depth), tuple(paths), len(suffix) - 1)
+
+    def ancestors(self) -> Tensor:
+        """(nodes, nodes) bool: whom a node sees, itself included."""
+        sees = torch.eye(len(self.tokens), dtype=torch.bool)
+        for node, parent in enumerate(self.parents):
             if parent >= 0:
-                ancestors[node] |= ancestors[parent]
-            depth.append(0 if parent < 0 else depth[parent] + 1)
-        return Trie(tuple(tokens), tuple(depth), ancestors, tuple(paths), len(suffix) - 1)
+                sees[node] |= sees[parent]
+        return sees
+
+    def children(self) -> dict[int, list[int]]:
+        """The nodes behind each node, from the root on."""
+        behind: dict[int, list[int]] = {}
+        for node in range(self.root + 1, len(self.tokens)):
+            behind.setdefault(self.parents[node], []).append(node)
+        return behind
+
+    def leaves(self) -> dict[int, list[tuple[int, int]]]:
+        """The (continuation, its last token) that end behind each node."""
+        ends: dict[int, list[tuple[int, int]]] = {}
+        for index, (*nodes, last) in enumerate(self.paths):
+            ends.setdefault(nodes[-1] if nodes else self.root, []).append((index, last))
+        return ends
 
     def path_scores(self, logprobs: Tensor) -> Tensor:
         """(number of continuations,) sums along the paths of `logprobs` (nodes, V), the log-softmax after each node."""

@@ -1,0 +1,100 @@
+"""One sampled trial on token level: its episodes, and the stop values measured at their boundaries."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from mrt.reasoning.engines.cache import Kept
+from mrt.reasoning.engines.transformers import TransformersEngine
+from mrt.reasoning.probes import Judge, Probe, Schedule, Trace
+from mrt.reasoning.prompts import ThinkFormat, thought_span
+
+Segment = Callable[[Sequence[int], Any], list[int]]
+
+
+@dataclass
+class Trial:
+    """One sampled trial on token level: completion ids, their episodes, and what was measured at the boundaries.
+
+    `start` is where the thought begins in the completion, `ends` the exclusive ends of its episodes counted from there,
+    `given` the number of leading completion tokens that the policy did not choose in this rollout. `stop_values` are
+    J_0..J_K, NaN where not measured.
+    """
+
+    completion: list[int]
+    start: int = 0
+    ends: list[int] = field(default_factory=list)
+    closed: bool = False
+    chosen: list[int] | None = None  # 1 for a token chosen now by the policy; None: all of them
+    fork: int = -1
+    age: int = 0
+    forced: bool = False
+    logprobs: list[float] | None = None
+    stop_values: list[float] = field(default_factory=list)
+    errors: list[float] = field(default_factory=list)
+    kept: Kept | None = None  # keys and values from acting, until the trial has been probed
+
+    @property
+    def thought(self) -> list[int]:
+        """Ids of the thought, without its tags."""
+        return self.completion[self.start : self.start + (self.ends[-1] if self.ends else 0)]
+
+
+def read_trial(completion: Sequence[int], fmt: ThinkFormat, segment: Segment) -> Trial:
+    """The thought of a completion and its episodes; a thought that was never closed runs to the end (without an end
+    token).
+    """
+    ids = list(completion)
+    start, close = thought_span(ids, fmt)
+    stop = close if close is not None else len(ids) - (1 if ids and ids[-1] in fmt.end_ids else 0)
+    thought = ids[start:stop]
+    return Trial(ids, start, segment(thought, fmt.tokenizer) if thought else [], close is not None)
+
+
+def probe_trials(
+    engine: TransformersEngine,
+    fmt: ThinkFormat,
+    probe: Probe,
+    schedule: Schedule,
+    judge: Judge,
+    prompts: Sequence[Sequence[int]],
+    trials: Sequence[Trial],
+    rows: Sequence[Mapping[str, Any]],
+    generator: torch.Generator,
+) -> None:
+    """Measures J at the scheduled boundaries and writes it into the trials. Forced rows are not probed: they are
+    answers themselves.
+    """
+    chosen = schedule.choose([len(trial.ends) for trial in trials], generator)
+    traces, owners = [], []
+    shared: dict[tuple[int, ...], list[tuple[Trial, int]]] = {}  # equal prefixes (J_0 of a group) are measured once
+    for i, trial in enumerate(trials):
+        trial.stop_values = [math.nan] * (len(trial.ends) + 1)
+        trial.errors = [math.nan] * (len(trial.ends) + 1)
+        if trial.forced:
+            continue
+        fresh = []
+        for j in (j for j in chosen[i] if j >= max(trial.fork, 0)):
+            cut = trial.ends[j - 1] if j else 0
+            last = j == len(trial.ends)  # a thought that ended by itself is closed in its own way
+            place = (*prompts[i], *trial.completion[: trial.start + cut], -1 - int(last and trial.closed and cut > 0))
+            if place not in shared:
+                fresh.append((cut, place))
+            shared.setdefault(place, []).append((trial, j))
+        if fresh:
+            opening, cuts = tuple(trial.completion[: trial.start]), tuple(cut for cut, _ in fresh)
+            traces.append(
+                Trace(tuple(prompts[i]), tuple(trial.thought), cuts, rows[i], opening, trial.closed, trial.kept)
+            )
+            owners.append([place for _, place in fresh])
+    for places, result in zip(owners, probe(engine, fmt, traces, judge), strict=True):
+        for place, value, error in zip(places, result.values, result.errors, strict=True):
+            for trial, j in shared[place]:
+                trial.stop_values[j], trial.errors[j] = value, error
+    for trial in trials:
+        trial.kept = None
