@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from transformers import DynamicCache
 
-from mrt.reasoning.engines.cache import State
 from mrt.reasoning.engines.trie import Trie
 
 if TYPE_CHECKING:
@@ -54,40 +54,48 @@ def score_tree(
 
 @dataclass
 class _Walk:
-    """How far one branch has come: the nodes to run next with the log-mass that reached each, and what was let go."""
+    """How far one branch has come: the nodes that run next, the log-mass that reached each, and what may be let go."""
 
+    row: int  # of the cache
+    cut: int
     trie: Trie
+    children: dict[int, list[int]]
+    leaves: dict[int, list[tuple[int, int]]]
+    spare: float
     scores: Tensor
     front: list[int]
     mass: dict[int, float]
     columns: dict[int, int] = field(default_factory=dict)  # where a node's keys lie in the cache
-    spare: float = 0.0
-    children: dict[int, list[int]] = field(default_factory=dict)
-    leaves: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
 
-    def expand(self, node: int, reached: float, logprobs: Tensor) -> list[tuple[float, int]]:
+    def wanted(self, node: int) -> list[int]:
+        """The tokens whose probability after `node` is asked for: those of its children, then those that end there."""
+        after = [self.trie.tokens[child] for child in self.children.get(node, ())]
+        return after + [token for _, token in self.leaves.get(node, ())]
+
+    def expand(self, node: int, logprobs: Sequence[float]) -> list[tuple[float, int]]:
         """Scores what ends behind `node` and returns its children with the log-mass that reaches each."""
-        for index, token in self.leaves.get(node, ()):
-            self.scores[index] = reached + float(logprobs[token])
-        return [(reached + float(logprobs[self.trie.tokens[child]]), child) for child in self.children.get(node, ())]
+        reached, children = self.mass[node], self.children.get(node, [])
+        ends = zip(self.leaves.get(node, ()), logprobs[len(children) :], strict=False)
+        for (index, _), logprob in ends:
+            self.scores[index] = reached + logprob
+        return [(reached + logprob, child) for child, logprob in zip(children, logprobs, strict=False)]
 
     def advance(self, candidates: list[tuple[float, int]]) -> None:
         """The next front: the candidates save those whose mass together still fits into what may be let go."""
         candidates.sort()
-        kept = 0
+        gone = 0
         for reached, _ in candidates:
             if math.exp(reached) > self.spare:
                 break
             self.spare -= math.exp(reached)
-            kept += 1
-        self.front = sorted(node for _, node in candidates[kept:])
-        self.mass = {node: reached for reached, node in candidates[kept:]}
+            gone += 1
+        self.front = sorted(node for _, node in candidates[gone:])
+        self.mass = {node: reached for reached, node in candidates[gone:]}
 
     def path(self, node: int) -> list[int]:
-        """Cache columns of the ancestors of `node` behind the root."""
+        """Cache columns of `node` and its ancestors."""
         found = []
-        node = self.trie.parents[node]
-        while node > self.trie.root:
+        while node >= 0:
             found.append(self.columns[node])
             node = self.trie.parents[node]
         return found
@@ -96,65 +104,83 @@ class _Walk:
 def score_levels(
     engine: TransformersEngine, prefix: Prefix, branches: list[Branch], tries: list[Trie], tolerance: float
 ) -> tuple[list[Tensor], int]:
-    """The tries a level at a time. At each level the least likely nodes are let go, as long as the probability that
-    reached all that was let go in a branch is at most `tolerance`: the summed probability is low by no more than that.
+    """The tries a level at a time, all branches of a prefix row packed behind it under one tree mask.
+
+    At each level the least likely nodes are let go, as long as the probability that reached all that was let go in a
+    branch is at most `tolerance`: the summed probability is low by no more than that.
 
     Returns:
         the log-probabilities (continuations,) of each branch, -inf for what was let go, and the positions that ran.
     """
-    state = engine.enter(prefix, branches, "probed", count=False)
-    ran = sum(len(branch.suffix) for branch in branches)
+    rows = sorted({branch.row for branch in branches})
+    cache = engine.rows_of(prefix, rows, max(branch.cut for branch in branches))
+    width, place = cache.get_seq_length(), {row: i for i, row in enumerate(rows)}
     children, leaves = {id(t): t.children() for t in tries}, {id(t): t.leaves() for t in tries}
     walks = []
-    logprobs = state.logits.double().log_softmax(-1).cpu()
-    for trie, row in zip(tries, logprobs, strict=True):
+    for branch, trie in zip(branches, tries, strict=True):
         scores = torch.full((len(trie.paths),), -math.inf, dtype=torch.float64)
-        walk = _Walk(trie, scores, [], {}, {}, tolerance, children[id(trie)], leaves[id(trie)])
-        walk.advance(walk.expand(trie.root, 0.0, row))
-        walks.append(walk)
-    results = [walk.scores for walk in walks]
-    while any(walk.front for walk in walks):
-        keep = torch.tensor([i for i, walk in enumerate(walks) if walk.front])
-        if len(keep) <= 0.75 * len(walks):
-            state.select(keep.to(engine.device))
-            walks = [walks[i] for i in keep.tolist()]
-        logprobs, count = _run_level(engine, state, walks)
-        ran += count
-        for walk, row in zip(walks, logprobs, strict=True):
-            behind = [pair for i, node in enumerate(walk.front) for pair in walk.expand(node, walk.mass[node], row[i])]
-            walk.advance(behind)
+        suffix = list(range(trie.root + 1))
+        known = (children[id(trie)], leaves[id(trie)], tolerance, scores)
+        walks.append(_Walk(place[branch.row], branch.cut, trie, *known, front=suffix, mass={trie.root: 0.0}))
+    results, ran = [walk.scores for walk in walks], 0
+    while walks := [walk for walk in walks if walk.front]:
+        alive = sorted({walk.row for walk in walks})
+        if len(alive) <= 0.75 * len(rows):
+            cache.batch_select_indices(torch.tensor(alive, device=engine.device))
+            rows, place = alive, {row: i for i, row in enumerate(alive)}
+            for walk in walks:
+                walk.row = place[walk.row]
+        logprobs = _run_fronts(engine, cache, len(rows), width, walks)
+        for walk, after in zip(walks, logprobs, strict=True):
+            ran += len(walk.front)
+            reached = [(node, one) for node, one in zip(walk.front, after, strict=True) if node in walk.mass]
+            walk.advance([pair for node, one in reached for pair in walk.expand(node, one)])
     return results, ran
 
 
-def _run_level(engine: TransformersEngine, state: State, walks: Sequence[_Walk]) -> tuple[Tensor, int]:
-    """Runs the fronts; log-probabilities (branches, widest front, V) after their nodes, and how many nodes there were.
-
-    `state.mask` knows prefix and suffix; the columns of earlier levels count only along a node's own path.
-    """
-    device, widest = engine.device, max(len(walk.front) for walk in walks)
-    used = state.cache.get_seq_length()
-    ids = torch.full((len(walks), widest), engine.pad_id)
-    depth = torch.zeros_like(ids)
-    sees = torch.zeros(len(walks), widest, used + widest, dtype=torch.bool)
-    base = state.mask.shape[1]
-    sees[:, :, :base] = state.mask.cpu()[:, None]
-    own = torch.arange(widest)
-    sees[:, own, used + own] = True
-    for b, walk in enumerate(walks):
-        for i, node in enumerate(walk.front):
-            ids[b, i] = walk.trie.tokens[node]
-            depth[b, i] = walk.trie.depth[node] - walk.trie.root - 1
-            sees[b, i, walk.path(node)] = True
-            walk.columns[node] = used + i
+def _run_fronts(
+    engine: TransformersEngine, cache: DynamicCache, rows: int, width: int, walks: Sequence[_Walk]
+) -> list[list[list[float]]]:
+    """One pass over the fronts; for every walk and node of its front the log-probabilities of `wanted(node)`."""
+    starts, sizes = [], [0] * rows
+    for walk in walks:
+        starts.append(sizes[walk.row])
+        sizes[walk.row] += len(walk.front)
+    used, widest = cache.get_seq_length(), max(sizes)
+    most = max(1, *(len(walk.wanted(node)) for walk in walks for node in walk.front))
+    # Lists first, one tensor each afterwards: writing single elements of tensors takes longer than the model.
+    ids = [[engine.pad_id] * widest for _ in range(rows)]
+    positions, cuts = ([[0] * widest for _ in range(rows)] for _ in range(2))
+    tokens = [[[0] * most for _ in range(widest)] for _ in range(rows)]
+    at: tuple[list[int], list[int], list[int]] = ([], [], [])
+    for walk, start in zip(walks, starts, strict=True):
+        row = walk.row
+        for query, node in enumerate(walk.front, start):
+            walk.columns[node] = used + query
+            ids[row][query] = walk.trie.tokens[node]
+            positions[row][query] = walk.cut + walk.trie.depth[node]
+            cuts[row][query] = walk.cut
+            wanted = walk.wanted(node)
+            tokens[row][query][: len(wanted)] = wanted
+            path = walk.path(node)
+            at[0].extend([row] * len(path))
+            at[1].extend([query] * len(path))
+            at[2].extend(path)
+    sees = torch.zeros(rows, widest, used + widest, dtype=torch.bool)
+    sees[:, :, :width] = torch.arange(width) < torch.tensor(cuts)[:, :, None]
+    sees[:, torch.arange(widest), used + torch.arange(widest)] = True  # padding sees itself: no empty softmax row
+    sees[at] = True
+    device = engine.device
     out = engine.model(
-        input_ids=ids.to(device),
+        input_ids=torch.tensor(ids, device=device),
         attention_mask=_bias(sees.to(device), engine.dtype),
-        position_ids=state.position[:, None] + depth.to(device),
-        past_key_values=state.cache,
+        position_ids=torch.tensor(positions, device=device),
+        past_key_values=cache,
         use_cache=True,
     )
-    state.cache = out.past_key_values
-    return out.logits.double().log_softmax(-1).cpu(), sum(len(walk.front) for walk in walks)
+    logits = out.logits.float()
+    picked = (logits.gather(-1, torch.tensor(tokens, device=device)) - logits.logsumexp(-1, keepdim=True)).tolist()
+    return [picked[walk.row][start : start + len(walk.front)] for walk, start in zip(walks, starts, strict=True)]
 
 
 def _bias(sees: Tensor, dtype: torch.dtype) -> Tensor:

@@ -135,7 +135,7 @@ class TransformersEngine:
         for chunk in self.chunks(cost, n):
             part = [branches[i] for i in chunk]
             with self._running():
-                state = self.enter(prefix, part, purpose)
+                state = self._enter(prefix, part, purpose)
                 state.repeat(n)
                 sinks = [results[i] for i in chunk for _ in range(n)]
                 self._decode(state, sinks, max_new_tokens, stop_ids, sampling, purpose, keep)
@@ -170,7 +170,7 @@ class TransformersEngine:
             if key not in known:
                 known[key] = Trie.build(branch.suffix, group)
             tries.append(known[key])
-        for chunk in self.chunks([branch.cut + len(trie.tokens) for trie, branch in zip(tries, branches, strict=True)]):
+        for chunk in self._parts(branches, tries, together=tolerance > 0):
             with self._running():
                 part, those = [branches[i] for i in chunk], [tries[i] for i in chunk]
                 if tolerance:
@@ -182,7 +182,21 @@ class TransformersEngine:
                 results[i] = one
         return results
 
-    def enter(self, prefix: Prefix, branches: list[Branch], purpose: str, count: bool = True) -> State:
+    def _parts(self, branches: Sequence[Branch], tries: Sequence[Trie], together: bool) -> Iterator[list[int]]:
+        """Indices of branches in chunks; with `together`, all those of a prefix row are in one."""
+        sizes = [branch.cut + len(trie.tokens) for branch, trie in zip(branches, tries, strict=True)]
+        if not together:
+            yield from self.chunks(sizes)
+            return
+        rows: dict[int, list[int]] = {}
+        for i, branch in enumerate(branches):
+            rows.setdefault(branch.row, []).append(i)
+        members = list(rows.values())
+        longest = [max(branches[i].cut for i in row) + sum(len(tries[i].tokens) for i in row) for row in members]
+        for chunk in self.chunks(longest):
+            yield [i for r in chunk for i in members[r]]
+
+    def _enter(self, prefix: Prefix, branches: list[Branch], purpose: str) -> State:
         """The state of every branch after its suffix: cache, key mask, next position, next logits."""
         cache, cuts = self.gather(prefix, branches)
         width = cache.get_seq_length()
@@ -204,8 +218,7 @@ class TransformersEngine:
             past_key_values=cache,
             use_cache=True,
         )
-        if count:
-            self.positions[purpose] += int(lengths.sum())
+        self.positions[purpose] += int(lengths.sum())
         logits = out.logits[torch.arange(len(branches), device=self.device), lengths - 1]
         return State(out.past_key_values, mask, cuts + lengths, logits)
 
@@ -267,14 +280,18 @@ class TransformersEngine:
     def gather(self, prefix: Prefix, branches: list[Branch]) -> tuple[DynamicCache, Tensor]:
         """A copy of the rows' keys and values, as wide as the longest cut, and the cuts (branches,)."""
         cuts = torch.tensor([branch.cut for branch in branches], device=self.device)
-        rows = torch.tensor([branch.row for branch in branches], device=self.device)
-        width = int(cuts.max())
+        return self.rows_of(prefix, [branch.row for branch in branches], int(cuts.max())), cuts
+
+    def rows_of(self, prefix: Prefix, rows: Sequence[int], width: int) -> DynamicCache:
+        """A copy of the first `width` keys and values of these rows."""
+        index = torch.tensor(rows, device=self.device)
         layers: list[Any] = list(prefix.cache.layers)
-        pairs = [
-            (layer.keys[:, :, :width].index_select(0, rows), layer.values[:, :, :width].index_select(0, rows))
-            for layer in layers
-        ]
-        return growing_cache(pairs), cuts
+        return growing_cache(
+            [
+                (layer.keys[:, :, :width].index_select(0, index), layer.values[:, :, :width].index_select(0, index))
+                for layer in layers
+            ]
+        )
 
     def _pad(self, sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         lengths = torch.tensor([len(sequence) for sequence in sequences], device=self.device)
