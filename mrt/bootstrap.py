@@ -157,6 +157,40 @@ def seed_and_problem_counts(seeds: int, problems: int, n_boot: int, seed: int, w
         yield np.bincount((cell + offset).ravel(), minlength=n * cells).reshape(n, cells).astype(np.float64)
 
 
+def bootstrap_over_seeds(
+    arms: Sequence[ArrayLike],
+    statistic: Callable[..., FloatArray],
+    n_boot: int = 2000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Interval:
+    """Interval of a statistic of the arms' means: seeds are resampled, then problems within each, alike in all arms.
+
+    Args:
+        arms: each (seeds, problems), cell by cell the same seed and problem; a cell that is NaN in one arm is left out
+            of all.
+        statistic: maps the means of the arms, (n,) each, to (n,): a difference, a ratio.
+
+    Raises:
+        ValueError: for arms of different shapes, or when no cell was scored in all of them.
+    """
+    values = [np.asarray(arm, dtype=np.float64) for arm in arms]
+    if len({value.shape for value in values}) != 1 or values[0].ndim != 2:
+        raise ValueError(f"arms need one shape (seeds, problems), got {[value.shape for value in values]}")
+    known = ~np.isnan(np.stack(values)).any(0)
+    if not known.any():
+        raise ValueError("no problem has a scorable sample in all arms")
+    kept = known.ravel().astype(np.float64)
+    flat = [np.where(known, value, 0.0).ravel() for value in values]
+    replicates = []
+    seeds, problems = values[0].shape
+    for counts in seed_and_problem_counts(seeds, problems, n_boot, seed):
+        total = counts @ kept
+        replicates.append(statistic(*(np.divide(counts @ arm, total) for arm in flat)))
+    point = float(statistic(*(np.array([arm.sum() / kept.sum()]) for arm in flat))[0])
+    return percentile_interval(point, np.concatenate(replicates), level, units=int(kept.sum()))
+
+
 def percentile_interval(point: float, replicates: FloatArray, level: float, units: int) -> Interval:
     """Bounds that are order statistics of the replicates, so infinite ones are allowed; NaN ones are left out.
 

@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike
 from mrt.bootstrap import FloatArray, Rows, mean_by_problem, nan_mean, pad_rows
 from mrt.bootstrap import Interval as Interval
 from mrt.bootstrap import bootstrap as bootstrap
+from mrt.bootstrap import bootstrap_over_seeds as bootstrap_over_seeds
 from mrt.bootstrap import interquartile_mean as interquartile_mean
 from mrt.bootstrap import paired_bootstrap as paired_bootstrap
 from mrt.budgets import accuracy_at_budgets as accuracy_at_budgets

@@ -10,6 +10,7 @@ Interrupted anywhere, the same command goes on from there.
 
 import hashlib
 import json
+import os
 import signal
 import sys
 from collections.abc import Mapping
@@ -110,6 +111,7 @@ def _training(out: Path, arm: str, scale: Scale, seed: int) -> Step:
         finished=lambda: read_run(run_dir).get("finished") is True,
         progress=lambda: _training_progress(run_dir),
         needs=() if arm == WARM_START else (WARM_START,),
+        threads=min(WIDTH, os.cpu_count() or 1) if arm == WARM_START else 1,  # nothing runs beside the warm start
     )
 
 

@@ -39,13 +39,14 @@ class Progress:
 
 @dataclass(frozen=True)
 class Step:
-    """A command, what has to be finished before it, how its end is told, and how its progress is read."""
+    """A command, what has to be finished before it, how its end is told, how its progress is read, its threads."""
 
     name: str
     command: Sequence[str]
     finished: Callable[[], bool]
     progress: Callable[[], Progress] = Progress
     needs: tuple[str, ...] = ()
+    threads: int = 1
 
 
 class StepRunner:
@@ -97,7 +98,11 @@ class StepRunner:
             elif ready and len(self.running) < self.width:
                 with self._log(step, "log").open("ab") as errors, self._log(step, "json").open("wb") as answer:
                     self.running[step.name] = subprocess.Popen(
-                        step.command, stdin=subprocess.DEVNULL, stdout=answer, stderr=errors, env=child_environment()
+                        step.command,
+                        stdin=subprocess.DEVNULL,
+                        stdout=answer,
+                        stderr=errors,
+                        env=child_environment(step.threads),
                     )
                 self.started[step.name] = time.monotonic()
                 self.display.line(f"{step.name}: started")
@@ -187,10 +192,10 @@ class Display:
         return f"{name} [{'#' * filled}{'.' * (10 - filled)}] {item.done}/{item.total} {item.note}".rstrip()
 
 
-def child_environment() -> dict[str, str]:
-    """One thread each, since they run side by side; offline; no bars in the logs."""
+def child_environment(threads: int = 1) -> dict[str, str]:
+    """One thread each where they run side by side; offline; no bars in the logs."""
     quiet = {
-        "OMP_NUM_THREADS": "1",
+        "OMP_NUM_THREADS": str(threads),
         "HF_HUB_OFFLINE": "1",
         "HF_DATASETS_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",

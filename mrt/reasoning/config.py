@@ -42,6 +42,9 @@ class MRTConfig(TrialArguments, GRPOConfig):  # type: ignore[misc]  # narrower d
     forced_style: str = field(default="short", metadata={"help": "short | paper: the forced close of the prover"})
     segmenter: str = field(default="cues", metadata={"help": "cues | paragraphs | blocks"})
     segmenter_options: dict[str, Any] | None = field(default=None, metadata={"help": "options of the segmenter"})
+    max_cost: float | None = field(
+        default=None, metadata={"help": "stop after so many positions (sampled 1, probed 1, updated 3 each)"}
+    )
     train_forced: bool = field(default=False, metadata={"help": "mixed: credit the forced rows' answer tokens"})
     prefix_max_age: int = field(default=0, metadata={"help": "mixed: steps that a stale prefix may be reused for"})
     held_out_prover: str = field(default="auto", metadata={"help": "auto | reference | none: the gaming watch"})

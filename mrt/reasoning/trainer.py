@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import TrainerCallback
 from trl import GRPOTrainer
 
 from mrt.errors import ConfigError
@@ -75,6 +76,10 @@ class MRTTrainer(TrialMixin, GRPOTrainer):
         self.rollout: Rollout | None = None
         self.held_out: HeldOutProver | None = None
         self.updated, self.watch_every = 0, args.watch_every
+        if args.max_cost is not None:
+            if self.rollout_func is None:
+                raise ConfigError("max_cost counts positions: set rollout=probed (with probe=none to measure nothing)")
+            self.add_callback(_CostLimit(self, args.max_cost))
         if probing:
             self._prepare_probes(args, segmenter)
 
@@ -248,6 +253,17 @@ class MRTTrainer(TrialMixin, GRPOTrainer):
             train_dataset=to_dataset(problems, "train"),
             peft_config=peft,
         )
+
+
+class _CostLimit(TrainerCallback):
+    """Ends the training once the run has cost so much: arms are compared at equal cost."""
+
+    def __init__(self, trainer: MRTTrainer, limit: float) -> None:
+        self.trainer, self.limit = trainer, limit
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.trainer.cost()["total"] >= self.limit:
+            control.should_training_stop = True
 
 
 class _Cost:
