@@ -39,6 +39,9 @@ class MRTConfig(TrialArguments, GRPOConfig):  # type: ignore[misc]  # narrower d
     probe_every: int = field(default=1, metadata={"help": "probe every n-th boundary"})
     probe_boundaries: int | None = field(default=None, metadata={"help": "at most this many boundaries a trace"})
     probe_share: float = field(default=1.0, metadata={"help": "share of the traces that is probed"})
+    probe_moved: float | None = field(
+        default=None, metadata={"help": "probe both ends, then only inside intervals over which J moved by more"}
+    )
     forced_style: str = field(default="short", metadata={"help": "short | paper: the forced close of the prover"})
     segmenter: str = field(default="cues", metadata={"help": "cues | paragraphs | blocks"})
     segmenter_options: dict[str, Any] | None = field(default=None, metadata={"help": "options of the segmenter"})
@@ -68,6 +71,10 @@ class MRTConfig(TrialArguments, GRPOConfig):  # type: ignore[misc]  # narrower d
             )
         if not 0 < self.probe_share <= 1 or self.probe_every < 1 or (self.probe_boundaries or 2) < 2:
             raise ConfigError("probe_share lies in (0, 1], probe_every is at least 1, probe_boundaries at least 2")
+        if self.probe_moved is not None and (
+            self.probe_moved < 0 or self.schedule() != Schedule(share=self.probe_share, moved=self.probe_moved)
+        ):
+            raise ConfigError("probe_moved is at least 0 and goes without probe_every and probe_boundaries")
         if self.credit == "progress" and self.bonus:
             check_construction(self.progress_mode, mixed=self.rollout == "mixed")
         super().__post_init__()
@@ -92,7 +99,7 @@ class MRTConfig(TrialArguments, GRPOConfig):  # type: ignore[misc]  # narrower d
                 mode=self.progress_mode,
                 gamma=self.progress_gamma,
                 center=self.progress_center,
-                unmeasured="zero" if self.probe_every == 1 and self.probe_boundaries is None else "spread",
+                unmeasured="zero" if self.schedule() == Schedule(share=self.probe_share) else "spread",
                 scale=self.scale_rewards,
             )
         options: dict[str, Any] = {"scale": self.scale_rewards} if self.credit == "outcome" else {}
@@ -100,4 +107,4 @@ class MRTConfig(TrialArguments, GRPOConfig):  # type: ignore[misc]  # narrower d
 
     def schedule(self) -> Schedule:
         """Which boundaries of which traces are probed."""
-        return Schedule(self.probe_every, self.probe_boundaries, self.probe_share)
+        return Schedule(self.probe_every, self.probe_boundaries, self.probe_share, self.probe_moved)

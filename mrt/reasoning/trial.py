@@ -68,33 +68,42 @@ def probe_trials(
     generator: torch.Generator,
 ) -> None:
     """Measures J at the scheduled boundaries and writes it into the trials. Forced rows are not probed: they are
-    answers themselves.
+    answers themselves. A schedule that looks where J moved asks again until it is content.
     """
-    chosen = schedule.choose([len(trial.ends) for trial in trials], generator)
-    traces, owners = [], []
-    shared: dict[tuple[int, ...], list[tuple[Trial, int]]] = {}  # equal prefixes (J_0 of a group) are measured once
-    for i, trial in enumerate(trials):
+    for trial in trials:
         trial.stop_values = [math.nan] * (len(trial.ends) + 1)
         trial.errors = [math.nan] * (len(trial.ends) + 1)
-        if trial.forced:
-            continue
-        fresh = []
-        for j in (j for j in chosen[i] if j >= max(trial.fork, 0)):
-            cut = trial.ends[j - 1] if j else 0
-            last = j == len(trial.ends)  # a thought that ended by itself is closed in its own way
-            place = (*prompts[i], *trial.completion[: trial.start + cut], -1 - int(last and trial.closed and cut > 0))
-            if place not in shared:
-                fresh.append((cut, place))
-            shared.setdefault(place, []).append((trial, j))
-        if fresh:
-            opening, cuts = tuple(trial.completion[: trial.start]), tuple(cut for cut, _ in fresh)
-            traces.append(
-                Trace(tuple(prompts[i]), tuple(trial.thought), cuts, rows[i], opening, trial.closed, trial.kept)
-            )
-            owners.append([place for _, place in fresh])
-    for places, result in zip(owners, probe(engine, fmt, traces, judge), strict=True):
-        for place, value, error in zip(places, result.values, result.errors, strict=True):
-            for trial, j in shared[place]:
-                trial.stop_values[j], trial.errors[j] = value, error
+    chosen = schedule.choose([0 if trial.forced else len(trial.ends) for trial in trials], generator)
+    chosen = [[] if trial.forced else wanted for trial, wanted in zip(trials, chosen, strict=True)]
+    known: dict[tuple[int, ...], tuple[float, float]] = {}  # equal prefixes (J_0 of a group) are measured once
+    while any(chosen):
+        places = [
+            {j: _place(prompt, trial, j) for j in wanted if j >= max(trial.fork, 0)}
+            for prompt, trial, wanted in zip(prompts, trials, chosen, strict=True)
+        ]
+        traces, owners = [], []
+        asked = set(known)
+        for i, trial in enumerate(trials):
+            fresh = {j: place for j, place in places[i].items() if place not in asked}
+            asked |= set(fresh.values())
+            if fresh:
+                cuts = tuple(trial.ends[j - 1] if j else 0 for j in fresh)
+                opening = tuple(trial.completion[: trial.start])
+                facts = (rows[i], opening, trial.closed, trial.kept)
+                traces.append(Trace(tuple(prompts[i]), tuple(trial.thought), cuts, *facts))
+                owners.append(list(fresh.values()))
+        for own, result in zip(owners, probe(engine, fmt, traces, judge), strict=True):
+            known |= zip(own, zip(result.values, result.errors, strict=True), strict=True)
+        for trial, boundaries in zip(trials, places, strict=True):
+            for j, place in boundaries.items():
+                trial.stop_values[j], trial.errors[j] = known[place]
+        chosen = [schedule.refine(trial.stop_values) for trial in trials]
     for trial in trials:
         trial.kept = None
+
+
+def _place(prompt: Sequence[int], trial: Trial, j: int) -> tuple[int, ...]:
+    """What decides J_j: the ids before the boundary, and whether the thought is closed there in its own way."""
+    cut = trial.ends[j - 1] if j else 0
+    own = j == len(trial.ends) and trial.closed and cut > 0
+    return (*prompt, *trial.completion[: trial.start + cut], -1 - int(own))

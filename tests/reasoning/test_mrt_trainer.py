@@ -177,6 +177,23 @@ def test_progress_weighs_every_episode_by_its_own_gain(tmp_path, probe):
     assert all(len(row["stop_values"]) == len(row["ends"]) + 1 for row in rows)
 
 
+def test_looking_where_j_moved_changes_little_but_the_cost(tmp_path):
+    """Threshold 0: every interval over which J moved at all is split, so every boundary is known; and a huge one."""
+    records = {}
+    for moved in (None, 0.0, 10.0):
+        trainer = mrt(tmp_path / str(moved), credit="progress", alpha=2.0, probe="gold", probe_moved=moved)
+        seen = []
+        spy(trainer, lambda output, record, seen=seen: seen.append((output["advantages"], record.stop_values)))
+        torch.manual_seed(0)
+        trainer.train()
+        records[moved] = (*seen[0], trainer.rollout.cost["probed"])
+    for one, other in zip(records[None][:2], records[0.0][:2], strict=True):
+        assert torch.allclose(one.nan_to_num(9), other.nan_to_num(9), atol=1e-5)
+    ends_only = records[10.0][1]
+    assert ((~ends_only.isnan()).sum(1) <= 2).all()
+    assert records[10.0][2] < 0.7 * records[None][2]
+
+
 def test_mixed_group_cuts_a_prefix_and_forces_half_of_the_group(tmp_path):
     trainer = mrt(tmp_path, credit="outcome", rollout="mixed", probe="none", train_forced=False)
     seen = []

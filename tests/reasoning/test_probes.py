@@ -249,6 +249,7 @@ def test_schedule_keeps_both_ends():
     generator = torch.Generator().manual_seed(0)
     assert Schedule().choose([0, 2], generator) == [[0], [0, 1, 2]]
     assert Schedule(every=2).choose([5], generator) == [[0, 2, 4, 5]]
+    assert Schedule(moved=0.1).choose([5, 1, 0], generator) == [[0, 5], [0, 1], [0]]
     for boundaries in Schedule(at_most=3).choose([9] * 20, generator):
         assert len(boundaries) == 3
         assert boundaries[0] == 0
@@ -256,3 +257,18 @@ def test_schedule_keeps_both_ends():
         assert boundaries == sorted(set(boundaries))
     shares = [bool(b) for b in Schedule(share=0.25).choose([3] * 2000, generator)]
     assert 0.2 < sum(shares) / 2000 < 0.3
+
+
+def test_a_schedule_that_looks_where_j_moved_finds_the_jump():
+    """J stays at 0.1 and jumps to 0.9 at boundary 6 of 8: the ends, then 4, 6, 5; else the ends only."""
+    curve = [0.1] * 6 + [0.9] * 3
+    schedule, values, asked = Schedule(moved=0.1), [math.nan] * 9, []
+    wanted = schedule.choose([8], torch.Generator())[0]
+    while wanted:
+        for j in wanted:
+            values[j] = curve[j]
+        asked.append(wanted)
+        wanted = schedule.refine(values)
+    assert asked == [[0, 8], [4], [6], [5]]
+    assert schedule.refine([0.1, math.nan, math.nan, 0.15]) == []
+    assert Schedule().refine([0.1, math.nan, 0.9]) == []
