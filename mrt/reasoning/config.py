@@ -11,7 +11,8 @@ from mrt.credit import Credit, make_credit
 from mrt.errors import ConfigError, nearest
 from mrt.guard import check_construction
 from mrt.mixin import TrialArguments
-from mrt.reasoning.probes import PROBES, Schedule
+from mrt.reasoning.probes import PROBES
+from mrt.reasoning.schedule import Schedule
 
 ROLLOUTS = ("plain", "probed", "mixed")
 HELD_OUT = ("auto", "reference", "none")

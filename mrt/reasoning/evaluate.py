@@ -23,10 +23,11 @@ from mrt.reasoning.engines.sampling import Sampling
 from mrt.reasoning.engines.transformers import Branch, TransformersEngine
 from mrt.reasoning.grading import Grade, Verdict
 from mrt.reasoning.loading import load_model, pad_id
-from mrt.reasoning.probes import MAX_SOLUTIONS, Probe, Schedule, Trace, force_answers, make_probe
+from mrt.reasoning.probes import MAX_SOLUTIONS, Probe, Trace, force_answers, make_probe
 from mrt.reasoning.problems import Problem, ProblemSet, load_problems
 from mrt.reasoning.prompts import ThinkFormat, render, think_format
 from mrt.reasoning.samples import append, claim, whole_chunks
+from mrt.reasoning.schedule import Schedule
 from mrt.reasoning.segmentation import make_segmenter
 from mrt.reasoning.summary import compare as compare
 from mrt.reasoning.summary import summarise

@@ -20,8 +20,9 @@ import torch
 
 from mrt.reasoning.engines.sampling import Sampling
 from mrt.reasoning.engines.transformers import Answers, Branch, TransformersEngine
-from mrt.reasoning.probes import Judge, Probe, Schedule
+from mrt.reasoning.probes import Judge, Probe
 from mrt.reasoning.prompts import ThinkFormat, forced_prefix, thought_span
+from mrt.reasoning.schedule import Schedule
 from mrt.reasoning.trial import Segment, Trial, probe_trials, read_trial
 
 

@@ -11,8 +11,9 @@ import torch
 
 from mrt.reasoning.engines.cache import Kept
 from mrt.reasoning.engines.transformers import TransformersEngine
-from mrt.reasoning.probes import Judge, Probe, Schedule, Trace
+from mrt.reasoning.probes import Judge, Probe, Trace
 from mrt.reasoning.prompts import ThinkFormat, thought_span
+from mrt.reasoning.schedule import Schedule
 
 Segment = Callable[[Sequence[int], Any], list[int]]
 

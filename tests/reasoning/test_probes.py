@@ -13,7 +13,6 @@ from mrt.reasoning.probes import (
     Gold,
     Greedy,
     Sampled,
-    Schedule,
     Shrunk,
     Trace,
     force_answers,
@@ -23,6 +22,7 @@ from mrt.reasoning.probes import (
 from mrt.reasoning.problems import Problem
 from mrt.reasoning.problems.countdown import Countdown
 from mrt.reasoning.prompts import render, think_format
+from mrt.reasoning.schedule import Schedule
 from mrt.reasoning.tiny import build_model, build_tokenizer
 
 
