@@ -10,8 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-from torch.nn import functional
 from trl import SFTConfig, SFTTrainer
 
 from mrt.errors import ConfigError
@@ -45,7 +43,20 @@ class WarmStartConfig(TrialArguments, SFTConfig):  # type: ignore[misc]  # narro
 
 
 class WarmStartTrainer(TrialMixin, SFTTrainer):
-    """`trl.SFTTrainer` in the house's life cycle."""
+    """`trl.SFTTrainer` in the house's life cycle.
+
+    The cross-entropy is summed over the tokens to learn and divided by `tokens_an_update`, their mean number: every
+    token weighs the same. A mean over each batch would weigh a token of a short trace many times one of a long trace,
+    since batches hold one length.
+    """
+
+    tokens_an_update: float | None = None
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        tokens = num_items_in_batch if self.tokens_an_update is None else self.tokens_an_update
+        return super().compute_loss(model, inputs, return_outputs, num_items_in_batch=tokens)
 
     @classmethod
     def args_class(cls) -> type:
@@ -70,31 +81,15 @@ class WarmStartTrainer(TrialMixin, SFTTrainer):
         dataset, _ = trace_dataset(problems, tokenizer, args.max_steps * batch, attempts, recipe.seed, args.give_up)
         order = bucketed([len(ids) for ids in dataset["input_ids"]], batch, recipe.seed)
         learnt = sum(sum(label != IGNORED for label in labels) for labels in dataset["labels"])
-        return cls(
+        trainer = cls(
             model=model,
             args=args,
             train_dataset=dataset.select_columns(["input_ids", "labels"]).select(order),
             processing_class=tokenizer,
-            compute_loss_func=TokenLoss(learnt / args.max_steps),
             peft_config=_lora(recipe),
         )
-
-
-@dataclass(frozen=True)
-class TokenLoss:
-    """Cross-entropy summed over the tokens to learn and divided by their mean number an update: every token weighs
-    the same.
-
-    A mean over each batch would weigh a token of a short trace many times a token of a long one, since batches hold
-    one length.
-    """
-
-    tokens: float
-
-    def __call__(self, outputs: Any, labels: Tensor, num_items_in_batch: Any = None) -> Tensor:
-        logits = outputs.logits[:, :-1].float().flatten(0, 1)
-        total = functional.cross_entropy(logits, labels[:, 1:].flatten(), ignore_index=IGNORED, reduction="sum")
-        return total / self.tokens
+        trainer.tokens_an_update = learnt / args.max_steps
+        return trainer
 
 
 def bucketed(lengths: Sequence[int], batch: int, seed: int) -> list[int]:

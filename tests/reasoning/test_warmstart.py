@@ -2,7 +2,6 @@
 
 import random
 from collections import Counter
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +9,8 @@ import torch
 from mrt.errors import ConfigError
 from mrt.reasoning.problems.countdown import Countdown
 from mrt.reasoning.search_traces import search_traces
-from mrt.reasoning.warmstart import BUCKET, TokenLoss, WarmStartConfig, bucketed
+from mrt.reasoning.warmstart import BUCKET, WarmStartConfig, WarmStartTrainer, bucketed
+from mrt.recipe import load_recipe
 
 
 def test_bucketed_keeps_every_row_and_puts_like_lengths_together():
@@ -27,17 +27,33 @@ def test_bucketed_keeps_every_row_and_puts_like_lengths_together():
     assert len(order[-5:]) == 5  # the odd batch comes last
 
 
-def test_token_loss_weighs_a_token_of_a_short_batch_like_one_of_a_long_batch():
-    torch.manual_seed(0)
-    loss = TokenLoss(tokens=10.0)
-    logits = torch.randn(2, 6, 5)
-    labels = torch.tensor([[-100, 1, 2, -100, -100, -100], [-100, 1, 2, 3, 4, 0]])
-    both = loss(SimpleNamespace(logits=logits), labels)
-    parts = [loss(SimpleNamespace(logits=logits[i : i + 1]), labels[i : i + 1]) for i in range(2)]
-    assert both == pytest.approx(float(sum(parts)), rel=1e-6)
-    logprobs = logits.log_softmax(-1)
-    by_hand = -(logprobs[0, 0, 1] + logprobs[0, 1, 2]) / 10
-    assert parts[0] == pytest.approx(float(by_hand), rel=1e-6)
+def test_a_token_of_a_short_batch_weighs_like_one_of_a_long_batch(tmp_path):
+    """Losses of single rows add up to the loss of the batch, and are the cross-entropy over the mean tokens a step."""
+    small = [
+        f"output_dir={tmp_path}",
+        "args.max_steps=2",
+        "args.per_device_train_batch_size=4",
+        "args.save_strategy=no",
+    ]
+    sizes = ["problems.train=10", "problems.warmstart=20", "problems.test=10", "problems.high=9"]
+    trainer = WarmStartTrainer.from_recipe(load_recipe("countdown/warmstart", [*small, *sizes]), tmp_path)
+    rows = [trainer.train_dataset[i] for i in (0, 1)]
+    width = max(len(row["input_ids"]) for row in rows)
+    ids = torch.tensor([row["input_ids"] + [0] * (width - len(row["input_ids"])) for row in rows])
+    labels = torch.tensor([row["labels"] + [-100] * (width - len(row["labels"])) for row in rows])
+    batch = {"input_ids": ids, "attention_mask": (ids != 0).long(), "labels": labels}
+
+    def loss(chosen):
+        return float(
+            trainer.compute_loss(trainer.model, {k: v[chosen] for k, v in batch.items()}, num_items_in_batch=7)
+        )
+
+    assert loss([0, 1]) == pytest.approx(loss([0]) + loss([1]), rel=1e-5)
+    learnt = sum(label != -100 for row in trainer.train_dataset for label in row["labels"])
+    with torch.no_grad():
+        logits = trainer.model(input_ids=ids[:1], attention_mask=batch["attention_mask"][:1]).logits[0, :-1]
+    by_hand = torch.nn.functional.cross_entropy(logits, labels[0, 1:], ignore_index=-100, reduction="sum")
+    assert loss([0]) == pytest.approx(float(by_hand) / (learnt / 2), rel=1e-5)
 
 
 def test_a_chance_to_give_up_leaves_no_wall():
