@@ -80,14 +80,21 @@ def _draw(numbers: list[int], operations: str, limit: int, rng: random.Random, t
 
 
 def search_traces(
-    problem_set: ProblemSet, traces: int, attempts: tuple[int, int] = (0, 8), seed: int = 0, give_up: float = 0.0
+    problem_set: ProblemSet,
+    traces: int,
+    attempts: tuple[int, int] = (0, 8),
+    seed: int = 0,
+    give_up: float = 0.0,
+    patient: float = 0.0,
 ) -> list[tuple[Problem, SearchTrace]]:
     """`traces` search traces over the warm start split, deterministic in `seed`.
 
     The problems go round in shuffled order. Each trace draws its limit of attempts, so that lengths vary: evenly from
     `attempts` (lowest, highest), or, with `give_up` above 0, by giving up with that probability before each attempt
     beyond the lowest. Such traces are short, yet the model sees that more attempts are possible, and reinforcement can
-    lengthen them; an even range ends in a wall that no sample ever climbs.
+    lengthen them; an even range ends in a wall that no sample ever climbs. A share `patient` of the traces never gives
+    up before the highest, so that the model also knows how a search ends: without it, reinforcement lengthens the
+    thought beyond every limit on tokens.
 
     Raises:
         ConfigError: for a range that is none, a probability that is none, and for an empty warm start split.
@@ -97,8 +104,8 @@ def search_traces(
         raise ConfigError(f"traces must be at least 1, got {traces}")
     if not 0 <= low <= high:
         raise ConfigError(f"attempts must be a range (lowest, highest) with 0 <= lowest <= highest, got {attempts}")
-    if not 0 <= give_up < 1:
-        raise ConfigError(f"give_up={give_up} is no probability below 1")
+    if not 0 <= give_up < 1 or not 0 <= patient <= 1:
+        raise ConfigError(f"give_up={give_up} is to be a probability below 1, patient={patient} a share")
     problems = problem_set.problems("warmstart")
     if not problems:
         raise ConfigError(f"problem set '{problem_set.name}' has no warm start problems: raise its dial 'warmstart'")
@@ -106,7 +113,7 @@ def search_traces(
     made: list[tuple[Problem, SearchTrace]] = []
     while len(made) < traces:
         for problem in rng.sample(problems, min(len(problems), traces - len(made))):
-            limit = low
+            limit = high if patient and rng.random() < patient else low
             while give_up and limit < high and rng.random() >= give_up:
                 limit += 1
             made.append((problem, search_trace(problem, rng, limit if give_up else rng.randint(low, high))))
@@ -120,6 +127,7 @@ def trace_dataset(
     attempts: tuple[int, int] = (0, 8),
     seed: int = 0,
     give_up: float = 0.0,
+    patient: float = 0.0,
 ) -> tuple[Dataset, dict[str, float]]:
     """Search traces as rows for TRL's SFTTrainer, and their statistics.
 
@@ -138,7 +146,7 @@ def trace_dataset(
 
     end = str(tokenizer.eos_token)
     columns: dict[str, list[Any]] = {name: [] for name in ("key", "prompt", "completion", "input_ids", "labels")}
-    made = search_traces(problem_set, traces, attempts, seed, give_up)
+    made = search_traces(problem_set, traces, attempts, seed, give_up, patient)
     prompts: dict[str, tuple[list[int], str]] = {}
     tails = tokenizer([trace.completion + end for _, trace in made], add_special_tokens=False)["input_ids"]
     for (problem, trace), tail in zip(made, tails, strict=True):

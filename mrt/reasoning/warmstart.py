@@ -32,6 +32,8 @@ class WarmStartConfig(TrialArguments, SFTConfig):  # type: ignore[misc]  # narro
 
     give_up: float = field(default=0.0, metadata={"help": "chance to give up before each attempt; 0: even limits"})
 
+    patient: float = field(default=0.0, metadata={"help": "share of the traces that never give up before the end"})
+
     def __post_init__(self) -> None:
         if not 0 <= self.attempts_low <= self.attempts_high:
             raise ConfigError(f"attempts_low={self.attempts_low} and attempts_high={self.attempts_high} are no range")
@@ -78,7 +80,8 @@ class WarmStartTrainer(TrialMixin, SFTTrainer):
         tokenizer = AutoTokenizer.from_pretrained(model)
         batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
         attempts = (args.attempts_low, args.attempts_high)
-        dataset, _ = trace_dataset(problems, tokenizer, args.max_steps * batch, attempts, recipe.seed, args.give_up)
+        shape = (attempts, recipe.seed, args.give_up, args.patient)
+        dataset, _ = trace_dataset(problems, tokenizer, args.max_steps * batch, *shape)
         order = bucketed([len(ids) for ids in dataset["input_ids"]], batch, recipe.seed)
         learnt = sum(sum(label != IGNORED for label in labels) for labels in dataset["labels"])
         trainer = cls(

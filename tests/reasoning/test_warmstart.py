@@ -65,6 +65,9 @@ def test_a_chance_to_give_up_leaves_no_wall():
     assert set(missed) == set(range(7))
     reached = [sum(trace.attempts >= k for trace in traces) for k in range(4)]
     assert reached[1] / reached[0] == pytest.approx(0.7, abs=0.03)
+    some = [trace for _, trace in search_traces(problems, 4000, (0, 6), seed=0, give_up=0.3, patient=0.5)]
+    at_once = sum(trace.attempts == 0 for trace in some) / len(some)
+    assert at_once == pytest.approx(0.15, abs=0.03)  # only the half that may give up does so before the first attempt
     even = Counter(trace.attempts for _, trace in search_traces(problems, 500, (2, 3), seed=0) if not trace.hit)
     assert set(even) == {2, 3}
 
@@ -73,6 +76,8 @@ def test_a_chance_to_give_up_leaves_no_wall():
 def test_give_up_is_a_probability(give_up):
     with pytest.raises(ConfigError, match="give_up"):
         search_traces(Countdown(train=0, warmstart=10, test=0), 1, give_up=give_up)
+    with pytest.raises(ConfigError, match="patient"):
+        search_traces(Countdown(train=0, warmstart=10, test=0), 1, give_up=0.5, patient=1.1)
 
 
 def test_arguments_are_checked(tmp_path):
