@@ -116,10 +116,13 @@ def _training(out: Path, arm: str, scale: Scale, seed: int) -> Step:
 
 
 def _training_progress(run_dir: Path) -> Progress:
-    total = read_run(run_dir).get("recipe", {}).get("args", {}).get("max_steps", 0)
+    args = read_run(run_dir).get("recipe", {}).get("args", {})
     row = last_object(run_dir / "metrics.jsonl")
     note = next((f"{key} {row[key]:.3f}" for key in ("reward", "loss") if isinstance(row.get(key), int | float)), "")
-    return Progress(int(row.get("step") or 0), int(total), note)
+    limit = args.get("max_cost")
+    if limit:  # arms stop at equal cost, each after its own number of updates
+        return Progress(min(100, round(100 * float(row.get("cost/total") or 0) / limit)), 100, note)
+    return Progress(int(row.get("step") or 0), int(args.get("max_steps", 0)), note)
 
 
 def _evaluation(out: Path, arm: str, scale: Scale, seed: int) -> Step:

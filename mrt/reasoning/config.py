@@ -49,6 +49,9 @@ class MRTConfig(TrialArguments, GRPOConfig):  # type: ignore[misc]  # narrower d
     max_cost: float | None = field(
         default=None, metadata={"help": "stop after so many positions (sampled 1, probed 1, updated 3 each)"}
     )
+    thinking_budget: int | None = field(
+        default=None, metadata={"help": "probed: tokens of a completion after which the answer is forced"}
+    )
     train_forced: bool = field(default=False, metadata={"help": "mixed: credit the forced rows' answer tokens"})
     prefix_max_age: int = field(default=0, metadata={"help": "mixed: steps that a stale prefix may be reused for"})
     held_out_prover: str = field(default="auto", metadata={"help": "auto | reference | none: the gaming watch"})
@@ -76,6 +79,14 @@ class MRTConfig(TrialArguments, GRPOConfig):  # type: ignore[misc]  # narrower d
             self.probe_moved < 0 or self.schedule() != Schedule(share=self.probe_share, moved=self.probe_moved)
         ):
             raise ConfigError("probe_moved is at least 0 and goes without probe_every and probe_boundaries")
+        if self.thinking_budget is not None:
+            if self.rollout != "probed":
+                raise ConfigError("thinking_budget needs rollout='probed' (with probe='none' to measure nothing)")
+            if not 0 < self.thinking_budget < int(self.max_completion_length or 0) - 8:
+                raise ConfigError(
+                    f"thinking_budget={self.thinking_budget} has to leave room for an answer within "
+                    f"max_completion_length={self.max_completion_length}"
+                )
         if self.credit == "progress" and self.bonus:
             check_construction(self.progress_mode, mixed=self.rollout == "mixed")
         super().__post_init__()

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from mrt.errors import ConfigError
 from mrt.reasoning.engines.sampling import Sampling
 from mrt.reasoning.engines.transformers import Answers, Branch, TransformersEngine
 from mrt.reasoning.probes import Judge, Probe
@@ -67,6 +68,7 @@ class Rollout:
     schedule: Schedule = field(default_factory=Schedule)
     kind: str = "probed"
     train_forced: bool = False
+    budget: int | None = None
     pool: PrefixPool = field(default_factory=PrefixPool)
     cost: dict[str, int] = field(default_factory=lambda: {"sampled": 0, "probed": 0})
 
@@ -83,6 +85,8 @@ class Rollout:
         elif _samples_plainly(trainer):
             with _engine(trainer) as engine:
                 trials = self._act(engine, trainer, prompt_ids, size)
+        elif self.budget is not None:
+            raise ConfigError("thinking_budget goes with temperature, top_p and top_k only, and without vLLM")
         else:
             completions, logprobs = trainer._generate_single_turn(prompt_ids, images, multimodal, size)
             trials = [read_trial(ids, self.fmt, self.segment) for ids in completions]
@@ -101,7 +105,7 @@ class Rollout:
             "logprobs": logprobs,
             "trial": trials,
         }
-        if any(trial.chosen is not None for trial in trials):
+        if self.budget is not None or any(trial.chosen is not None for trial in trials):
             output["env_mask"] = [trial.chosen or [1] * len(trial.completion) for trial in trials]
         return output
 
@@ -109,18 +113,46 @@ class Rollout:
         """A trial of every prompt. The prompt of a group runs once; keys and values stay for the probes."""
         starts = prompt_ids[::size]
         limit = trainer.max_completion_length
-        longest = max(map(len, prompt_ids)) + limit
-        fits = len(prompt_ids) * longest <= engine.max_positions
+        fits = len(prompt_ids) * (max(map(len, prompt_ids)) + limit) <= engine.max_positions
+        keep = fits and (self.probe is not None or self.budget is not None)
+        groups = self._continue(engine, starts, [self.budget or limit] * len(starts), size, _sampling(trainer), keep)
         trials = []
-        for group in self._continue(
-            engine, starts, [limit] * len(starts), size, _sampling(trainer), keep=fits and self.probe is not None
-        ):
+        for group in groups:
             for ids, kept in zip_longest(group.ids, group.kept):
                 trial = read_trial(ids, self.fmt, self.segment)
                 trial.kept = kept
                 trials.append(trial)
+        if self.budget is not None:
+            self._finish(engine, trainer, prompt_ids, trials)
         self.cost["sampled"] += engine.positions["sampled"]
         return trials
+
+    def _finish(
+        self, engine: TransformersEngine, trainer: Any, prompt_ids: list[list[int]], trials: Sequence[Trial]
+    ) -> None:
+        """Trials that used up the thinking budget: an open thought is closed and answered, an answer goes on.
+
+        The close is given, not chosen; the answer is the policy's own. The trial's stop stays BUDGET.
+        """
+        rows = [i for i, trial in enumerate(trials) if trial.completion[-1] not in self.fmt.end_ids]
+        if not rows:
+            return
+        before = [[*prompt_ids[i], *trials[i].completion] for i in rows]
+        kept = [trials[i].kept for i in rows]
+        prefix = engine.restore([one for one in kept if one is not None]) if all(kept) else engine.prefill(before)
+        branches = []
+        for place, (i, ids) in enumerate(zip(rows, before, strict=True)):
+            suffix = tuple(ids[-1:] if trials[i].closed else forced_prefix(trials[i].thought, self.fmt))
+            branches.append(Branch(place, len(ids) - trials[i].closed, suffix))
+        room = trainer.max_completion_length - self.budget - max(len(branch.suffix) for branch in branches) - 1
+        stops = (*self.fmt.answer_stop_ids, *self.fmt.end_ids)
+        answers = engine.answers(prefix, branches, 1, room, stops, _sampling(trainer), "sampled")
+        for i, branch, answer in zip(rows, branches, answers, strict=True):
+            trial, (ids,) = trials[i], answer.ids
+            given = 0 if trial.closed else len(branch.suffix)
+            added = [] if ids[-1] in self.fmt.end_ids or not answer.stopped[0] else list(self.fmt.end_ids[:1])
+            trial.chosen = [1] * len(trial.completion) + [0] * given + [1] * len(ids) + [0] * len(added)
+            trial.completion = [*trial.completion, *(branch.suffix if given else ()), *ids, *added]
 
     def _mixed(
         self,

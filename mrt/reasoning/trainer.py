@@ -88,7 +88,8 @@ class MRTTrainer(TrialMixin, GRPOTrainer):
         segment = make_segmenter(segmenter or args.segmenter, **(args.segmenter_options or {}))
         probe = None if args.probe == "none" else make_probe(args.probe, args.probe_samples, args.probe_tolerance)
         pool = PrefixPool(args.prefix_max_age)
-        self.rollout = Rollout(fmt, segment, self.judge, probe, args.schedule(), args.rollout, args.train_forced, pool)
+        how = (args.schedule(), args.rollout, args.train_forced, args.thinking_budget)
+        self.rollout = Rollout(fmt, segment, self.judge, probe, *how, pool)
         if probe is not None:
             self.held_out = HeldOutProver.of(self.model, args.held_out_prover)
         self.register_state("prefix_pool", pool)

@@ -194,6 +194,40 @@ def test_looking_where_j_moved_changes_little_but_the_cost(tmp_path):
     assert records[10.0][2] < 0.7 * records[None][2]
 
 
+@pytest.mark.parametrize("probe", ["gold", "none"])
+def test_a_thought_that_used_up_its_budget_is_made_to_answer(tmp_path, probe):
+    """Budget 8 of 30: the close is given and never trained, the answer is the policy's own; the stop is BUDGET."""
+    credit = "progress" if probe == "gold" else "outcome"
+    trainer = mrt(tmp_path, credit=credit, probe=probe, thinking_budget=8, max_completion_length=30)
+    close = TOKENIZER("</think>\\boxed{")["input_ids"]
+    seen = {"forced": 0, "own": 0}
+
+    def look(output, record):
+        for b, (ids, mask) in enumerate(zip(output["completion_ids"], output["completion_mask"], strict=True)):
+            ids = ids[mask.bool()].tolist()
+            chosen = output["tool_mask"][b][mask.bool()].tolist()
+            if len(ids) <= 8:  # it ended its turn by itself
+                seen["own"] += 1
+                continue
+            assert int(record.trial_stop[b]) == Stop.BUDGET
+            seen["forced"] += 1
+            assert ids[8 : 8 + len(close)] == close
+            assert chosen[: 8 + len(close)] == [1] * 8 + [0] * len(close)
+            assert chosen[8 + len(close)] == 1
+            assert len(ids) <= 30
+            assert int(record.episode[b].max()) == 1  # two blocks of four: close and answer are no episode
+            if probe == "gold":
+                assert not record.stop_values[b, :3].isnan().any()
+
+    spy(trainer, look)
+    trainer.train()
+    assert seen["forced"] > 5
+    with pytest.raises(ConfigError, match="leave room"):
+        mrt(tmp_path, thinking_budget=30, max_completion_length=30)
+    with pytest.raises(ConfigError, match="needs rollout='probed'"):
+        mrt(tmp_path, rollout="mixed", thinking_budget=8)
+
+
 def test_mixed_group_cuts_a_prefix_and_forces_half_of_the_group(tmp_path):
     trainer = mrt(tmp_path, credit="outcome", rollout="mixed", probe="none", train_forced=False)
     seen = []
