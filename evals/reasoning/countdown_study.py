@@ -58,7 +58,7 @@ class Arm:
 
 
 FAMILIES = {
-    "three": Family(cost=6e6, budgets="0,15,30,45,60,75,90,105,120"),
+    "three": Family(cost=3e6, budgets="0,15,30,45,60,75,90,105,120"),
 }
 ARMS = {
     WARM_START: Arm("warmstart"),
@@ -67,7 +67,7 @@ ARMS = {
     "mrt_sampled": Arm("mrt", ("args.probe=sampled", "args.probe_tolerance=0")),
     "mrt_to_go": Arm("mrt", ("args.progress_mode=to-go",)),
     "mrt_discounted": Arm("mrt", ("args.progress_mode=discounted",)),
-    "mixed": Arm("mrt", ("args.rollout=mixed", "args.credit=outcome", "args.probe=none")),
+    "mixed": Arm("mrt", ("args.rollout=mixed", "args.credit=outcome", "args.probe=none", "args.thinking_budget=null")),
 }
 
 
