@@ -26,7 +26,7 @@ from mrt.errors import ConfigError
 from mrt.tasks import Task, split_of
 
 SPLITS = {"train": 0.8, "test": 0.2}
-ATTEMPTS = 64  # draws for a task of the split that is asked for
+ATTEMPTS = 1000  # draws for a task of the split that is asked for; small task sets have few of some splits
 E = TypeVar("E", bound="TensorEnv")
 
 

@@ -259,8 +259,7 @@ class TransformersEngine:
                     ended[row] = end
             running &= ~stopped
             left = int(running.sum())
-            last = step == max_new_tokens - 1
-            if left == 0 or (last and not keep):
+            if left == 0 or (step == max_new_tokens - 1 and not keep):
                 break
             if left <= 0.75 * len(running):
                 harvest((~running).nonzero()[:, 0].tolist())
