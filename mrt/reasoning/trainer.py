@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import TrainerCallback
 from trl import GRPOTrainer
 
@@ -160,7 +161,7 @@ class MRTTrainer(TrialMixin, GRPOTrainer):
 
     def _credited(self, record: Any) -> Tensor:
         """Credit of the batch; the cancellation guard looks at the first batches until one could tell."""
-        fraction = self.state.global_step / max(self.state.max_steps, 1)
+        fraction = self.done()
         weights = self.credit(record, fraction, self.accelerator.gather)
         alpha = self.credit.alpha(fraction)
         if alpha:
@@ -199,6 +200,20 @@ class MRTTrainer(TrialMixin, GRPOTrainer):
             metrics |= self.held_out.look(self.rollout, self.model, record, trials, inputs, output, self._tokenizer)
         for name, value in metrics.items():
             self.log_metric(name, value)
+
+    def done(self) -> float:
+        """How far training has come, from 0 to 1: in cost where `max_cost` ends it, else in updates."""
+        limit = self.args.max_cost
+        spent = self.cost()["total"] / limit if limit else self.state.global_step / max(self.state.max_steps, 1)
+        return min(1.0, spent)
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """As in transformers; with `max_cost` and the linear schedule, linear in the cost."""
+        if self.args.max_cost is None or self.args.lr_scheduler_type != "linear":
+            return super().create_scheduler(num_training_steps, optimizer)
+        if self.lr_scheduler is None:
+            self.lr_scheduler = LambdaLR(optimizer or self.optimizer, lambda _: 1.0 - self.done())
+        return self.lr_scheduler
 
     def cost(self) -> dict[str, int]:
         """Positions through the model so far: sampled 1, probed 1, updated 3 each in `total`."""
