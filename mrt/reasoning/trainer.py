@@ -18,7 +18,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import TrainerCallback
 from trl import GRPOTrainer
 
 from mrt.errors import ConfigError
@@ -26,6 +25,7 @@ from mrt.grouping import check_group_size
 from mrt.guard import check_bonus
 from mrt.mixin import TrialMixin
 from mrt.reasoning.config import MRTConfig
+from mrt.reasoning.cost import CostLimit, CostState
 from mrt.reasoning.loading import check_model
 from mrt.reasoning.probes import make_probe
 from mrt.reasoning.prompts import think_format
@@ -51,6 +51,8 @@ class MRTTrainer(TrialMixin, GRPOTrainer):
         ConfigError: for a tokenizer without think tags, groups that would be split over processes, or options that
             exclude each other.
     """
+
+    args: MRTConfig
 
     def __init__(
         self,
@@ -80,7 +82,7 @@ class MRTTrainer(TrialMixin, GRPOTrainer):
         if args.max_cost is not None:
             if self.rollout_func is None:
                 raise ConfigError("max_cost counts positions: set rollout=probed (with probe=none to measure nothing)")
-            self.add_callback(_CostLimit(self, args.max_cost))
+            self.add_callback(CostLimit(self, args.max_cost))
         if probing:
             self._prepare_probes(args, segmenter)
 
@@ -94,7 +96,7 @@ class MRTTrainer(TrialMixin, GRPOTrainer):
         if probe is not None:
             self.held_out = HeldOutProver.of(self.model, args.held_out_prover)
         self.register_state("prefix_pool", pool)
-        self.register_state("cost", _Cost(self))
+        self.register_state("cost", CostState(self))
 
     @property
     def group_size(self) -> int:
@@ -212,7 +214,7 @@ class MRTTrainer(TrialMixin, GRPOTrainer):
         if self.args.max_cost is None or self.args.lr_scheduler_type != "linear":
             return super().create_scheduler(num_training_steps, optimizer)
         if self.lr_scheduler is None:
-            self.lr_scheduler = LambdaLR(optimizer or self.optimizer, lambda _: 1.0 - self.done())
+            self.lr_scheduler = LambdaLR(optimizer or self.optimizer, lambda _: 1.0 - self.done())  # type: ignore[arg-type]
         return self.lr_scheduler
 
     def cost(self) -> dict[str, int]:
@@ -269,33 +271,6 @@ class MRTTrainer(TrialMixin, GRPOTrainer):
             train_dataset=to_dataset(problems, "train"),
             peft_config=peft,
         )
-
-
-class _CostLimit(TrainerCallback):
-    """Ends the training once the run has cost so much: arms are compared at equal cost."""
-
-    def __init__(self, trainer: MRTTrainer, limit: float) -> None:
-        self.trainer, self.limit = trainer, limit
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.trainer.cost()["total"] >= self.limit:
-            control.should_training_stop = True
-
-
-class _Cost:
-    """The counters of a trainer as checkpointable state."""
-
-    def __init__(self, trainer: MRTTrainer) -> None:
-        self.trainer = trainer
-
-    def state_dict(self) -> dict[str, Any]:
-        assert self.trainer.rollout is not None
-        return {"updated": self.trainer.updated, "guarded": self.trainer._guarded, **self.trainer.rollout.cost}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        assert self.trainer.rollout is not None
-        self.trainer.updated, self.trainer._guarded = state["updated"], state["guarded"]
-        self.trainer.rollout.cost.update(sampled=state["sampled"], probed=state["probed"])
 
 
 def _ignore(*_: Any) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -227,6 +228,23 @@ def test_a_thought_that_used_up_its_budget_is_made_to_answer(tmp_path, probe):
         mrt(tmp_path, thinking_budget=30, max_completion_length=30)
     with pytest.raises(ConfigError, match="needs rollout='probed'"):
         mrt(tmp_path, rollout="mixed", thinking_budget=8)
+
+
+def test_a_run_ends_at_its_cost_and_schedules_follow_it(tmp_path):
+    """The learning rate falls linearly with the cost, alpha moves with it, and the last update is the one that brings
+    the run to `max_cost`."""
+    options = {"credit": "progress", "probe": "gold", "alpha": 2.0, "alpha_end": 1.0, "lr_scheduler_type": "linear"}
+    trainer = mrt(tmp_path, max_cost=6000, max_steps=100, **options)
+    trainer.train()
+    rows = [row for row in trainer.state.log_history if "cost/total" in row]
+    assert rows[-2]["cost/total"] < 6000 <= rows[-1]["cost/total"]
+    for before, row in pairwise(rows):
+        done = before["cost/total"] / 6000
+        assert row["progress/alpha"] == pytest.approx(2.0 - done, abs=0.2)
+        assert row["learning_rate"] <= before["learning_rate"]
+    assert rows[-1]["learning_rate"] < 0.5e-3
+    with pytest.raises(ConfigError, match="max_cost counts positions"):
+        mrt(tmp_path / "plain", credit="outcome", rollout="plain", max_cost=100)
 
 
 def test_mixed_group_cuts_a_prefix_and_forces_half_of_the_group(tmp_path):
