@@ -110,19 +110,25 @@ class TensorEnv(ABC):
 
     # The trial.
 
-    def reset(self, params: Mapping[str, Tensor], seed: int = 0) -> Tensor:
-        """Begins a trial in each of these tasks and returns the first observations (B, observation)."""
+    def reset(self, params: Mapping[str, Tensor], seed: int = 0, noise: Tensor | None = None) -> Tensor:
+        """Begins a trial in each of these tasks and returns the first observations (B, observation).
+
+        `seed` is that of the noise to come; `noise` (B, start_draws) replaces the numbers of the first start.
+        """
         self.params = {name: value.to(self.device) for name, value in params.items()}
         self.generator.manual_seed(seed)
         rows = len(next(iter(self.params.values())))
         self.clock = torch.zeros(rows, dtype=torch.long, device=self.device)
         self.episode = torch.zeros_like(self.clock)
         self.waiting = torch.zeros(rows, dtype=torch.bool, device=self.device)
-        self.state = self.begin_episode(self._draw(None, rows, self.start_draws))
+        self.state = self.begin_episode(self._draw(noise, rows, self.start_draws))
         return self.observe()
 
     def step(self, actions: Tensor, noise: Tensor | None = None) -> Step:
-        """One step of all rows; `noise` (B, max(step_draws, start_draws)) replaces the numbers drawn here."""
+        """One step of all rows; `noise` (B, max(step_draws, start_draws)) replaces the numbers drawn here.
+
+        Rows whose trial is over go on stepping, and may go on paying: whoever collects masks them.
+        """
         rows = len(self.clock)
         u = self._draw(noise, rows, max(self.step_draws, self.start_draws))
         fresh = self.waiting
@@ -214,7 +220,7 @@ class EnvTasks:
 def uniforms(seed: int, indices: np.ndarray, width: int, attempt: int = 0) -> Tensor:
     """(B, width) float32 numbers in [0, 1), each a hash of (seed, index, attempt, column): splitmix64, Steele 2014."""
     with np.errstate(over="ignore"):
-        base = _mix(np.uint64(seed) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(attempt))
+        base = _mix(np.uint64(seed % 2**64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(attempt))
         rows = _mix(np.asarray(indices, dtype=np.uint64) ^ base)
         cells = _mix(rows[:, None] + np.arange(1, width + 1, dtype=np.uint64) * np.uint64(0xD1B54A32D192ED03))
     return torch.from_numpy(((cells >> np.uint64(40)).astype(np.float64) / 2**24).astype(np.float32))

@@ -1,0 +1,236 @@
+"""Classical bandit policies and the Bayes-optimal ones of the structured bandits, vectorised over B trials.
+
+Ties go to the arm of smallest number, as in the code of Duan et al. 2016 (greedy play depends on it: at n = 10, k = 5
+it is worth 6.569 with this rule and 6.626 with random ties).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mrt.control.envs.bandits import HALF_STEP, Bandit
+from mrt.control.envs.base import Step, TensorEnv
+from mrt.control.oracles.bandits import gittins_table
+from mrt.control.oracles.base import Policy, play
+
+
+def regret(env: Bandit, policy: Policy, params: Mapping[str, Tensor], seed: int = 0) -> Tensor:
+    """(B,) regret of a trial: sum over pulls of the best arm's mean minus the pulled arm's (of the moment, where they
+    change). Means in place of rewards take most of the noise out.
+    """
+    return play(env, policy, params, seed, score=_shortfall).sum(1)
+
+
+def _shortfall(env: TensorEnv, actions: Tensor) -> Tensor:
+    assert isinstance(env, Bandit)
+    means = env.arm_means()
+    return means.amax(1) - means.gather(1, actions[:, None])[:, 0]
+
+
+class BanditPolicy(ABC):
+    """Pulls an arm of largest `scores`; `count` and `paid` (B, k) are pulls and sum of rewards, `time` pulls so far."""
+
+    def __init__(self, arms: int, seed: int = 0) -> None:
+        self.arms, self.rng = arms, np.random.default_rng(seed)
+
+    def reset(self, rows: int) -> None:
+        self.count, self.paid = torch.zeros(rows, self.arms), torch.zeros(rows, self.arms)
+        self.time = 0
+
+    @abstractmethod
+    def scores(self) -> Tensor:
+        """(B, k) what each arm promises."""
+
+    def act(self, observation: Tensor) -> Tensor:
+        return self.scores().argmax(1)
+
+    def update(self, actions: Tensor, step: Step) -> None:
+        self.time += 1
+        self.count.scatter_add_(1, actions[:, None], torch.ones(len(actions), 1))
+        self.paid.scatter_add_(1, actions[:, None], step.reward.cpu()[:, None])
+
+    def posterior_mean(self) -> Tensor:
+        """(B, k) (s + 1) / (n + 2): Bernoulli arms, uniform prior."""
+        return (self.paid + 1) / (self.count + 2)
+
+
+class Greedy(BanditPolicy):
+    """The arm of largest posterior mean."""
+
+    def scores(self) -> Tensor:
+        return self.posterior_mean()
+
+
+class EpsilonGreedy(BanditPolicy):
+    """Greedy, but with probability `epsilon` any arm."""
+
+    def __init__(self, arms: int, epsilon: float = 0.1, seed: int = 0) -> None:
+        super().__init__(arms, seed)
+        self.epsilon = epsilon
+
+    def scores(self) -> Tensor:
+        random = torch.from_numpy(self.rng.random(self.count.shape))
+        explore = torch.from_numpy(self.rng.random((len(self.count), 1))) < self.epsilon
+        return torch.where(explore, random, self.posterior_mean())
+
+
+class UCB1(BanditPolicy):
+    """m + c sqrt(2 log t / N), with one success and one failure given to each arm: m = (s+1)/(n+2), N = n + 2.
+
+    The form of Duan et al. 2016, who choose c from 0, 0.1, ..., 1 by the test score: 0.1 is best at n = 10 (0.2 loses
+    0.02), 0.2 at n = 100, whether k is 5, 10 or 50. Auer, Cesa-Bianchi and Fischer 2002 have c = 1 and no such counts.
+    """
+
+    def __init__(self, arms: int, c: float = 0.2, seed: int = 0) -> None:
+        super().__init__(arms, seed)
+        self.c = c
+
+    def scores(self) -> Tensor:
+        return self.posterior_mean() + self.c * (2 * np.log(max(self.time, 1)) / (self.count + 2)).sqrt()
+
+
+class Thompson(BanditPolicy):
+    """Thompson sampling (1933): one draw from each Beta posterior.
+
+    `optimistic` scores by max(draw, posterior mean): optimistic Bayesian sampling (May et al. 2012, JMLR 13). What Duan
+    et al. 2016 call OTS takes the most probable of several joint draws; that is another policy.
+    """
+
+    def __init__(self, arms: int, optimistic: bool = False, seed: int = 0) -> None:
+        super().__init__(arms, seed)
+        self.optimistic = optimistic
+
+    def scores(self) -> Tensor:
+        drawn = torch.from_numpy(self.rng.beta((self.paid + 1).numpy(), (self.count - self.paid + 1).numpy()))
+        return torch.maximum(drawn, self.posterior_mean().double()) if self.optimistic else drawn
+
+
+class Gittins(BanditPolicy):
+    """The arm of largest finite-horizon Gittins index, for trials of `horizon` pulls."""
+
+    def __init__(self, arms: int, horizon: int) -> None:
+        super().__init__(arms)
+        self.table = torch.from_numpy(gittins_table(horizon))
+
+    def scores(self) -> Tensor:
+        wins = self.paid.long()
+        return self.table[self.table.shape[0] - 1 - self.time][wins, self.count.long() - wins]
+
+
+class GaussianThompson(BanditPolicy):
+    """Thompson sampling for `GaussianBandit`: each posterior is N(mean of the rewards, deviation^2 / n) cut to [0, 1].
+
+    `exact=False` uses the normal prior N(1/2, 1/12) instead of the true one, U[0, 1], as Lee et al. 2023 do.
+    """
+
+    def __init__(self, arms: int, deviation: float = 0.3, exact: bool = True, seed: int = 0) -> None:
+        super().__init__(arms, seed)
+        self.deviation, self.exact = deviation, exact
+
+    def scores(self) -> Tensor:
+        u = torch.from_numpy(self.rng.random(self.count.shape))
+        count = self.count.double()
+        if not self.exact:
+            precision = 12 + count / self.deviation**2
+            mean = (6 + self.paid / self.deviation**2) / precision
+            return mean + torch.special.ndtri(u.clamp(min=HALF_STEP)) / precision.sqrt()
+        mean, spread = self.paid / count.clamp(min=1), self.deviation / count.clamp(min=1).sqrt()
+        low, high = torch.special.ndtr(-mean / spread), torch.special.ndtr((1 - mean) / spread)
+        inside = (low + u * (high - low)).clamp(1e-15, 1 - 1e-15)
+        return torch.where(count > 0, (mean + spread * torch.special.ndtri(inside)).clamp(0, 1), u)
+
+
+class GaussianUCB(BanditPolicy):
+    """Mean of the rewards + c / sqrt(n), each arm once first (Lee et al. 2023); c = 0 follows the empirical mean."""
+
+    def __init__(self, arms: int, c: float = 0.5, seed: int = 0) -> None:
+        super().__init__(arms, seed)
+        self.c = c
+
+    def scores(self) -> Tensor:
+        bound = self.paid / self.count.clamp(min=1) + self.c / self.count.clamp(min=1).sqrt()
+        return torch.where(self.count > 0, bound, torch.inf)
+
+
+class DependentBayes(BanditPolicy):
+    """Bayes-optimal on every `DependentBandit`: the arm that more pulls speak for. A failure speaks for the other."""
+
+    def __init__(self) -> None:
+        super().__init__(2)
+
+    def scores(self) -> Tensor:
+        return self.paid + (self.count - self.paid).flip(1)
+
+
+class InformativeBayes(BanditPolicy):
+    """Bayes-optimal on `InformativeBandit`: asks arm 11, then pulls the arm that it named."""
+
+    def __init__(self) -> None:
+        super().__init__(11)
+
+    def scores(self) -> Tensor:
+        target = torch.where(self.count[:, 10] > 0, (10 * self.paid[:, 10]).round() - 1, 10.0)
+        return (torch.arange(11) == target[:, None]).float()
+
+
+class RestlessBayes(BanditPolicy):
+    """Bayes-optimal on `RestlessBandit`, up to its grid: filters p_1 and the volatility, pulls the arm likelier to pay.
+
+    Either arm's reward tells the same of p_1, which wanders whatever is done, so looking ahead cannot help.
+    `belief` (B, V, G): volatilities x cells of [0, 1].
+    """
+
+    def __init__(self, volatility: tuple[float, ...] = (0.02, 0.1), cells: int = 50) -> None:
+        super().__init__(2)
+        edges = torch.linspace(0, 1, cells + 1, dtype=torch.float64)
+        self.centres = ((edges[1:] + edges[:-1]) / 2).float()
+        self.moves = torch.stack([_reflected_walk(edges, deviation) for deviation in volatility])  # (V, G, G)
+
+    def reset(self, rows: int) -> None:
+        super().reset(rows)
+        self.belief = torch.full((rows, *self.moves.shape[:2]), 1 / self.moves[:, 0].numel())
+
+    def scores(self) -> Tensor:
+        mean = (self.belief.sum(1) * self.centres).sum(1)
+        return torch.stack([mean, 1 - mean], 1)
+
+    def update(self, actions: Tensor, step: Step) -> None:
+        speaks_for_first = (step.reward.cpu() > 0.5) == (actions == 0)
+        chance = torch.where(speaks_for_first[:, None], self.centres, 1 - self.centres)
+        belief = torch.einsum("bvg,vgh->bvh", self.belief * chance[:, None], self.moves)
+        self.belief = belief / belief.sum((1, 2), keepdim=True)
+
+
+def _reflected_walk(edges: Tensor, deviation: float, images: int = 3) -> Tensor:
+    """(G, G) chance to go from the centre of one cell to another cell, mirror images of the target added up."""
+    centres = (edges[1:] + edges[:-1]) / 2
+    total = torch.zeros(len(centres), len(centres), dtype=torch.float64)
+    for image in range(-images, images + 1):
+        for low, high in (
+            (2 * image + edges[:-1], 2 * image + edges[1:]),
+            (2 * image - edges[1:], 2 * image - edges[:-1]),
+        ):
+            below, above = ((edge[None, :] - centres[:, None]) / deviation for edge in (low, high))
+            total += torch.special.ndtr(above) - torch.special.ndtr(below)
+    return (total / total.sum(1, keepdim=True)).float()
+
+
+class TwoStepBayes:
+    """Bayes-optimal on `TwoStep`: aims at the second-stage state that more rewards speak for."""
+
+    def reset(self, rows: int) -> None:
+        self.evidence = torch.zeros(rows)  # for state 0
+        self.stage = torch.zeros(rows, dtype=torch.long)
+
+    def act(self, observation: Tensor) -> Tensor:
+        self.stage = observation.argmax(1).cpu()
+        return (self.evidence < 0).long()
+
+    def update(self, actions: Tensor, step: Step) -> None:
+        signed = torch.where((step.reward.cpu() > 0.5) == (self.stage == 1), 1.0, -1.0)
+        self.evidence += torch.where(self.stage > 0, signed, 0.0)
