@@ -28,7 +28,7 @@ import numpy as np
 from mrt.errors import ConfigError, MRTError
 from mrt.metrics import bootstrap_over_seeds, tokens_at_equal_accuracy_interval
 from mrt.recipe import load_recipe
-from mrt.rundir import read_run, write_json
+from mrt.rundir import RunState, inspect_run, read_run, write_json
 from mrt.steps import Progress, Step, StepRunner, count_lines, last_object
 
 SCHEMA_VERSION = 1
@@ -143,7 +143,8 @@ class Study:
             Step(
                 label,
                 [*mrt, "train", recipe, *overrides, "--json"],
-                lambda: read_run(folder).get("finished") is True,
+                # Not the flag alone: a run of other settings may be finished there, and is refused.
+                lambda: inspect_run(folder, load_recipe(recipe, overrides)) is RunState.FINISHED,
                 lambda: self._progress(folder, arm),
                 needs if not self.is_stored(seed, WARM_START) or not self._trained(seed, WARM_START) else (),
             ),

@@ -20,6 +20,9 @@ from evals.reasoning.countdown_study import (
     summarise,
     table,
 )
+from mrt.errors import ConfigError
+from mrt.recipe import load_recipe
+from mrt.rundir import write_json
 
 ROOT = Path(__file__).resolve().parents[2]
 BUDGETS = 9
@@ -111,3 +114,16 @@ def test_the_whole_study_in_small(tmp_path):
         done = subprocess.run([*command, *more], cwd=ROOT, capture_output=True, text=True, timeout=900)
         assert done.returncode == 0, done.stderr[-3000:]
     assert json.loads(done.stdout)["arms"][OURS]["equal"] is True
+
+
+def test_a_finished_run_of_other_settings_is_not_taken_for_this_one(study):
+    """It was, once: its result then stood under the new settings' digest."""
+    study.stored(0, BASELINE).unlink()
+    recipe, overrides = study.recipe(0, BASELINE)
+    other = load_recipe(recipe, [*overrides, "args.learning_rate=0.5"])
+    folder = study.folder(0, BASELINE)
+    (folder / "model").mkdir(parents=True)
+    write_json(folder / "run.json", {"schema_version": 1, "finished": True, "recipe": other.to_dict()})
+    (step,) = (s for s in study.steps([0], [BASELINE]) if s.name == f"{BASELINE}-0")
+    with pytest.raises(ConfigError, match="belongs to another recipe"):
+        step.finished()
