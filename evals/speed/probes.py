@@ -15,6 +15,10 @@ gold_over_sampled       How many times as long the sampled probe (4 answers of 1
                         Both begin with a pass over the traces; `behind_the_pass` is the same where keys and values were
                         kept from acting, as in training.
 
+tokens_over_floor       Positions that run through the model from the end of sampling until the sampled probe is done,
+                        counted by a forward hook, over the least that any probe needs: prompt and trace once, the
+                        closing suffix once a boundary, each answer token once. `kept` has keys and values from acting.
+
 Positions are those through the model without padding. Nothing is graded in either probe.
 """
 
@@ -212,12 +216,35 @@ def measure_gold(bench: Bench, repetitions: int, label: str) -> dict[str, dict[s
     }
 
 
+def measure_floor(bench: Bench, repetitions: int, label: str) -> dict[str, dict[str, Any]]:
+    """The cases of one model for `tokens_over_floor`: no clock, a count."""
+    sizes, ran = bench.sizes, 0
+
+    def count(module: Any, args: Any, kwargs: Mapping[str, Any]) -> None:
+        nonlocal ran
+        ran += int(kwargs["attention_mask"][:, -kwargs["input_ids"].shape[1] :].sum())
+
+    floor = sum(len(trace.prompt) + len(trace.thought) for trace in bench.traces)
+    floor += sum(len(trace.suffix(cut, bench.fmt)) for trace in bench.traces for cut in trace.cuts)
+    floor += len(bench.traces) * len(bench.traces[0].cuts) * sizes.samples * sizes.answer
+    cases = {}
+    for case, one in {"prefilled": bench, "kept": bench.kept()}.items():
+        ran, hook = 0, bench.model.register_forward_pre_hook(count, with_kwargs=True)
+        counted = probe(one, Sampled(samples=sizes.samples))
+        hook.remove()
+        assert ran == counted, f"the engine counted {counted} positions, the hook {ran}"
+        cases[case] = {"ratio": ran / floor, "positions": ran, "floor": floor}
+    say(f"{label} positions: done")
+    return cases
+
+
 Measure = Callable[[Bench, int, str], dict[str, dict[str, Any]]]
 MEASURES: dict[str, tuple[Measure, float]] = {
     "reprefill_over_shared": (measure_shared, 4.0),
     "gold_over_sampled": (measure_gold, 3.0),
+    "tokens_over_floor": (measure_floor, 1.1),
 }
-"""What measures each key, and its target: at least so much."""
+"""What measures each key, and its target: at least so much; for `tokens_over_floor` at most."""
 
 
 def run(shapes: Mapping[str, Shape], sizes: Sizes, only: str | None = None, model: str | None = None) -> dict[str, Any]:
@@ -236,7 +263,8 @@ def run(shapes: Mapping[str, Shape], sizes: Sizes, only: str | None = None, mode
         for key, found in cases.items():
             measured = MEASURES[key][0](bench, shape.repetitions, name)
             found |= {f"{name}, {case}": one | facts for case, one in measured.items()}
-    return {key: summary(found, at_least=MEASURES[key][1]) for key, found in cases.items()}
+    sides = {key: "at_most" if key == "tokens_over_floor" else "at_least" for key in cases}
+    return {key: summary(found, **{sides[key]: MEASURES[key][1]}) for key, found in cases.items()}
 
 
 def table(results: Mapping[str, Any]) -> str:
@@ -255,6 +283,10 @@ def table(results: Mapping[str, Any]) -> str:
             lines.append(f"  {name:<32}{_line(case, top, bottom)}")
             if "behind_the_pass" in case:
                 lines.append(f"  {'  behind the pass':<32}{_line(case['behind_the_pass'], top, bottom)}")
+    if floor := results.get("tokens_over_floor"):
+        lines.append(f"tokens_over_floor: {floor['ratio']:.3f} in the worst case (target at most 1.1)")
+        for name, case in floor["cases"].items():
+            lines.append(f"  {name:<32}{case['ratio']:>7.3f}{case['positions']:>20,} / {case['floor']:,}")
     return "\n".join(lines)
 
 
@@ -267,7 +299,7 @@ def _line(case: Mapping[str, Any], top: str, bottom: str) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line."""
     options = parser("evals.speed.probes", __doc__ or "")
-    options.add_argument("--only", choices=list(MEASURES), help="one of the two")
+    options.add_argument("--only", choices=list(MEASURES), help="one of them")
     options.add_argument("--shapes", nargs="+", choices=list(SHAPES), default=list(SHAPES), help="which fresh models")
     options.add_argument("--repetitions", type=int, help="of each case, instead of its own number")
     options.add_argument("--traces", type=int, help="a model, instead of its own number")
