@@ -192,6 +192,8 @@ def measure_parts(model: str, tolerance: float, sizes: Sizes, folder: Path) -> d
     last = sizes.skipped + sizes.steps
     changes = {"model": model, "args.probe_tolerance": tolerance, "args.max_steps": last, "args.save_strategy": "no"}
     changes |= {"args.use_cpu": "true", "args.disable_tqdm": "true", "args.report_to": "[]"}
+    # Every boundary, whatever J did; updates are counted here, not cost.
+    changes |= {"args.probe_moved": "null", "args.max_cost": "null", "args.thinking_budget": "null"}
     settings = [*(f"{key}={value}" for key, value in changes.items()), *sizes.recipe]
     trainer = MRTTrainer.from_recipe(load_recipe("countdown/mrt", settings), folder)
     trainer.remove_callback(PrinterCallback)

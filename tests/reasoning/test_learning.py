@@ -32,6 +32,7 @@ MRT = {
     "generation_batch_size": 96,
     "learning_rate": 2e-3,
     "max_completion_length": 52,
+    "thinking_budget": 40,
     "alpha": 2.0,
     "progress_center": "none",
     "probe_tolerance": 0.02,
