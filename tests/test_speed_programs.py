@@ -47,6 +47,10 @@ def test_probes(root: Path) -> None:
     assert exact["behind_the_pass"]["gold_positions"] == exact["gold_positions"] - 2 * 38
     assert exact["sampled_positions"] == next(iter(answers["cases"].values()))["shared_positions"]
     assert cut["gold_positions"] < exact["gold_positions"]
+    floor = result["tokens_over_floor"]
+    assert (floor["ratio"], floor["target_at_most"]) == (max(case["ratio"] for case in floor["cases"].values()), 1.1)
+    assert [case["floor"] for case in floor["cases"].values()] == [2 * 38 + 2 * 2 * 2 + 2 * 2 * 2 * 3] * 2
+    assert [case["positions"] for case in floor["cases"].values()] == [100, 100 - 2 * 38]
 
 
 def test_trainer(root: Path) -> None:

@@ -248,7 +248,7 @@ MEASURES: dict[str, tuple[Measure, float]] = {
 
 
 def run(shapes: Mapping[str, Shape], sizes: Sizes, only: str | None = None, model: str | None = None) -> dict[str, Any]:
-    """Both ratios, or the `only` one, over fresh models of these shapes and the one saved at `model` where given."""
+    """Every key, or the `only` one, over fresh models of these shapes and the one saved at `model` where given."""
     cases: dict[str, dict[str, Any]] = {key: {} for key in MEASURES if only in (None, key)}
     rounds = [(name, shape, None) for name, shape in shapes.items()]
     rounds += [("given", next(iter(shapes.values())), model)] if model else []
