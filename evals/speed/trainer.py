@@ -9,8 +9,8 @@ mrt_over_grpo   MRTTrainer with credit=outcome and rollout=plain, which takes th
                 beside that trainer: one model, data, reward and seed; blocks of 30 updates in turns, each from a
                 trainer of its own, its `train()` timed whole. `a_over_a` is GRPOTrainer beside itself in the same
                 blocks: how far chance alone moves the ratio.
-probe_share     Share of an MRT step that the probes take, with the recipe countdown/mrt as it stands (exact probe at
-                every boundary), once exact and once with a tolerance, and what the other parts take.
+probe_share     Share of an MRT step that the probes take, with the recipe countdown/mrt and the gold probe at every
+                boundary, once exact and once with a tolerance, and what the other parts take.
 """
 
 from __future__ import annotations
