@@ -3,6 +3,8 @@
     trainer: mrt.reasoning.trainer:MRTTrainer    # module:class
     model: runs/warmstart/model                  # a path or a hub name
     problems: {name: countdown}                  # a problem set and its dials
+    tasks: {name: grid-navi, episodes: 4}        # or, for control, an environment and its dials,
+    policy: {memory: gru, hidden_size: 64}       # and the policy that is built for it
     args: {learning_rate: 2e-4, max_steps: 60}   # fields of the trainer's own arguments class
     peft: {r: 8}                                 # fields of peft.LoraConfig; leave out to train every weight
     output_dir: runs/mrt
@@ -32,7 +34,8 @@ from mrt.fields import convert_fields, field_types, redact, show
 from mrt.strict_yaml import parse_yaml
 
 OUR_PACKAGES = ("mrt", "classic_metarl")
-SECTIONS = ("problems", "args", "peft")
+SECTIONS = ("problems", "tasks", "policy", "args", "peft")
+NAMED = ("problems", "tasks")  # sections that say which one by `name`
 SAID_ABOVE = ("output_dir", "seed")  # fields of every arguments class that a recipe states once, at its top level
 MAX_BYTES = 1_000_000
 
@@ -56,6 +59,8 @@ class Recipe:
     trainer: str
     model: str = ""
     problems: Mapping[str, Any] = field(default_factory=dict)
+    tasks: Mapping[str, Any] = field(default_factory=dict)
+    policy: Mapping[str, Any] = field(default_factory=dict)
     args: Mapping[str, Any] = field(default_factory=dict)
     peft: Mapping[str, Any] | None = None
     output_dir: str = ""
@@ -86,6 +91,7 @@ class Recipe:
 def digest(resolved: Mapping[str, Any]) -> str:
     """The digest of a recipe that `to_dict` wrote (also one read back from run.json)."""
     decisive = {k: v for k, v in resolved.items() if k not in ("output_dir", "description")}
+    decisive = {k: v for k, v in decisive.items() if v or k not in ("tasks", "policy")}  # as before they were there
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
 
@@ -106,8 +112,9 @@ def load_recipe(path_or_name: str, overrides: Sequence[str] = (), *, allow_code:
     for key, raw in typed:
         if key in top:
             loaded[key] = parse_yaml(raw, f"override {key}")
-    if isinstance(loaded.get("problems"), str):
-        loaded["problems"] = {"name": loaded["problems"]}
+    for name in NAMED:
+        if isinstance(loaded.get(name), str):
+            loaded[name] = {"name": loaded[name]}
     loaded = {k: v for k, v in loaded.items() if v is not None}  # an empty `args:` means the defaults
     if "trainer" not in loaded:
         raise ConfigError(f"{source} names no trainer (trainer: mrt.reasoning.trainer:MRTTrainer)")
@@ -129,11 +136,12 @@ def _finish(
     for name in SAID_ABOVE:
         if name in sections["args"]:
             raise ConfigError(f"{source}: write '{name}' at the top level of the recipe, not in args")
-    if sections["problems"] and not isinstance(sections["problems"].get("name"), str):
-        raise ConfigError(f"{source}: problems needs a name (problems: {{name: countdown, ...}})")
-    for key in sections["problems"]:
-        if not isinstance(key, str):
-            raise ConfigError(f"{source}: problems: {show(key)} is not a name")
+    for name in ("problems", "tasks", "policy"):
+        for key in sections[name]:
+            if not isinstance(key, str):
+                raise ConfigError(f"{source}: {name}: {show(key)} is not a name")
+        if name in NAMED and sections[name] and not isinstance(sections[name].get("name"), str):
+            raise ConfigError(f"{source}: {name} needs a name ({name}: {{name: ..., ...}})")
     args = convert_fields(args_class, sections["args"], f"{source}: args", texts["args"])
     peft = sections["peft"] or None
     if peft is not None:
@@ -141,7 +149,8 @@ def _finish(
 
         peft = convert_fields(LoraConfig, peft, f"{source}: peft", texts["peft"])
     output_dir = recipe.output_dir or f"runs/{Path(source).stem}"
-    return replace(recipe, problems=sections["problems"], args=args, peft=peft, output_dir=output_dir)
+    plain = {name: sections[name] for name in ("problems", "tasks", "policy")}
+    return replace(recipe, **plain, args=args, peft=peft, output_dir=output_dir)
 
 
 def import_trainer(spec: str, allow_code: bool = False) -> type[RecipeTrainer]:

@@ -52,6 +52,7 @@ class TrialTrainer(TrialMixin, Trainer):
     """
 
     args: TrialConfig
+    rows_written: int | None = None  # trials of a batch that go to trials.jsonl; None for all
 
     def __init__(
         self,
@@ -100,6 +101,17 @@ class TrialTrainer(TrialMixin, Trainer):
         """
         return False
 
+    def next_trials(self, indices: Sequence[int]) -> Trials:
+        """The trials of one update: by default new ones on the tasks at `indices`, recorded.
+
+        Who learns several times from what was collected once overrides this, and keeps the rest by `register_state`.
+        """
+        tasks = [self.tasks.sample(self.args.seed, index) for index in indices]
+        with torch.no_grad():
+            trials = self.collect(tasks)
+        self.record(trials)
+        return trials
+
     def learners(self) -> dict[str, Learner]:
         """Several learners, each with its own optimiser; {} for the one optimiser that the arguments describe."""
         return {}
@@ -109,13 +121,7 @@ class TrialTrainer(TrialMixin, Trainer):
     def compute_loss(
         self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        tasks = [self.tasks.sample(self.args.seed, index) for index in inputs["index"].tolist()]
-        with torch.no_grad():
-            trials = self.collect(tasks)
-        if self.args.group_size:
-            check_groups(trials.group, self.args.group_size)
-        self._collected = trials
-        self._record(trials)
+        trials = self._collected = self.next_trials(inputs["index"].tolist())
         composite = self._composite()
         before = None if type(self).update is TrialTrainer.update else [p.detach().clone() for p in model.parameters()]
         if self.update(trials):
@@ -179,8 +185,10 @@ class TrialTrainer(TrialMixin, Trainer):
 
     # What is written.
 
-    def _record(self, trials: Trials) -> None:
-        """Logs reward, progress, regret and cost of a batch, and writes its trials."""
+    def record(self, trials: Trials) -> None:
+        """Logs reward, progress, regret and cost of a batch, and writes its trials (all, or `rows_written` of them)."""
+        if self.args.group_size:
+            check_groups(trials.group, self.args.group_size)
         values = {**trial_metrics(trials)}
         totals = {name: float(value.sum()) for name, value in trials.cost.items()}
         if self.args.world_size > 1:
@@ -191,7 +199,9 @@ class TrialTrainer(TrialMixin, Trainer):
             self.log_total(f"cost/{name}", self.cost[name])
         for name, value in values.items():
             self.log_metric(name, value)
-        self.write_trials(_rows(trials, self.state.global_step))
+        if self.args.write_trials:
+            written = trials if self.rows_written is None else trials.rows(slice(self.rows_written))
+            self.write_trials(_rows(written, self.state.global_step))
 
 
 def trial_metrics(trials: Trials) -> dict[str, float]:

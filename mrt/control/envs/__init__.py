@@ -1,1 +1,67 @@
-"""Environments on tensors, by name."""
+"""Environments on tensors, by name: `make_env("grid-navi", episodes=4)`, `make_tasks("bernoulli-bandit", arms=5)`."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from mrt.control.envs.bandits import (
+    BernoulliBandit,
+    DependentBandit,
+    GaussianBandit,
+    InformativeBandit,
+    MovingBandits,
+    RestlessBandit,
+)
+from mrt.control.envs.base import SPLITS, EnvTasks, Spec, Step, TensorEnv
+from mrt.control.envs.buses import BusGrid, MapGrid
+from mrt.control.envs.corridors import Hallway, TMaze
+from mrt.control.envs.decisions import CueRecall, ObjectChoice, TabularMDP, TwoStep
+from mrt.control.envs.grids import DarkRoom, GridNavi, KeyToDoor
+from mrt.control.envs.mazes import Maze
+from mrt.control.envs.navigation import FourCorners, Navigation2D, PointRobot, SparseSemicircle
+from mrt.errors import ConfigError, nearest
+
+__all__ = ["ENVS", "SPLITS", "EnvTasks", "Spec", "Step", "TensorEnv", "make_env", "make_tasks"]
+
+ENVS: dict[str, Callable[..., TensorEnv]] = {
+    **{
+        env.name: env
+        for env in (
+            *(BernoulliBandit, GaussianBandit, DependentBandit, RestlessBandit, InformativeBandit, MovingBandits),
+            *(TwoStep, ObjectChoice, CueRecall, TabularMDP),
+            *(GridNavi, DarkRoom, KeyToDoor, Hallway, Maze, BusGrid, MapGrid),
+            *(PointRobot, SparseSemicircle, Navigation2D, FourCorners),
+        )
+    },
+    "t-maze": TMaze,  # its own name says whether the cue has to be fetched
+}
+"""Name -> environment class. Another package adds its own by assignment."""
+
+
+def make_env(name: str, **dials: Any) -> TensorEnv:
+    """The environment `name` with its dials.
+
+    Raises:
+        ConfigError: for an unknown name or dial, with the nearest valid one, or a value that it cannot take.
+    """
+    if name not in ENVS:
+        raise ConfigError(f"unknown environment '{name}'; {nearest(str(name), set(ENVS))}")
+    valid = set(inspect.signature(ENVS[name]).parameters)
+    for dial in dials:
+        if dial not in valid:
+            raise ConfigError(f"environment '{name}' has no dial '{dial}'; {nearest(str(dial), valid)}")
+    try:
+        return ENVS[name](**dials)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"environment '{name}' with {dials}: {error}") from error
+
+
+def make_tasks(name: str, split: str | None = None, **dials: Any) -> EnvTasks:
+    """p(M) of the environment `name`; `split` (train | test) keeps to tasks whose keys are in it.
+
+    Raises:
+        ConfigError: as `make_env`, and for a split that is none.
+    """
+    return EnvTasks(make_env(name, **dials), split)

@@ -166,6 +166,7 @@ class InformativeBandit(Bandit):
     """
 
     name = "informative-bandit"
+    informative_action = 10
 
     def __init__(self, pulls: int = 5, one_hot: bool = True, device: str | torch.device = "cpu") -> None:
         super().__init__(11, pulls, observation=11 if one_hot else 1, device=device)

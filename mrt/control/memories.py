@@ -1,0 +1,202 @@
+"""What a policy remembers of its trial: a memory reads one vector a step and gives one back.
+
+A memory has two ways through the same weights: `step`, with a state, for acting, and `forward`, over whole trials, for
+learning. They agree (a test holds 1e-5). Its state is born with a trial and dies with it; the end of an episode does
+not touch it. SNAIL, windowed transformers and the episodic LSTM are in `classic_metarl.black_box`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mrt.errors import ConfigError, nearest
+
+Inputs = Mapping[str, Tensor]
+"""What was seen: observation (B, [T,] D), action (B, [T,] [A]) the previous one (-1: none), reward, done (B, [T])."""
+
+
+class Memory(nn.Module, ABC):
+    """Reads `size` numbers a step and gives `size` numbers back."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+
+    @abstractmethod
+    def init_state(self, rows: int) -> Any:
+        """The state at the start of `rows` trials."""
+
+    @abstractmethod
+    def step(self, x: Tensor, seen: Inputs, state: Any) -> tuple[Tensor, Any]:
+        """x (B, size), the inputs it was made of, and the state -> (B, size) and the next state."""
+
+    @abstractmethod
+    def forward(self, x: Tensor, seen: Inputs) -> Tensor:
+        """x (B, T, size) from the start of the trials -> (B, T, size), causal."""
+
+    def fork(self, state: Any, rows: Tensor) -> Any:
+        """An independent state of the rows at these indices (B',) int64; repeats make branches.
+
+        A subclass whose state is no tree of tensors (B, ...) says its own.
+        """
+        if isinstance(state, Tensor):
+            return state[rows]
+        if isinstance(state, Mapping):
+            return {name: self.fork(value, rows) for name, value in state.items()}
+        if isinstance(state, tuple | list):
+            return type(state)(self.fork(value, rows) for value in state)
+        return state  # None, or a plain number that all rows share
+
+
+class Recurrent(Memory):
+    """GRU or LSTM (Duan et al. 2016; Wang et al. 2016). State: a tuple of (B, layers, size)."""
+
+    kind: type[nn.RNNBase] = nn.GRU
+
+    def __init__(self, size: int, layers: int = 1) -> None:
+        super().__init__(size)
+        self.cell = self.kind(size, size, num_layers=layers, batch_first=True)
+        for name, weight in self.cell.named_parameters():
+            if name.startswith("weight_hh"):
+                for gate in weight.data.chunk(weight.shape[0] // size):
+                    nn.init.orthogonal_(gate)
+
+    def init_state(self, rows: int) -> tuple[Tensor, ...]:
+        weight = self.cell.weight_ih_l0
+        zeros = weight.new_zeros(rows, self.cell.num_layers, self.size)
+        return (zeros, zeros) if isinstance(self.cell, nn.LSTM) else (zeros,)
+
+    def step(self, x: Tensor, seen: Inputs, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        inner = tuple(part.transpose(0, 1).contiguous() for part in state)
+        out, inner = self.cell(x[:, None], inner if len(inner) > 1 else inner[0])
+        inner = inner if isinstance(inner, tuple) else (inner,)
+        return out[:, 0], tuple(part.transpose(0, 1) for part in inner)
+
+    def forward(self, x: Tensor, seen: Inputs) -> Tensor:
+        return self.cell(x)[0]
+
+
+class GRU(Recurrent):
+    """The memory of RL2 (Duan et al. 2016, 1611.02779)."""
+
+
+class LSTM(Recurrent):
+    """The memory of Wang et al. 2016 (1611.05763)."""
+
+    kind = nn.LSTM
+
+
+class Transformer(Memory):
+    """A causal transformer: any decoder config of Hugging Face, fed with vectors, its keys and values cached.
+
+    Args:
+        backbone: the `model_type` of a decoder config of transformers.
+        config: further fields of that config (`rope_theta`, `num_key_value_heads`, ...), which win.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        layers: int = 2,
+        heads: int = 4,
+        backbone: str = "qwen3",
+        max_steps: int = 4096,
+        config: Mapping[str, Any] | None = None,
+    ) -> None:
+        from transformers import AutoConfig, AutoModel
+
+        super().__init__(size)
+        fields = {
+            "hidden_size": size,
+            "intermediate_size": 4 * size,
+            "num_hidden_layers": layers,
+            "num_attention_heads": heads,
+            "num_key_value_heads": heads,
+            "head_dim": size // heads,
+            "max_position_embeddings": max_steps,
+            "vocab_size": 1,  # nothing is looked up: steps come as vectors
+            "pad_token_id": None,
+            "bos_token_id": None,
+            "eos_token_id": None,
+        }
+        try:
+            self.decoder = AutoModel.from_config(AutoConfig.for_model(backbone, **{**fields, **(config or {})}))
+        except (ValueError, KeyError, AttributeError) as error:
+            raise ConfigError(f"no transformer of backbone={backbone!r} with {dict(config or {})}: {error}") from error
+
+    def init_state(self, rows: int) -> Any:
+        from transformers import DynamicCache
+
+        return DynamicCache()
+
+    def step(self, x: Tensor, seen: Inputs, state: Any) -> tuple[Tensor, Any]:
+        from mrt.growing import growing_cache
+
+        out = self.decoder(inputs_embeds=x[:, None], past_key_values=state, use_cache=True)
+        cache = out.past_key_values
+        if cache.get_seq_length() == 1:  # from here on without a copy a step
+            cache = growing_cache([(layer.keys, layer.values) for layer in cache.layers])
+        return out.last_hidden_state[:, 0], cache
+
+    def forward(self, x: Tensor, seen: Inputs) -> Tensor:
+        return self.decoder(inputs_embeds=x, use_cache=False).last_hidden_state
+
+    def fork(self, state: Any, rows: Tensor) -> Any:
+        from transformers import DynamicCache
+
+        from mrt.growing import growing_cache
+
+        if not state.get_seq_length():
+            return DynamicCache()
+        return growing_cache([(layer.keys[rows], layer.values[rows]) for layer in state.layers])
+
+
+class Reactive(Memory):
+    """None: sees the present step only. The ablation that no memory test may pass."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        self.layer = nn.Linear(size, size)
+
+    def init_state(self, rows: int) -> None:
+        return None
+
+    def step(self, x: Tensor, seen: Inputs, state: None) -> tuple[Tensor, None]:
+        return torch.tanh(self.layer(x)), None
+
+    def forward(self, x: Tensor, seen: Inputs) -> Tensor:
+        return torch.tanh(self.layer(x))
+
+
+MEMORIES: dict[str, str] = {
+    "gru": "mrt.control.memories:GRU",
+    "lstm": "mrt.control.memories:LSTM",
+    "transformer": "mrt.control.memories:Transformer",
+    "none": "mrt.control.memories:Reactive",
+    "snail": "classic_metarl.black_box.snail:SNAIL",
+    "long-window": "classic_metarl.black_box.windows:LongWindow",
+    "short-window": "classic_metarl.black_box.windows:ShortWindow",
+    "episodic-lstm": "classic_metarl.black_box.episodic_lstm:EpisodicLSTM",
+}
+"""Name -> module:class, imported when it is asked for. Another package adds its own by assignment."""
+
+
+def make_memory(name: str, size: int, **options: Any) -> Memory:
+    """The memory `name` of width `size`.
+
+    Raises:
+        ConfigError: for an unknown name or option.
+    """
+    if name not in MEMORIES:
+        raise ConfigError(f"unknown memory '{name}'; {nearest(str(name), set(MEMORIES))}")
+    module, _, attribute = MEMORIES[name].partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)(size, **options)
+    except TypeError as error:
+        raise ConfigError(f"memory '{name}' with {options}: {error}") from error

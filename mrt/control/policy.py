@@ -1,0 +1,164 @@
+"""A policy over whole trials: it reads (observation, previous action, previous reward, done) and keeps its memory
+across the episodes of a trial. RL2, SNAIL and a transformer that learns in context differ in their memory only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from mrt.control.distributions import Categorical, Distribution, Gaussian
+from mrt.control.envs.base import Spec
+from mrt.control.memories import Inputs, make_memory
+from mrt.errors import ConfigError
+
+INPUTS = ("observation", "action", "reward", "done")
+
+
+class Heads(NamedTuple):
+    """What a policy says of each step: `logits` (..., W) of its distribution, `values` (...) of what is to come."""
+
+    logits: Tensor
+    values: Tensor
+
+
+class PolicyConfig(PreTrainedConfig):
+    """What a policy sees and what it is made of.
+
+    Args:
+        observation, actions, action_size: as in `Spec`.
+        memory: gru | lstm | transformer | none, or one of `classic_metarl`: snail, long-window, ...
+        memory_options: of that memory (`layers`, `heads`, `backbone`, ...).
+        hidden_size: width of the embedding, of the memory and of the heads' input.
+        separate_critic: the value head reads a memory of its own (as the baseline of RL2).
+        see: which of observation, action, reward, done reach the policy; what is left out is an ablation.
+        embed: linear | mlp, how a step's inputs become the memory's.
+    """
+
+    model_type = "mrt-policy"
+
+    def __init__(
+        self,
+        observation: int = 1,
+        actions: int = 0,
+        action_size: int = 0,
+        memory: str = "gru",
+        memory_options: Mapping[str, Any] | None = None,
+        hidden_size: int = 64,
+        separate_critic: bool = False,
+        see: tuple[str, ...] | list[str] = INPUTS,
+        embed: str = "linear",
+        **kwargs: Any,
+    ) -> None:
+        self.observation, self.actions, self.action_size = observation, actions, action_size
+        self.memory, self.memory_options = memory, dict(memory_options or {})
+        self.hidden_size, self.separate_critic = hidden_size, separate_critic
+        self.see, self.embed = list(see), embed
+        super().__init__(**kwargs)
+
+
+class ControlPolicy(PreTrainedModel):
+    """Actor and critic over a memory. `save_pretrained`, `from_pretrained` and peft's adapters work as for any model.
+
+    Raises:
+        ConfigError: for an unknown memory, or inputs to `see` that do not exist.
+    """
+
+    config_class = PolicyConfig
+    base_model_prefix = "policy"
+    main_input_name = "inputs"
+    _supports_sdpa = True
+
+    def __init__(self, config: PolicyConfig) -> None:
+        super().__init__(config)
+        unknown = set(config.see) - set(INPUTS)
+        if unknown:
+            raise ConfigError(f"see: {sorted(unknown)} are no inputs of a policy; there are {list(INPUTS)}")
+        size = config.hidden_size
+        widths = {"observation": config.observation, "action": config.actions or config.action_size}
+        width = sum(widths.get(name, 1) for name in INPUTS if name in config.see)
+        out = config.actions or 2 * config.action_size
+        if config.embed not in ("linear", "mlp"):
+            raise ConfigError(f"embed={config.embed!r} is neither linear nor mlp")
+        deeper = [nn.Tanh(), nn.Linear(size, size)] if config.embed == "mlp" else []
+        self.embed = nn.Sequential(nn.Linear(width, size), *deeper)
+        self.memory = make_memory(config.memory, size, **config.memory_options)
+        self.critic_memory = (
+            make_memory(config.memory, size, **config.memory_options) if config.separate_critic else None
+        )
+        self.actor, self.critic = nn.Linear(size, out), nn.Linear(size, 1)
+        with torch.no_grad():  # a first policy that prefers nothing, with a standard deviation of 1/e
+            self.actor.weight.mul_(0.01)
+            self.actor.bias.zero_()
+            if not config.actions:
+                self.actor.bias[config.action_size :] = -1.0
+        self.distribution: Distribution = Categorical() if config.actions else Gaussian()
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Parts come initialised; what transformers has to rebuild at loading (rotary tables) is its own business."""
+        if not any(True for _ in module.parameters(recurse=False)):
+            super()._init_weights(module)
+
+    @classmethod
+    def for_spec(cls, spec: Spec, **options: Any) -> ControlPolicy:
+        """A fresh policy for an environment.
+
+        Raises:
+            ConfigError: for an option that `PolicyConfig` does not have.
+        """
+        known = PolicyConfig().to_dict().keys() | {"memory_options"}
+        for name in options:
+            if name not in known:
+                raise ConfigError(f"policy has no option '{name}'; there are memory, memory_options, hidden_size, ...")
+        shape = {"observation": spec.observation, "actions": spec.actions, "action_size": spec.action_size}
+        return cls(PolicyConfig(**shape, **options))
+
+    # Acting.
+
+    def init_state(self, rows: int) -> tuple[Any, Any]:
+        """The memory at the start of `rows` trials."""
+        critic = self.critic_memory.init_state(rows) if self.critic_memory is not None else None
+        return self.memory.init_state(rows), critic
+
+    def step(self, seen: Inputs, state: tuple[Any, Any]) -> tuple[Heads, tuple[Any, Any]]:
+        """One step of all rows: inputs (B, ...) and the state -> heads (B, ...) and the next state."""
+        x = self._embed(seen)
+        out, mine = self.memory.step(x, seen, state[0])
+        read, theirs = out, None
+        if self.critic_memory is not None:
+            read, theirs = self.critic_memory.step(x, seen, state[1])
+        return Heads(self.actor(out), self.critic(read)[..., 0]), (mine, theirs)
+
+    def fork(self, state: tuple[Any, Any], rows: Tensor) -> tuple[Any, Any]:
+        """An independent state of some rows (indices, int64), for branches and probes."""
+        critic = self.critic_memory.fork(state[1], rows) if self.critic_memory is not None else None
+        return self.memory.fork(state[0], rows), critic
+
+    # Learning.
+
+    def forward(self, inputs: Inputs) -> Heads:
+        """Whole trials at once: inputs (B, T, ...) -> heads (B, T, ...)."""
+        x = self._embed(inputs)
+        out = self.memory(x, inputs)
+        read = out if self.critic_memory is None else self.critic_memory(x, inputs)
+        return Heads(self.actor(out), self.critic(read)[..., 0])
+
+    def _embed(self, seen: Inputs) -> Tensor:
+        see, parts = self.config.see, []
+        if "observation" in see:
+            parts.append(seen["observation"])
+        if "action" in see:
+            parts.append(self._action(seen["action"]))
+        parts += [seen[name][..., None].float() for name in ("reward", "done") if name in see]
+        return self.embed(torch.cat(parts, -1))
+
+    def _action(self, action: Tensor) -> Tensor:
+        if not self.config.actions:
+            return action
+        return F.one_hot(action + 1, self.config.actions + 1)[..., 1:].float()  # -1, none, has no bit

@@ -1,0 +1,262 @@
+"""Learning over whole trials: the policy plays them, a credit weighs the steps, one policy-gradient objective learns.
+
+With one update a collection and no clip it is A2C (Wang et al. 2016, 1611.05763); with several it is PPO (Schulman et
+al. 2017, 1707.06347, equation 7), as RL2 is trained today. What differs between systems are the policy's memory and the
+numbers in the recipe.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from mrt.control.envs import EnvTasks, make_tasks
+from mrt.control.failures import CURES, failures, shares
+from mrt.control.oracles import floor_and_ceiling
+from mrt.control.policy import ControlPolicy, Heads
+from mrt.control.probes import ExploitProbe
+from mrt.control.rollout import rollout
+from mrt.credit import Credit, make_credit
+from mrt.errors import ConfigError
+from mrt.recipe import Recipe
+from mrt.returns import gae
+from mrt.trainer import TrialConfig, TrialTrainer
+from mrt.trials import Trials
+
+logger = logging.getLogger(__name__)
+WEIGHTS, TARGETS = "credit", "value_target"  # what a collection carries beside the record
+T = TypeVar("T", bound="ControlTrainer")
+
+
+@dataclass
+class ControlConfig(TrialConfig):
+    """Arguments of a `ControlTrainer`. `per_device_train_batch_size` counts the tasks of a collection."""
+
+    trials_per_task: int = field(default=1, metadata={"help": "trials on each task: the group of the outcome credits"})
+    credit: str = field(default="gae", metadata={"help": "gae | reward_to_go | outcome | leave_one_out | progress"})
+    credit_options: dict[str, Any] | None = field(default=None, metadata={"help": "options of the credit"})
+    gamma: float = field(default=0.99, metadata={"help": "discount a step, over the ends of episodes"})
+    lam: float = field(default=0.95, metadata={"help": "lambda of GAE, also of the critic's targets"})
+    epochs: int = field(default=1, metadata={"help": "times that a collection is learnt from"})
+    minibatches: int = field(default=1, metadata={"help": "updates an epoch; each sees whole trials"})
+    clip: float | None = field(default=0.2, metadata={"help": "PPO's clip of the ratio; null for none (A2C)"})
+    entropy: float = field(default=0.01, metadata={"help": "weight of the entropy bonus"})
+    entropy_end: float | None = field(default=None, metadata={"help": "it moves linearly to this over training"})
+    value_weight: float = field(default=0.5, metadata={"help": "weight of the critic's squared error"})
+    normalise: bool = field(default=True, metadata={"help": "weights of a collection to mean 0 and deviation 1"})
+    probe_samples: int = field(default=0, metadata={"help": "exploitation episodes at every boundary (J); 0: none"})
+    bounds: bool = field(default=True, metadata={"help": "log regret against random play and the known-task optimum"})
+    max_grad_norm: float = field(default=0.5, metadata={"help": "the gradient is clipped to this norm"})
+
+    def __post_init__(self) -> None:
+        for name in ("trials_per_task", "epochs", "minibatches"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name}={getattr(self, name)} is to be at least 1")
+        if self.train_batch_size * self.trials_per_task % self.minibatches:
+            raise ConfigError(
+                f"minibatches={self.minibatches} does not divide the {self.train_batch_size * self.trials_per_task} "
+                "trials of a collection"
+            )
+        if self.trials_per_task > 1 and self.minibatches > 1 and self.credit != "gae":
+            self.group_size = self.trials_per_task
+        self.make_credit()
+        super().__post_init__()
+
+    def make_credit(self) -> Credit:
+        """The credit with its options.
+
+        Raises:
+            ConfigError: for an unknown one, or one that needs stop values where none are measured.
+        """
+        options = dict(self.credit_options or {})
+        if self.credit == "gae":
+            options = {"gamma": self.gamma, "lam": self.lam, **options}
+        elif self.credit == "reward_to_go":
+            options = {"gamma": self.gamma, **options}
+        credit = make_credit(self.credit, alpha_end=options.pop("alpha_end", None), **options)
+        if credit.prover != "none" and not self.probe_samples:
+            raise ConfigError(f"credit='{self.credit}' needs stop values: set probe_samples to at least 1")
+        return credit
+
+
+class ControlTrainer(TrialTrainer):
+    """Policy gradients on whole trials.
+
+    Args:
+        model: a `ControlPolicy`, or one that peft has wrapped.
+        tasks: p(M) as `EnvTasks`.
+    """
+
+    args: ControlConfig
+    tasks: EnvTasks
+    rows_written = 8
+
+    def __init__(self, model: Any, args: ControlConfig, tasks: EnvTasks, **kwargs: Any) -> None:
+        super().__init__(model, args, tasks, args.make_credit(), **kwargs)
+        self._collection: Trials | None = None
+        self._left: list[Tensor] = []
+        self._named: set[str] = set()
+        self.register_state("collection", (self._collection_state, self._load_collection))
+
+    @classmethod
+    def args_class(cls) -> type:
+        return ControlConfig
+
+    @classmethod
+    def from_recipe(cls: type[T], recipe: Recipe, output_dir: Path) -> T:
+        """The trainer that a recipe describes: its tasks, a fresh policy or one to go on from, its adapter."""
+        if not recipe.tasks:
+            raise ConfigError("control needs tasks in the recipe (tasks: {name: grid-navi, episodes: 4})")
+        args = recipe.build_args(cls.args_class(), output_dir)
+        tasks = make_tasks(**recipe.tasks)
+        torch.manual_seed(recipe.seed)
+        return cls(cls.make_policy(recipe, tasks), args, tasks)
+
+    @classmethod
+    def make_policy(cls, recipe: Recipe, tasks: EnvTasks) -> Any:
+        """The policy of a recipe: `model` names a saved one, `policy` describes a fresh one; `peft` wraps either."""
+        if recipe.model:
+            policy: Any = load_policy(recipe.model)
+            if recipe.policy:
+                raise ConfigError("a recipe has a model to go on from or a policy to build, not both")
+        else:
+            policy = ControlPolicy.for_spec(tasks.env.spec, **recipe.policy)
+        if recipe.peft is not None:
+            from peft import LoraConfig, get_peft_model
+
+            policy = get_peft_model(policy, LoraConfig(**recipe.peft))
+        return policy
+
+    # Collecting.
+
+    def next_trials(self, indices: Sequence[int]) -> Trials:
+        """The next minibatch; plays new trials on the tasks at `indices` when the last collection is used up."""
+        if not self._left:
+            with torch.no_grad():
+                trials = self.play(indices)
+            self.record(trials)
+            self._watch(trials)
+            self._collection = self._weighed(trials)
+            parts = self.args.minibatches
+            orders = [torch.randperm(len(trials)) for _ in range(self.args.epochs)]
+            self._left = [part for order in orders for part in order.chunk(parts)]
+        index = self._left.pop(0)
+        assert self._collection is not None
+        return self._collection if len(index) == len(self._collection) else self._collection.rows(index)
+
+    def play(self, indices: Sequence[int]) -> Trials:
+        """`trials_per_task` trials on each task, one group a task."""
+        env, repeats = self.tasks.env, self.args.trials_per_task
+        params = self.tasks.batch(self.args.seed, indices)
+        params = {name: value.repeat_interleave(repeats, 0).to(self.args.device) for name, value in params.items()}
+        group = torch.arange(len(indices), device=self.args.device).repeat_interleave(repeats)
+        keys = [env.task_key(params, row) for row in range(min(self.rows_written or 0, len(group)))]
+        probe = ExploitProbe(self.policy, self.args.probe_samples) if self.args.probe_samples else None
+        seed = int(torch.randint(2**31, (1,)))
+        trials = rollout(env, self.policy, params, seed=seed, group=group, probe=probe)
+        privileged: dict[str, Tensor] = {}
+        if self.args.bounds:
+            bounds = floor_and_ceiling(env, params)
+            privileged = {
+                "oracle": bounds.ceiling / env.spec.episodes,
+                "floor": bounds.floor / env.spec.episodes,
+            }
+        keys += [""] * (len(group) - len(keys))  # a key takes longer to write than a trial to play
+        return dataclasses.replace(trials, privileged=privileged, task_keys=tuple(keys))
+
+    @property
+    def policy(self) -> Any:
+        """The policy itself, out of whatever wraps it for training."""
+        return self.accelerator.unwrap_model(self.model)
+
+    def _weighed(self, trials: Trials) -> Trials:
+        """The trials with credit and value targets; rewards of free episodes count for nothing."""
+        free = self.tasks.env.spec.free_episodes
+        counted = trials
+        if free:
+            counted = dataclasses.replace(trials, rewards=torch.where(trials.episode < free, 0.0, trials.rewards))
+        weights = super().weigh(counted)
+        advantage = weights
+        if self.args.credit != "gae" or self.args.credit_options:
+            advantage = gae(counted, self.args.gamma, self.args.lam)
+        targets = torch.where(trials.mask, advantage + trials.values.nan_to_num(), 0.0)  # type: ignore[union-attr]
+        if self.args.normalise:
+            inside = weights[trials.mask]
+            weights = torch.where(trials.mask, (weights - inside.mean()) / (inside.std() + 1e-8), 0.0)
+        return dataclasses.replace(trials, privileged={**trials.privileged, WEIGHTS: weights, TARGETS: targets})
+
+    def _watch(self, trials: Trials) -> None:
+        measured = shares(self.tasks.env, trials)
+        for name, value in measured.items():
+            self.log_metric(name, value)
+        named = failures(measured) if self.state.global_step else []
+        for name in ("constant action", "never explores"):
+            self.log_metric(f"failure/{name.replace(' ', '_')}", float(name in named))
+        for name in set(named) - self._named:
+            logger.warning("step %d: %s (%s). Cure: %s", self.state.global_step, name, measured, CURES[name])
+        self._named = set(named)
+
+    # Learning.
+
+    def weigh(self, trials: Trials) -> Tensor:
+        return trials.privileged[WEIGHTS]
+
+    def losses(self, trials: Trials, weights: Tensor) -> dict[str, Tensor]:
+        """PPO's clipped surrogate (or the plain policy gradient), the critic's error and the entropy, over `mask`."""
+        heads: Heads = self.model_wrapped(trials.inputs)
+        distribution, mask = self.policy.distribution, trials.mask
+        logprobs = distribution.logprob(heads.logits, trials.actions)[mask]
+        ratio, advantage = torch.exp(logprobs - trials.logprobs[mask]), weights[mask]  # type: ignore[index]
+        gain = ratio * advantage
+        if self.args.clip is not None:
+            gain = torch.minimum(gain, ratio.clamp(1 - self.args.clip, 1 + self.args.clip) * advantage)
+        entropy = distribution.entropy(heads.logits)[mask].mean()
+        error = (heads.values - trials.privileged[TARGETS])[mask].square().mean()
+        with torch.no_grad():
+            self.log_metric("entropy", float(entropy))
+            self.log_metric("value_error", float(error))
+            self.log_metric("kl", float((ratio - 1 - torch.log(ratio)).mean()))
+        return {"policy": -gain.mean() + self.args.value_weight * error - self.entropy_weight * entropy}
+
+    @property
+    def entropy_weight(self) -> float:
+        """The weight of the entropy now."""
+        start, end = self.args.entropy, self.args.entropy_end
+        done = self.state.global_step / max(self.state.max_steps, 1)
+        return start if end is None else start + (end - start) * done
+
+    # What is kept over a resume.
+
+    def _collection_state(self) -> Any:
+        if self._collection is None or not self._left:
+            return None
+        trials = {entry.name: getattr(self._collection, entry.name) for entry in dataclasses.fields(Trials)}
+        return {"trials": trials, "left": list(self._left)}
+
+    def _load_collection(self, state: Any) -> None:
+        if state is not None:
+            self._collection, self._left = Trials(**state["trials"]).to(self.args.device), list(state["left"])
+
+
+def load_policy(path: str | Path) -> ControlPolicy:
+    """A saved policy: its own folder, or a run's (RUN/model).
+
+    Raises:
+        ConfigError: when there is none, or the folder holds something else.
+    """
+    folder = Path(path) / "model" if (Path(path) / "model").is_dir() else Path(path)
+    if not (folder / "config.json").is_file():
+        raise ConfigError(
+            f"{path} holds no policy: a folder with config.json and model.safetensors, or a run, is needed"
+        )
+    try:
+        return ControlPolicy.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ConfigError(f"{folder} does not load as a policy: {error}") from error
