@@ -1,0 +1,28 @@
+"""The families of few-shot problems that recipes can name."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from classic_metarl.gradient.sinusoid import Sinusoids
+from mrt.errors import ConfigError, nearest
+
+FAMILIES: dict[str, Callable[..., Any]] = {"sinusoid": Sinusoids}
+
+
+def problem_family(name: str = "", **dials: Any) -> Any:
+    """The family called `name` with these dials.
+
+    Raises:
+        ConfigError: for an unknown name or dial, naming the nearest valid one.
+    """
+    if name not in FAMILIES:
+        raise ConfigError(f"problems {name!r} is no few-shot family; {nearest(name, set(FAMILIES))}")
+    valid = set(inspect.signature(FAMILIES[name]).parameters) - {"name"}
+    for dial, value in dials.items():
+        if dial not in valid:
+            raise ConfigError(f"problems '{name}' has no dial '{dial}'; {nearest(dial, valid)}")
+        dials[dial] = tuple(value) if isinstance(value, list) else value
+    return FAMILIES[name](**dials)
