@@ -17,6 +17,10 @@ class CheckpointError(MRTError):
     """A checkpoint that is torn, missing or of another run."""
 
 
+class SyncError(MRTError):
+    """An engine that samples from other weights than those that are trained."""
+
+
 def nearest(name: str, valid: "list[str] | tuple[str, ...] | set[str]") -> str:
     """`did you mean 'x'?` for a misspelt name, or the list of what is valid where nothing comes close."""
     import difflib

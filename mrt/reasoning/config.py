@@ -55,6 +55,9 @@ class MRTConfig(TrialArguments, GRPOConfig):  # type: ignore[misc]  # narrower d
     train_forced: bool = field(default=False, metadata={"help": "mixed: credit the forced rows' answer tokens"})
     prefix_max_age: int = field(default=0, metadata={"help": "mixed: steps that a stale prefix may be reused for"})
     held_out_prover: str = field(default="auto", metadata={"help": "auto | reference | none: the gaming watch"})
+    sync_tolerance: float | None = field(
+        default=None, metadata={"help": "vLLM: nats a token that engine and weights may differ by; None: by precision"}
+    )
     watch_every: int = field(default=10, metadata={"help": "steps between two looks by the held-out prover"})
 
     def __post_init__(self) -> None:

@@ -14,9 +14,8 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from mrt.errors import ConfigError, nearest
-from mrt.reasoning.engines.cache import Kept
+from mrt.reasoning.engines.base import Branch, Engine
 from mrt.reasoning.engines.sampling import Sampling
-from mrt.reasoning.engines.transformers import Branch, Prefix, TransformersEngine
 from mrt.reasoning.prompts import ThinkFormat, answer_end, answer_text, forced_prefix
 
 Judge = Callable[[Sequence[Mapping[str, Any]], Sequence[str], Sequence[Sequence[int]]], Sequence[float | None]]
@@ -40,7 +39,7 @@ class Trace:
     row: Mapping[str, Any]
     opening: tuple[int, ...] = ()
     complete: bool = False
-    kept: Kept | None = None
+    kept: Any = None
 
     def suffix(self, cut: int, fmt: ThinkFormat) -> tuple[int, ...]:
         """The forced close that fits the thought at `cut`."""
@@ -65,9 +64,7 @@ class Probe(Protocol):
     @property
     def prover(self) -> str: ...
 
-    def __call__(
-        self, engine: TransformersEngine, fmt: ThinkFormat, traces: Sequence[Trace], judge: Judge
-    ) -> list[Probed]: ...
+    def __call__(self, engine: Engine, fmt: ThinkFormat, traces: Sequence[Trace], judge: Judge) -> list[Probed]: ...
 
 
 @dataclass(frozen=True)
@@ -78,9 +75,7 @@ class Sampled:
     temperature: float = 1.0
     prover: str = field(default="forced", init=False)
 
-    def __call__(
-        self, engine: TransformersEngine, fmt: ThinkFormat, traces: Sequence[Trace], judge: Judge
-    ) -> list[Probed]:
+    def __call__(self, engine: Engine, fmt: ThinkFormat, traces: Sequence[Trace], judge: Judge) -> list[Probed]:
         forced = force_answers(engine, fmt, traces, self.samples, Sampling(temperature=self.temperature))
         results = []
         for answers, rewards in zip(forced, judge_answers(fmt, traces, forced, judge), strict=True):
@@ -143,9 +138,7 @@ class Gold:
     tolerance: float = 0.0
     prover: str = field(default="forced", init=False)
 
-    def __call__(
-        self, engine: TransformersEngine, fmt: ThinkFormat, traces: Sequence[Trace], judge: Judge
-    ) -> list[Probed]:
+    def __call__(self, engine: Engine, fmt: ThinkFormat, traces: Sequence[Trace], judge: Judge) -> list[Probed]:
         results: list[Probed] = [Probed((), ())] * len(traces)
         known: dict[tuple[str, ...], list[list[int]]] = {}
         solutions = []
@@ -208,7 +201,7 @@ def make_probe(name: str, samples: int = 4, tolerance: float = 0.0) -> Probe:
     return PROBES[name]()
 
 
-def prefill_chunks(engine: TransformersEngine, traces: Sequence[Trace]) -> Iterator[tuple[list[int], Prefix]]:
+def prefill_chunks(engine: Engine, traces: Sequence[Trace]) -> Iterator[tuple[list[int], Any]]:
     """Chunks of trace indices with the keys and values of each trace up to its last cut. Traces without cuts are left
     out.
     """
@@ -232,7 +225,7 @@ class Forced:
 
 
 def force_answers(
-    engine: TransformersEngine, fmt: ThinkFormat, traces: Sequence[Trace], samples: int, sampling: Sampling
+    engine: Engine, fmt: ThinkFormat, traces: Sequence[Trace], samples: int, sampling: Sampling
 ) -> list[list[list[Forced]]]:
     """For every trace and every cut `samples` answers that follow a forced close there."""
     results: list[list[list[Forced]]] = [[] for _ in traces]

@@ -19,8 +19,9 @@ from typing import Any
 import torch
 
 from mrt.errors import ConfigError
+from mrt.reasoning.engines.attach import engine_of, samples_plainly, sampling_of
+from mrt.reasoning.engines.base import Answers, Branch, Counts, Engine
 from mrt.reasoning.engines.sampling import Sampling
-from mrt.reasoning.engines.transformers import Answers, Branch, TransformersEngine
 from mrt.reasoning.probes import Judge, Probe
 from mrt.reasoning.prompts import ThinkFormat, forced_prefix, thought_span
 from mrt.reasoning.schedule import Schedule
@@ -71,6 +72,7 @@ class Rollout:
     budget: int | None = None
     pool: PrefixPool = field(default_factory=PrefixPool)
     cost: dict[str, int] = field(default_factory=lambda: {"sampled": 0, "probed": 0})
+    counts: Counts = field(default_factory=Counts)  # of the tokens since `take_counts`
 
     def __call__(self, prompts: list[Any], trainer: Any) -> dict[str, Any]:
         rows = trainer.rollout_rows
@@ -80,25 +82,29 @@ class Rollout:
         size = trainer.num_generations if trainer.model.training else trainer.num_generations_eval
         logprobs = None
         if self.kind == "mixed" and trainer.model.training:
-            with _engine(trainer) as engine:
+            with self._counted(trainer) as engine:
                 trials = self._mixed(engine, trainer, prompt_ids, rows, size)
-        elif _samples_plainly(trainer):
-            with _engine(trainer) as engine:
+        elif samples_plainly(trainer):
+            with self._counted(trainer) as engine:
                 trials = self._act(engine, trainer, prompt_ids, size)
         elif self.budget is not None:
-            raise ConfigError("thinking_budget goes with temperature, top_p and top_k only, and without vLLM")
+            raise ConfigError("thinking_budget goes with temperature, top_p and top_k only")
         else:
             completions, logprobs = trainer._generate_single_turn(prompt_ids, images, multimodal, size)
             trials = [read_trial(ids, self.fmt, self.segment) for ids in completions]
-            self.cost["sampled"] += sum(map(len, prompt_ids)) + sum(map(len, completions))
+            given, drawn = sum(map(len, prompt_ids)), sum(map(len, completions))
+            self.cost["sampled"] += given + drawn
+            self.counts += Counts(given, given, drawn)
         if self.probe is not None:
             # The choice of boundaries follows the global random state, which checkpoints keep.
             generator = torch.Generator().manual_seed(int(torch.randint(2**31, ())))
-            with _engine(trainer) as engine:
+            with self._counted(trainer) as engine:
                 probe_trials(
                     engine, self.fmt, self.probe, self.schedule, self.judge, prompt_ids, trials, rows, generator
                 )
                 self.cost["probed"] += engine.positions["probed"]
+        if trainer.use_vllm and logprobs is None:
+            logprobs = [trial.logprobs for trial in trials]
         output = {
             "prompt_ids": prompt_ids,
             "completion_ids": [trial.completion for trial in trials],
@@ -109,27 +115,36 @@ class Rollout:
             output["env_mask"] = [trial.chosen or [1] * len(trial.completion) for trial in trials]
         return output
 
-    def _act(self, engine: TransformersEngine, trainer: Any, prompt_ids: list[list[int]], size: int) -> list[Trial]:
+    def take_counts(self) -> Counts:
+        """Tokens prefilled, reused and decoded since the last call."""
+        counts, self.counts = self.counts, Counts()
+        return counts
+
+    @contextmanager
+    def _counted(self, trainer: Any) -> Iterator[Engine]:
+        with engine_of(trainer) as engine:
+            yield engine
+            self.counts += engine.counts
+
+    def _act(self, engine: Engine, trainer: Any, prompt_ids: list[list[int]], size: int) -> list[Trial]:
         """A trial of every prompt. The prompt of a group runs once; keys and values stay for the probes."""
         starts = prompt_ids[::size]
         limit = trainer.max_completion_length
         fits = len(prompt_ids) * (max(map(len, prompt_ids)) + limit) <= engine.max_positions
         keep = fits and (self.probe is not None or self.budget is not None)
-        groups = self._continue(engine, starts, [self.budget or limit] * len(starts), size, _sampling(trainer), keep)
+        groups = self._continue(engine, starts, [self.budget or limit] * len(starts), size, sampling_of(trainer), keep)
         trials = []
         for group in groups:
-            for ids, kept in zip_longest(group.ids, group.kept):
+            for ids, logprobs, kept in zip_longest(group.ids, group.logprobs, group.kept):
                 trial = read_trial(ids, self.fmt, self.segment)
-                trial.kept = kept
+                trial.logprobs, trial.kept = logprobs, kept
                 trials.append(trial)
         if self.budget is not None:
             self._finish(engine, trainer, prompt_ids, trials)
         self.cost["sampled"] += engine.positions["sampled"]
         return trials
 
-    def _finish(
-        self, engine: TransformersEngine, trainer: Any, prompt_ids: list[list[int]], trials: Sequence[Trial]
-    ) -> None:
+    def _finish(self, engine: Engine, trainer: Any, prompt_ids: list[list[int]], trials: Sequence[Trial]) -> None:
         """Trials that used up the thinking budget: an open thought is closed and answered, an answer goes on.
 
         The close is given, not chosen; the answer is the policy's own. The trial's stop stays BUDGET.
@@ -146,17 +161,18 @@ class Rollout:
             branches.append(Branch(place, len(ids) - trials[i].closed, suffix))
         room = trainer.max_completion_length - self.budget - max(len(branch.suffix) for branch in branches) - 1
         stops = (*self.fmt.answer_stop_ids, *self.fmt.end_ids)
-        answers = engine.answers(prefix, branches, 1, room, stops, _sampling(trainer), "sampled")
+        answers = engine.answers(prefix, branches, 1, room, stops, sampling_of(trainer), "sampled")
         for i, branch, answer in zip(rows, branches, answers, strict=True):
-            trial, (ids,) = trials[i], answer.ids
+            trial, (ids,), (logprobs,) = trials[i], answer.ids, answer.logprobs
             given = 0 if trial.closed else len(branch.suffix)
             added = [] if ids[-1] in self.fmt.end_ids or not answer.stopped[0] else list(self.fmt.end_ids[:1])
             trial.chosen = [1] * len(trial.completion) + [0] * given + [1] * len(ids) + [0] * len(added)
             trial.completion = [*trial.completion, *(branch.suffix if given else ()), *ids, *added]
+            trial.logprobs = [*(trial.logprobs or []), *([0.0] * given), *logprobs, *([0.0] * len(added))]
 
     def _mixed(
         self,
-        engine: TransformersEngine,
+        engine: Engine,
         trainer: Any,
         prompt_ids: list[list[int]],
         rows: Sequence[Mapping[str, Any]],
@@ -164,7 +180,7 @@ class Rollout:
     ) -> list[Trial]:
         """Groups of `size` rows, each on one prefix: the first half goes on, the second half answers now."""
         limit, step = trainer.max_completion_length, trainer.state.global_step
-        sampling = _sampling(trainer)
+        sampling = sampling_of(trainer)
         firsts = range(0, len(prompt_ids), size)
         keys = [str(rows[i].get("key") or prompt_ids[i]) for i in firsts]
         sources: list[tuple[list[int], int] | None] = [self.pool.take(key, step) for key in keys]
@@ -188,13 +204,15 @@ class Rollout:
         for g, prefix in enumerate(prefixes):
             source = sources[g]
             assert source is not None
-            for more in going[g].ids:
+            for more, logprobs in zip(going[g].ids, going[g].logprobs, strict=True):
                 trial = read_trial([*prefix, *more], self.fmt, self.segment)
+                trial.logprobs = [*([0.0] * len(prefix)), *logprobs]
                 trial.chosen = [0] * len(prefix) + [1] * len(more)
                 trial.fork, trial.age = forks[g], source[1]
                 trials.append(trial)
-            for suffix, answer, added in answers[g]:
+            for suffix, answer, added, logprobs in answers[g]:
                 trial = read_trial([*prefix, *suffix, *answer, *added], self.fmt, self.segment)
+                trial.logprobs = [0.0] * (len(prefix) + len(suffix)) + logprobs + [0.0] * len(added)
                 given = len(prefix) + len(suffix)
                 trial.chosen = [0] * given + [int(self.train_forced)] * len(answer) + [0] * len(added)
                 trial.fork, trial.age, trial.forced = forks[g], source[1], True
@@ -205,7 +223,7 @@ class Rollout:
 
     def _continue(
         self,
-        engine: TransformersEngine,
+        engine: Engine,
         starts: Sequence[Sequence[int]],
         limits: Sequence[int],
         n: int,
@@ -218,17 +236,20 @@ class Rollout:
         answers = engine.answers(prefix, branches, n, max(limits), self.fmt.end_ids, sampling, "sampled", keep)
         for answer, limit in zip(answers, limits, strict=True):
             answer.ids = [ids[:limit] for ids in answer.ids]
+            answer.logprobs = [logprobs[:limit] for logprobs in answer.logprobs]
         return answers
 
     def _answer_now(
         self,
-        engine: TransformersEngine,
+        engine: Engine,
         starts: Sequence[Sequence[int]],
         prefixes: Sequence[Sequence[int]],
         n: int,
         sampling: Sampling,
-    ) -> list[list[tuple[list[int], list[int], list[int]]]]:
-        """For every start `n` times (forced close, answer, the end token where the answer stopped at its brace)."""
+    ) -> list[list[tuple[list[int], list[int], list[int], list[float]]]]:
+        """For every start `n` times (forced close, answer, the end token where the answer stopped at its brace, the
+        answer's log-probabilities).
+        """
         branches = []
         for i, (start, prefix) in enumerate(zip(starts, prefixes, strict=True)):
             opening, _ = thought_span(prefix, self.fmt)
@@ -244,31 +265,9 @@ class Rollout:
         )
         end = list(self.fmt.end_ids[:1])
         return [
-            [(list(branch.suffix), ids, [] if ids[-1] in self.fmt.end_ids else end) for ids in answer.ids]
+            [
+                (list(branch.suffix), ids, [] if ids[-1] in self.fmt.end_ids else end, logprobs)
+                for ids, logprobs in zip(answer.ids, answer.logprobs, strict=True)
+            ]
             for branch, answer in zip(branches, answers, strict=True)
         ]
-
-
-def _sampling(trainer: Any) -> Sampling:
-    return Sampling(trainer.args.temperature, trainer.args.top_p, trainer.args.top_k or 0)
-
-
-def _samples_plainly(trainer: Any) -> bool:
-    """Whether temperature, top-p and top-k are all that shapes the samples: then our own engine draws them."""
-    args = trainer.args
-    other = (args.min_p, args.generation_kwargs, trainer.use_vllm, getattr(args, "use_transformers_paged", False))
-    return args.repetition_penalty == 1.0 and not any(other)
-
-
-@contextmanager
-def _engine(trainer: Any) -> Iterator[TransformersEngine]:
-    """An engine on the trainer's current weights, gathered where they are sharded."""
-    from trl.models import unwrap_model_for_generation
-
-    with (
-        unwrap_model_for_generation(
-            trainer.model_wrapped, trainer.accelerator, gather_deepspeed3_params=trainer.args.ds3_gather_for_generation
-        ) as model,
-        trainer._dist.summon_full_params(trainer.model_wrapped, recurse=False),
-    ):
-        yield TransformersEngine(model, trainer._tokenizer.pad_token_id)

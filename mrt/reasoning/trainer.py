@@ -24,9 +24,12 @@ from mrt.errors import ConfigError
 from mrt.grouping import check_group_size
 from mrt.guard import check_bonus
 from mrt.mixin import TrialMixin
+from mrt.reasoning.canary import watch_syncs
 from mrt.reasoning.config import MRTConfig
 from mrt.reasoning.cost import CostLimit, CostState
+from mrt.reasoning.engines.vllm_backends import prepare_vllm
 from mrt.reasoning.loading import check_model
+from mrt.reasoning.mismatch import gathered_mismatch
 from mrt.reasoning.probes import make_probe
 from mrt.reasoning.prompts import think_format
 from mrt.reasoning.record import build_trials, completion_weights, rows_of
@@ -65,13 +68,14 @@ class MRTTrainer(TrialMixin, GRPOTrainer):
     ) -> None:
         args = args or MRTConfig()
         probing = args.rollout != "plain" and kwargs.get("rollout_func") is None
+        if args.use_vllm:
+            prepare_vllm(args)
         if probing:
             kwargs["rollout_func"] = self._collect
         super().__init__(model=model, reward_funcs=reward_funcs, args=args, train_dataset=train_dataset, **kwargs)
         rows = args.per_device_train_batch_size * int(args.steps_per_generation or 1)
         check_group_size(rows, self.group_size, args.world_size)
-        if args.rollout != "plain" and self.use_vllm:
-            raise ConfigError("rollout='probed' and 'mixed' need the model's own forward pass: set use_vllm=false")
+        self.canary = watch_syncs(self, args.sync_tolerance) if self.use_vllm else None
         self.credit = args.make_credit()
         self.rollout_rows: Sequence[Mapping[str, Any]] = []
         self._reward_matrix = torch.zeros(0)
@@ -147,6 +151,8 @@ class MRTTrainer(TrialMixin, GRPOTrainer):
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         self.rollout_rows = inputs
         output = super()._generate_and_score_completions(inputs)
+        for name, value in gathered_mismatch(output, self.accelerator.gather).items():
+            self.log_metric(name, value)
         if self.rollout is None or self.model is None or not self.model.training:
             return output
         trials = [row["trial"] for row in inputs]
@@ -196,6 +202,7 @@ class MRTTrainer(TrialMixin, GRPOTrainer):
         positions = int(output["prompt_mask"].sum() + output["completion_mask"].sum())
         self.updated += positions * self.num_iterations
         metrics = watch_metrics(record, trials, int(self.max_completion_length or 1))
+        metrics |= self.rollout.take_counts().metrics(self.accelerator)
         for name, spent in self.cost().items():
             self.log_total(f"cost/{name}", spent)
         if self.held_out is not None and self.state.global_step % self.watch_every == 0:

@@ -9,8 +9,7 @@ from typing import Any
 
 import torch
 
-from mrt.reasoning.engines.cache import Kept
-from mrt.reasoning.engines.transformers import TransformersEngine
+from mrt.reasoning.engines.base import Engine
 from mrt.reasoning.probes import Judge, Probe, Trace
 from mrt.reasoning.prompts import ThinkFormat, thought_span
 from mrt.reasoning.schedule import Schedule
@@ -38,7 +37,7 @@ class Trial:
     logprobs: list[float] | None = None
     stop_values: list[float] = field(default_factory=list)
     errors: list[float] = field(default_factory=list)
-    kept: Kept | None = None  # keys and values from acting, until the trial has been probed
+    kept: Any = None  # what the engine kept of acting (`Answers.kept`), until the trial has been probed
 
     @property
     def thought(self) -> list[int]:
@@ -58,7 +57,7 @@ def read_trial(completion: Sequence[int], fmt: ThinkFormat, segment: Segment) ->
 
 
 def probe_trials(
-    engine: TransformersEngine,
+    engine: Engine,
     fmt: ThinkFormat,
     probe: Probe,
     schedule: Schedule,

@@ -10,26 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from mrt.reasoning.engines.base import Answers, Branch, Counts
 from mrt.reasoning.engines.cache import Kept, State, growing_cache, join_rows, keep_row
 from mrt.reasoning.engines.sampling import Sampling, draw
 from mrt.reasoning.engines.scoring import score_levels, score_tree
 from mrt.reasoning.engines.trie import Trie
-
-
-@dataclass(frozen=True)
-class Branch:
-    """The first `cut` tokens of prefix row `row`, then `suffix`."""
-
-    row: int
-    cut: int
-    suffix: tuple[int, ...] = ()
 
 
 @dataclass
@@ -45,17 +37,6 @@ class Prefix:
     ends: Tensor | None
 
 
-@dataclass
-class Answers:
-    """What one branch gave: token ids of each sample, their log-probabilities under the sampling distribution, whether
-    each ended at a stop token (kept as its last id) and not at the limit, and the keys and values where asked for."""
-
-    ids: list[list[int]] = field(default_factory=list)
-    logprobs: list[list[float]] = field(default_factory=list)
-    stopped: list[bool] = field(default_factory=list)
-    kept: list[Kept] = field(default_factory=list)
-
-
 class TransformersEngine:
     """One model, counted. `positions` holds how many positions each purpose has run through it so far.
 
@@ -65,6 +46,7 @@ class TransformersEngine:
     def __init__(self, model: Any, pad_id: int, max_positions: int = 65_536) -> None:
         self.model, self.pad_id, self.max_positions = model, pad_id, max_positions
         self.positions: dict[str, int] = {"sampled": 0, "probed": 0}
+        self.counts = Counts()
 
     @property
     def device(self) -> torch.device:
@@ -109,7 +91,7 @@ class TransformersEngine:
                 use_cache=True,
                 logits_to_keep=1 if bool((lengths == lengths[0]).all()) else 0,
             )
-        self.positions[purpose] += int(lengths.sum())
+        self._ran(purpose, int(lengths.sum()))
         last = torch.zeros_like(lengths) if out.logits.shape[1] == 1 else lengths - 1
         ends = out.logits[torch.arange(len(lengths), device=ids.device), last]
         return Prefix(out.past_key_values, lengths, ends)
@@ -125,12 +107,9 @@ class TransformersEngine:
         purpose: str = "probed",
         keep: bool = False,
     ) -> list[Answers]:
-        """`n` continuations of every branch, each ended by a stop token or after `max_new_tokens`.
-
-        With `keep`, each comes with its keys and values (all but those of a stop token), so that `restore` can serve
-        what is asked at its boundaries without another pass.
-        """
+        """As `Engine.answers`; with `keep` come the keys and values of all but a stop token, for `restore`."""
         results: list[Answers] = [Answers() for _ in branches]
+        self.counts.asked += n * sum(branch.cut + len(branch.suffix) for branch in branches)
         cost = [(branch.cut + len(branch.suffix) + max_new_tokens) for branch in branches]
         for chunk in self.chunks(cost, n):
             part = [branches[i] for i in chunk]
@@ -153,14 +132,11 @@ class TransformersEngine:
         continuations: Sequence[Sequence[Sequence[int]]],
         tolerance: float = 0.0,
     ) -> list[Tensor]:
-        """Log-probability (temperature 1) of every continuation of every branch.
+        """As `Engine.score`.
 
         The continuations of a branch form a trie: a shared beginning runs through the model once, under a tree mask in
         which every node sees its prefix, the suffix and its own ancestors. With a `tolerance` the trie runs level by
         level, and unlikely parts of it are let go: the summed probability of a branch is then low by at most that.
-
-        Returns:
-            one float64 tensor (number of continuations,) a branch.
         """
         results: list[Tensor] = [torch.zeros(0)] * len(branches)
         known: dict[tuple[Any, ...], Trie] = {}  # the boundaries of one problem share their trie
@@ -170,6 +146,7 @@ class TransformersEngine:
             if key not in known:
                 known[key] = Trie.build(branch.suffix, group)
             tries.append(known[key])
+            self.counts.asked += sum(branch.cut + len(branch.suffix) + len(one) - 1 for one in group)
         for chunk in self._parts(branches, tries, together=tolerance > 0):
             with self._running():
                 part, those = [branches[i] for i in chunk], [tries[i] for i in chunk]
@@ -177,10 +154,28 @@ class TransformersEngine:
                     scores, count = score_levels(self, prefix, part, those, tolerance)
                 else:
                     scores, count = score_tree(self, prefix, part, those)
-            self.positions["probed"] += count
+            self._ran("probed", count)
             for i, one in zip(chunk, scores, strict=True):
                 results[i] = one
         return results
+
+    def token_logprobs(self, sequences: Sequence[Sequence[int]]) -> list[Tensor]:
+        """As `Engine.token_logprobs`, in a plain pass of its own that shares nothing."""
+        results: list[Tensor] = [torch.zeros(0)] * len(sequences)
+        for chunk in self.chunks([len(sequence) for sequence in sequences]):
+            ids, lengths = self._pad([sequences[i] for i in chunk])
+            mask = torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]
+            with self._running():
+                logits = self.model(input_ids=ids, attention_mask=mask.long()).logits[:, :-1].double()
+            picked = logits.log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0].cpu()
+            for row, i in enumerate(chunk):
+                results[i] = picked[row, : len(sequences[i]) - 1]
+        return results
+
+    def _ran(self, purpose: str, count: int) -> None:
+        """Notes given tokens that went through the model."""
+        self.positions[purpose] += count
+        self.counts.prefilled += count
 
     def _parts(self, branches: Sequence[Branch], tries: Sequence[Trie], together: bool) -> Iterator[list[int]]:
         """Indices of branches in chunks; with `together`, all those of a prefix row are in one."""
@@ -218,7 +213,7 @@ class TransformersEngine:
             past_key_values=cache,
             use_cache=True,
         )
-        self.positions[purpose] += int(lengths.sum())
+        self._ran(purpose, int(lengths.sum()))
         logits = out.logits[torch.arange(len(branches), device=self.device), lengths - 1]
         return State(out.past_key_values, mask, cuts + lengths, logits)
 
@@ -273,6 +268,7 @@ class TransformersEngine:
             sink.ids.append(ids_)
             sink.logprobs.append(scores_)
             sink.stopped.append(end)
+            self.counts.decoded += len(ids_)
             if row_kept is not None:
                 sink.kept.append(row_kept)
 

@@ -1,0 +1,51 @@
+"""Which engine a TRL trainer samples and probes with, and how it samples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from mrt.reasoning.engines.base import Engine
+from mrt.reasoning.engines.sampling import Sampling
+from mrt.reasoning.engines.transformers import TransformersEngine
+
+
+def sampling_of(trainer: Any) -> Sampling:
+    """Temperature, top-p and top-k of a trainer's arguments."""
+    return Sampling(trainer.args.temperature, trainer.args.top_p, trainer.args.top_k or 0)
+
+
+def samples_plainly(trainer: Any) -> bool:
+    """Whether temperature, top-p and top-k are all that shapes the samples: then an engine of ours draws them."""
+    args = trainer.args
+    other = (args.min_p, args.generation_kwargs, getattr(args, "use_transformers_paged", False))
+    return args.repetition_penalty == 1.0 and not any(other)
+
+
+@contextmanager
+def engine_of(trainer: Any) -> Iterator[Engine]:
+    """An engine on the trainer's current weights: vLLM's copy, which TRL has just synchronised, or the very weights,
+    gathered where they are sharded.
+    """
+    if trainer.use_vllm:
+        from mrt.reasoning.engines.vllm import of_trainer
+
+        yield of_trainer(trainer)
+        return
+    with own_engine(trainer) as engine:
+        yield engine
+
+
+@contextmanager
+def own_engine(trainer: Any) -> Iterator[TransformersEngine]:
+    """An engine on the weights that are being trained."""
+    from trl.models import unwrap_model_for_generation
+
+    with (
+        unwrap_model_for_generation(
+            trainer.model_wrapped, trainer.accelerator, gather_deepspeed3_params=trainer.args.ds3_gather_for_generation
+        ) as model,
+        trainer._dist.summon_full_params(trainer.model_wrapped, recurse=False),
+    ):
+        yield TransformersEngine(model, trainer._tokenizer.pad_token_id)

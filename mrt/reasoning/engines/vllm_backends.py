@@ -1,0 +1,178 @@
+"""Two ways to a vLLM: an `LLM` in this process, and an OpenAI-compatible server."""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+from mrt.errors import ConfigError
+from mrt.reasoning.engines.sampling import Sampling
+
+MOST_WANTED = 128  # tokens whose log-probability one request may ask for (vLLM's own limit)
+CONCURRENT = 64  # requests in flight to a server
+TIMEOUT = 600.0  # seconds a server may take for one request
+
+
+@dataclass(frozen=True)
+class Request:
+    """One sequence: up to `max_tokens` sampled after `ids`.
+
+    `wanted` asks for the log-probabilities of these tokens as the first one to come; `whole` for those of `ids`.
+    """
+
+    ids: tuple[int, ...]
+    max_tokens: int = 1
+    sampling: Sampling = Sampling()  # noqa: RUF009  (frozen)
+    stop_ids: tuple[int, ...] = ()
+    seed: int = 0
+    wanted: tuple[int, ...] = ()
+    whole: bool = False
+
+    def params(self) -> dict[str, Any]:
+        """vLLM's sampling parameters; ours are the only stop tokens."""
+        params: dict[str, Any] = {
+            "max_tokens": self.max_tokens,
+            "temperature": self.sampling.temperature,
+            "top_p": self.sampling.top_p,
+            "top_k": self.sampling.top_k or -1,
+            "seed": self.seed,
+            "stop_token_ids": list(self.stop_ids),
+            "ignore_eos": True,
+            "logprobs": 0,
+        }
+        if self.wanted:
+            params |= {"logprob_token_ids": list(self.wanted), "logprobs": len(self.wanted)}
+        return params | ({"prompt_logprobs": 0} if self.whole else {})
+
+
+@dataclass
+class Reply:
+    """What came back: sampled ids and their log-probabilities, whether a stop token ended them, how many tokens of the
+    request came from the prefix cache, and what `wanted` or `whole` asked for.
+    """
+
+    ids: list[int]
+    logprobs: list[float]
+    stopped: bool
+    cached: int = 0
+    wanted: dict[int, float] = field(default_factory=dict)
+    whole: list[float] = field(default_factory=list)
+
+
+Backend = Callable[[Sequence[Request]], list[Reply]]
+
+
+class Colocated:
+    """An `LLM` of vLLM in this process.
+
+    Raises:
+        ConfigError: where vLLM is not installed.
+    """
+
+    def __init__(self, llm: Any) -> None:
+        _require()
+        self.llm = llm
+
+    def __call__(self, requests: Sequence[Request]) -> list[Reply]:
+        from vllm import SamplingParams
+
+        params = [SamplingParams(**request.params(), detokenize=False) for request in requests]
+        prompts = [{"prompt_token_ids": list(request.ids)} for request in requests]
+        outputs = self.llm.generate(prompts, sampling_params=params, use_tqdm=False)
+        replies = []
+        for output in outputs:
+            (one,) = output.outputs
+            ids, steps = list(one.token_ids), one.logprobs or []
+            logprobs = [float(step[token].logprob) for token, step in zip(ids, steps, strict=True)]
+            first = {int(token): float(entry.logprob) for token, entry in steps[0].items()} if steps else {}
+            given = zip(output.prompt_token_ids[1:], (output.prompt_logprobs or [None])[1:], strict=False)
+            whole = [float(entry[token].logprob) for token, entry in given]
+            replies.append(
+                Reply(ids, logprobs, one.finish_reason == "stop", output.num_cached_tokens or 0, first, whole)
+            )
+        return replies
+
+
+class Served:
+    """A server started with `vllm serve MODEL --enable-prompt-tokens-details --logprobs-mode processed_logprobs`.
+
+    Without the first option reused tokens count as prefilled; without the second, log-probabilities ignore temperature.
+    A request that fails or takes longer than `timeout` seconds ends the run; nothing waits for ever.
+    """
+
+    def __init__(self, url: str, timeout: float = TIMEOUT) -> None:
+        self.url, self.timeout = url.rstrip("/"), timeout
+        self.model = str(self._call("/v1/models")["data"][0]["id"])
+
+    def __call__(self, requests: Sequence[Request]) -> list[Reply]:
+        with ThreadPoolExecutor(CONCURRENT) as pool:
+            return list(pool.map(self._one, requests))
+
+    def _one(self, request: Request) -> Reply:
+        asked = {"model": self.model, "prompt": list(request.ids), "return_token_ids": True}
+        answer = self._call("/v1/completions", asked | request.params() | {"return_tokens_as_token_ids": True})
+        (choice,) = answer["choices"]
+        logprobs = choice["logprobs"] or {"token_logprobs": [], "top_logprobs": []}
+        first = (logprobs["top_logprobs"] or [{}])[0] or {}
+        details = (answer.get("usage") or {}).get("prompt_tokens_details") or {}
+        given = zip(request.ids[1:], (choice.get("prompt_logprobs") or [None])[1:], strict=False)
+        return Reply(
+            ids=list(choice["token_ids"]),
+            logprobs=[float(one) for one in logprobs["token_logprobs"]],
+            stopped=choice["finish_reason"] == "stop",
+            cached=int(details.get("cached_tokens") or 0),
+            wanted={int(name.removeprefix("token_id:")): float(value) for name, value in first.items()},
+            whole=[float(entry[str(token)]["logprob"]) for token, entry in given],
+        )
+
+    def _call(self, path: str, content: dict[str, Any] | None = None) -> dict[str, Any]:
+        data = None if content is None else json.dumps(content).encode()
+        headers = {"Content-Type": "application/json"}
+        try:
+            with urllib.request.urlopen(
+                urllib.request.Request(self.url + path, data, headers), timeout=self.timeout
+            ) as answer:
+                return json.loads(answer.read())
+        except urllib.error.HTTPError as error:
+            said = error.read().decode(errors="replace")[:300]
+            raise ConfigError(f"the vLLM server at {self.url} refused {path} ({error.code}): {said}") from error
+        except (OSError, ValueError) as error:
+            raise ConfigError(
+                f"the vLLM server at {self.url} did not answer {path} ({error}): start `vllm serve MODEL`, or set "
+                "vllm_server_base_url"
+            ) from error
+
+
+def prepare_vllm(args: Any) -> None:
+    """Before a TRL trainer starts its vLLM: that there is one, and on a CPU that its weights stay replaceable.
+
+    The CPU build packs the weights of linear layers at loading and deletes the originals, so that no later transfer
+    finds them. Kept as they are they can be synchronised, at some speed.
+
+    Raises:
+        ConfigError: where vLLM is not installed.
+    """
+    _require()
+    if not args.use_cpu:
+        return
+    from torch.nn.functional import linear
+    from vllm.model_executor.layers import utils
+
+    def plain(layer: Any, remove_weight: bool) -> None:
+        layer.cpu_linear = linear
+
+    utils.dispatch_cpu_unquantized_gemm = plain
+
+
+def _require() -> None:
+    try:
+        import vllm  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(
+            f"use_vllm needs vLLM, which cannot be imported ({error}): pip install 'mrt[vllm]', or set use_vllm=false"
+        ) from error
