@@ -18,6 +18,7 @@ from mrt.control.memories import Inputs, make_memory
 from mrt.errors import ConfigError
 
 INPUTS = ("observation", "action", "reward", "done")
+ALL_INPUTS = (*INPUTS, "time")  # the time in the trial, which the policy counts itself
 
 
 class Heads(NamedTuple):
@@ -25,6 +26,10 @@ class Heads(NamedTuple):
 
     logits: Tensor
     values: Tensor
+
+
+State = tuple[Any, Any, int]
+"""The actor's memory, that of a critic of its own (or None), and the steps since the start of the trial."""
 
 
 class PolicyConfig(PreTrainedConfig):
@@ -36,7 +41,9 @@ class PolicyConfig(PreTrainedConfig):
         memory_options: of that memory (`layers`, `heads`, `backbone`, ...).
         hidden_size: width of the embedding, of the memory and of the heads' input.
         separate_critic: the value head reads a memory of its own (as the baseline of RL2).
-        see: which of observation, action, reward, done reach the policy; what is left out is an ablation.
+        see: which of observation, action, reward, done reach the policy; what is left out is an ablation. `time`, the
+            steps since the start of the trial / `horizon`, is there for whoever asks (Wang et al. 2016).
+        horizon: steps that `time` is counted in.
         embed: linear | mlp, how a step's inputs become the memory's.
     """
 
@@ -53,12 +60,13 @@ class PolicyConfig(PreTrainedConfig):
         separate_critic: bool = False,
         see: tuple[str, ...] | list[str] = INPUTS,
         embed: str = "linear",
+        horizon: int = 100,
         **kwargs: Any,
     ) -> None:
         self.observation, self.actions, self.action_size = observation, actions, action_size
         self.memory, self.memory_options = memory, dict(memory_options or {})
         self.hidden_size, self.separate_critic = hidden_size, separate_critic
-        self.see, self.embed = list(see), embed
+        self.see, self.embed, self.horizon = list(see), embed, horizon
         super().__init__(**kwargs)
 
 
@@ -76,12 +84,12 @@ class ControlPolicy(PreTrainedModel):
 
     def __init__(self, config: PolicyConfig) -> None:
         super().__init__(config)
-        unknown = set(config.see) - set(INPUTS)
+        unknown = set(config.see) - set(ALL_INPUTS)
         if unknown:
-            raise ConfigError(f"see: {sorted(unknown)} are no inputs of a policy; there are {list(INPUTS)}")
+            raise ConfigError(f"see: {sorted(unknown)} are no inputs of a policy; there are {list(ALL_INPUTS)}")
         size = config.hidden_size
         widths = {"observation": config.observation, "action": config.actions or config.action_size}
-        width = sum(widths.get(name, 1) for name in INPUTS if name in config.see)
+        width = sum(widths.get(name, 1) for name in ALL_INPUTS if name in config.see)
         out = config.actions or 2 * config.action_size
         if config.embed not in ("linear", "mlp"):
             raise ConfigError(f"embed={config.embed!r} is neither linear nor mlp")
@@ -117,45 +125,48 @@ class ControlPolicy(PreTrainedModel):
             if name not in known:
                 raise ConfigError(f"policy has no option '{name}'; there are memory, memory_options, hidden_size, ...")
         shape = {"observation": spec.observation, "actions": spec.actions, "action_size": spec.action_size}
-        return cls(PolicyConfig(**shape, **options))
+        return cls(PolicyConfig(**shape, **{"horizon": spec.trial_steps, **options}))
 
     # Acting.
 
-    def init_state(self, rows: int) -> tuple[Any, Any]:
+    def init_state(self, rows: int) -> State:
         """The memory at the start of `rows` trials."""
         critic = self.critic_memory.init_state(rows) if self.critic_memory is not None else None
-        return self.memory.init_state(rows), critic
+        return self.memory.init_state(rows), critic, 0
 
-    def step(self, seen: Inputs, state: tuple[Any, Any]) -> tuple[Heads, tuple[Any, Any]]:
-        """One step of all rows: inputs (B, ...) and the state -> heads (B, ...) and the next state."""
-        x = self._embed(seen)
+    def step(self, seen: Inputs, state: State) -> tuple[Heads, State]:
+        """One step of all rows: inputs (B, ...) and the state, which it uses up -> heads (B, ...) and the next state."""
+        x = self._embed(seen, torch.full_like(seen["done"], state[2]))
         out, mine = self.memory.step(x, seen, state[0])
         read, theirs = out, None
         if self.critic_memory is not None:
             read, theirs = self.critic_memory.step(x, seen, state[1])
-        return Heads(self.actor(out), self.critic(read)[..., 0]), (mine, theirs)
+        return Heads(self.actor(out), self.critic(read)[..., 0]), (mine, theirs, state[2] + 1)
 
-    def fork(self, state: tuple[Any, Any], rows: Tensor) -> tuple[Any, Any]:
+    def fork(self, state: State, rows: Tensor) -> State:
         """An independent state of some rows (indices, int64), for branches and probes."""
         critic = self.critic_memory.fork(state[1], rows) if self.critic_memory is not None else None
-        return self.memory.fork(state[0], rows), critic
+        return self.memory.fork(state[0], rows), critic, state[2]
 
     # Learning.
 
     def forward(self, inputs: Inputs) -> Heads:
         """Whole trials at once: inputs (B, T, ...) -> heads (B, T, ...)."""
-        x = self._embed(inputs)
+        steps = torch.arange(inputs["done"].shape[1], device=inputs["done"].device)
+        x = self._embed(inputs, steps.expand_as(inputs["done"]))
         out = self.memory(x, inputs)
         read = out if self.critic_memory is None else self.critic_memory(x, inputs)
         return Heads(self.actor(out), self.critic(read)[..., 0])
 
-    def _embed(self, seen: Inputs) -> Tensor:
+    def _embed(self, seen: Inputs, time: Tensor) -> Tensor:
         see, parts = self.config.see, []
         if "observation" in see:
             parts.append(seen["observation"])
         if "action" in see:
             parts.append(self._action(seen["action"]))
         parts += [seen[name][..., None].float() for name in ("reward", "done") if name in see]
+        if "time" in see:
+            parts.append(time[..., None].float() / self.config.horizon)
         return self.embed(torch.cat(parts, -1))
 
     def _action(self, action: Tensor) -> Tensor:
