@@ -1,11 +1,11 @@
 """Meta-SGD: initialisation and step sizes are learned together, one step size for every entry of the weights.
 
-    phi_i = theta - alpha * grad L_i(theta; D_i)      (theta, alpha) <- (theta, alpha) - beta grad sum_i L_i(phi_i; D'_i)
+    phi_i = theta - alpha * grad L_i(theta; D_i)     (theta, alpha) <- (theta, alpha) - beta grad sum_i L_i(phi_i; D'_i)
 
 Li, Zhou, Chen & Li 2017, 1707.09835, algorithm 1. alpha is as large as theta and may turn negative.
 
-Deviations: alpha starts at `inner_rate` everywhere instead of uniformly in [0.005, 0.1], as MAML's does, so that the two
-differ in nothing else; Adam as everywhere here.
+Deviations: alpha starts at `inner_rate` everywhere, as MAML's does, instead of uniformly in [0.005, 0.1], so that the
+two differ in nothing else; Adam as everywhere here.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""MAML, FOMAML, ANIL, Meta-SGD and Reptile: their update rules by hand, their algebra, and that they learn and resume."""
+"""MAML, FOMAML, ANIL, Meta-SGD and Reptile: update rules by hand, algebra, learning, resume."""
 
 from __future__ import annotations
 

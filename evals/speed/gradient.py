@@ -1,0 +1,177 @@
+"""What a meta-step of MAML costs on the sinusoid: all tasks as one batch beside a Python loop over them.
+
+    python -m evals.speed.gradient             a table
+    python -m evals.speed.gradient --json      the same as one object
+
+vmap_over_loop       Wall clock of a second-order meta-step (inner gradient, outer gradient, Adam) with a Python loop
+                     over the tasks over one with them batched: by vmap, and folded (as the recipes train). Two loops:
+                     the functional one, `torch.func.grad` task by task, and one of plain `torch.autograd.grad`, the
+                     faster of the two. The ratio is the worst case. `meta_steps_per_second` stand beside.
+second_over_first    Peak memory of a second-order meta-step over that of a first-order one: bytes of tensors allocated
+                     beyond those that were there before, on the CPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
+
+from classic_metarl.gradient.functional import GradientSteps, Theta, apply, parameters_of, take
+from classic_metarl.gradient.sinusoid import Sinusoids
+from evals.speed.common import compare, interleaved, parser, show, summary
+
+SIDES = ("loop", "autograd loop", "vmap", "fold")
+Set = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How long is measured, and on what."""
+
+    tasks: int = 25
+    shots: int = 10
+    steps: int = 40  # meta-steps of a repetition
+    repetitions: int = 9
+    inner_steps: tuple[int, ...] = (1, 5)
+
+
+SMOKE = Sizes(tasks=3, shots=4, steps=2, repetitions=1, inner_steps=(1,))
+
+
+class Side:
+    """One way to take meta-steps: the 40-40 network, its optimiser, and batches drawn beforehand."""
+
+    def __init__(self, way: str, sizes: Sizes, inner_steps: int, order: str = "second") -> None:
+        torch.manual_seed(0)
+        family = Sinusoids(sizes.shots, sizes.shots)
+        self.net, self.way, self.sizes, self.inner_steps = family.network([40, 40], "relu"), way, sizes, inner_steps
+        self.optimizer = torch.optim.Adam(self.net.parameters(), lr=1e-3, fused=True)
+        x, y = family.examples([family.sample(0, index) for index in range(sizes.tasks)])
+        self.support, self.query = ((v[:, part], w[:, part]) for v, w, part in self._parts(x, y))
+        call: Callable[..., Any] = self.net.of_tasks if way == "fold" else apply(self.net)
+        self.call = call
+
+        def loss(phi: dict[str, Tensor], data: Set) -> Tensor:
+            return (call(phi, data[0]) - data[1]).square().mean((-1, -2))
+
+        over: Any = way if way in ("vmap", "fold") else "loop"
+        self.loss = loss
+        self.adaptation = GradientSteps(loss, over=over, steps=inner_steps, order=order)  # type: ignore[arg-type]
+
+    def _parts(self, x: Tensor, y: Tensor) -> list[tuple[Tensor, Tensor, slice]]:
+        shots = self.sizes.shots
+        return [(x, y, slice(0, shots)), (x, y, slice(shots, None))]
+
+    def objective(self) -> Tensor:
+        """The mean query loss after adaptation."""
+        if self.way == "autograd loop":
+            return torch.stack([self._plainly(take(self.support, i), take(self.query, i)) for i in self._all()]).mean()
+        theta = Theta(parameters_of(self.net))
+        phi = self.adaptation.adapt(theta, self.adaptation.init(theta), self.support)
+        if self.way == "fold":
+            return self.loss(phi, self.query).mean()
+        if self.way == "vmap":
+            return torch.vmap(self.loss)(phi, self.query).mean()
+        return torch.stack([self.loss(take(phi, i), take(self.query, i)) for i in self._all()]).mean()
+
+    def _all(self) -> range:
+        return range(self.sizes.tasks)
+
+    def _plainly(self, support: Set, query: Set) -> Tensor:
+        names, values = zip(*self.net.named_parameters(), strict=True)
+        phi: tuple[Tensor, ...] = values
+        for _ in range(self.inner_steps):
+            loss = self.loss(dict(zip(names, phi, strict=True)), support)
+            slopes = torch.autograd.grad(loss, phi, create_graph=True)
+            phi = tuple(value - 0.01 * slope for value, slope in zip(phi, slopes, strict=True))
+        return self.loss(dict(zip(names, phi, strict=True)), query)
+
+    def step(self) -> None:
+        """One meta-step."""
+        self.objective().backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    def run(self) -> float:
+        """So many meta-steps; the loss after them, which all ways share."""
+        for _ in range(self.sizes.steps):
+            self.step()
+        return self.objective().item()
+
+
+def measure_ways(sizes: Sizes) -> dict[str, Any]:
+    """`vmap_over_loop`."""
+    cases = {}
+    for inner in sizes.inner_steps:
+        for way in SIDES:  # untimed: what a first call loads and compiles
+            Side(way, sizes, inner).step()
+
+        def make(way: str, number: int, inner: int = inner) -> Callable[[], float]:
+            return Side(way, sizes, inner).run
+
+        timed = interleaved(SIDES, make, sizes.repetitions, f"{inner} inner step(s)")
+        losses = [timed[way].result for way in SIDES]
+        assert max(losses) - min(losses) < 1e-3 * max(losses), f"the ways disagree: {losses}"
+        per_second = {way: sizes.steps / sorted(timed[way].wall)[len(timed[way].wall) // 2] for way in SIDES}
+        for loop in ("loop", "autograd loop"):
+            for way in ("vmap", "fold"):
+                figures = compare(timed[loop], timed[way], ("loop", "batched"))
+                name = f"{inner} inner step(s), {loop} over {way}"
+                cases[name] = figures | {"meta_steps_per_second": {w: per_second[w] for w in (loop, way)}}
+    facts = {"tasks": sizes.tasks, "shots": sizes.shots, "meta_steps": sizes.steps}
+    return summary(cases, at_least=5.0) | facts
+
+
+def peak_bytes(side: Side) -> int:
+    """The most that tensors took within a meta-step beyond what there was: a running sum over the profiler's events."""
+    side.step()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        side.step()
+    events = [e for e in profiled.profiler.kineto_results.events() if e.name() == "[memory]"]
+    running = most = 0
+    for event in sorted(events, key=lambda e: e.start_ns()):
+        running += event.nbytes()
+        most = max(most, running)
+    return most
+
+
+def measure_memory(sizes: Sizes) -> dict[str, Any]:
+    """`second_over_first`, by the number of inner steps, tasks folded."""
+    cases = {}
+    for inner in sizes.inner_steps:
+        second, first = (peak_bytes(Side("fold", sizes, inner, order)) for order in ("second", "first"))
+        cases[f"{inner} inner step(s)"] = {"ratio": second / first, "second_bytes": second, "first_bytes": first}
+    return summary(cases)
+
+
+def table(results: Mapping[str, Any]) -> str:
+    """What was measured."""
+    ways, memory = results["vmap_over_loop"], results["second_over_first"]
+    lines = [f"vmap_over_loop {ways['ratio']:.1f} (target at least 5), {ways['tasks']} tasks, {ways['shots']} shots"]
+    for name, case in ways["cases"].items():
+        speeds = ", ".join(f"{way} {speed:.0f}/s" for way, speed in case["meta_steps_per_second"].items())
+        lines.append(f"  {name:<44}{case['ratio']:>6.1f}   {speeds}")
+    lines.append("second_over_first, peak bytes of tensors within a meta-step")
+    for name, case in memory["cases"].items():
+        kib = (case["second_bytes"] / 1024, case["first_bytes"] / 1024)
+        lines.append(f"  {name:<44}{case['ratio']:>6.2f}   {kib[0]:.0f} KiB over {kib[1]:.0f} KiB")
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line."""
+    ns = parser("evals.speed.gradient", __doc__ or "").parse_args(argv)
+    sizes = SMOKE if ns.smoke else Sizes()
+    torch.set_num_threads(1)
+    results = {"vmap_over_loop": measure_ways(sizes), "second_over_first": measure_memory(sizes)}
+    show(results, ns.json, table)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
