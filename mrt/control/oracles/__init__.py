@@ -10,6 +10,7 @@ from mrt.control.oracles.base import mean_and_se as mean_and_se
 from mrt.control.oracles.base import play as play
 from mrt.control.oracles.bounds import Bounds as Bounds
 from mrt.control.oracles.bounds import floor_and_ceiling as floor_and_ceiling
+from mrt.control.oracles.bounds import task_bounds as task_bounds
 
 # Imported for their entries in `floor_and_ceiling`.
 from mrt.control.oracles import grids as grids  # isort: skip
