@@ -110,13 +110,16 @@ def watch_syncs(trainer: Any, tolerance: float | None) -> SyncCanary:
     """
     from mrt.reasoning.engines.attach import own_engine
     from mrt.reasoning.engines.vllm import of_trainer
+    from mrt.reasoning.engines.vllm_backends import precision
 
     model = trainer.accelerator.unwrap_model(trainer.model)
     first = [trainer.train_dataset[i]["prompt"] for i in range(min(4, len(trainer.train_dataset)))]
     prompts, _, _ = trainer._tokenize_prompts(first)
     longest = trainer.args.vllm_max_model_length or getattr(model.config, "max_position_embeddings", 1024)
-    allowed = tolerance_for(model.dtype, model.device.type) if tolerance is None else tolerance
-    canary = SyncCanary(canary_sequences(model.config.vocab_size, prompts, int(longest) - 1), allowed)
+    if tolerance is None:
+        precisions = (model.dtype, precision(trainer.vllm_generation))
+        tolerance = max(tolerance_for(dtype, model.device.type) for dtype in precisions)
+    canary = SyncCanary(canary_sequences(model.config.vocab_size, prompts, int(longest) - 1), tolerance)
     transfer = trainer.vllm_generation.sync_weights
 
     def sync_weights() -> None:

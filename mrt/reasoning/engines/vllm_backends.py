@@ -8,7 +8,10 @@ import urllib.request
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
+
+import torch
 
 from mrt.errors import ConfigError
 from mrt.reasoning.engines.sampling import Sampling
@@ -149,10 +152,11 @@ class Served:
 
 
 def prepare_vllm(args: Any) -> None:
-    """Before a TRL trainer starts its vLLM: that there is one, and on a CPU that its weights stay replaceable.
+    """Before a TRL trainer starts its vLLM: that there is one, and on a CPU that it can be kept in step.
 
     The CPU build packs the weights of linear layers at loading and deletes the originals, so that no later transfer
-    finds them. Kept as they are they can be synchronised, at some speed.
+    finds them; and any vLLM turns a float32 model into half precision. TRL has an option for neither. Kept as they are,
+    the weights can be synchronised, at some speed.
 
     Raises:
         ConfigError: where vLLM is not installed.
@@ -160,13 +164,21 @@ def prepare_vllm(args: Any) -> None:
     _require()
     if not args.use_cpu:
         return
+    import trl.generation.vllm_generation as theirs
     from torch.nn.functional import linear
+    from vllm import LLM
     from vllm.model_executor.layers import utils
 
     def plain(layer: Any, remove_weight: bool) -> None:
         layer.cpu_linear = linear
 
     utils.dispatch_cpu_unquantized_gemm = plain
+    theirs.LLM = partial(LLM, enforce_eager=True, dtype="bfloat16" if args.bf16 else "float32")
+
+
+def precision(generation: Any) -> torch.dtype:
+    """The dtype that a TRL trainer's vLLM computes in; half precision where a server does not say."""
+    return generation.llm.llm_engine.model_config.dtype if generation.mode == "colocate" else torch.bfloat16
 
 
 def _require() -> None:
