@@ -15,8 +15,8 @@ memory (h, c) is cleared before the next: what is to be known later has to go th
 
 Here episodes are those of a trial, which meets the same context again; the dictionary dies with the trial.
 
-Deviations: tanh around m_t is that of the published re-implementation (the cell is not squashed as it is stored). A full
-dictionary forgets its oldest entry.
+Deviations: tanh around m_t is that of the published re-implementation (the cell is not squashed as it is stored). A
+full dictionary forgets its oldest entry.
 """
 
 from __future__ import annotations

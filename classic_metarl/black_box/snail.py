@@ -11,8 +11,8 @@ input (DenseNet), so that later blocks read all earlier ones. With X (B, T, C):
 of 32; the layers in front are the policy's embedding here.
 
 Deviations: a last affine map brings the features to the width of the policy's heads. The paper's pseudocode starts
-dilations at 2, its text and figure at 1, which is what reaches every step. Acting does not re-read the history: one ring
-of past features serves all convolutions, ceil(log2 T) reads a block and step, and keys and values are cached.
+dilations at 2, its text and figure at 1, which is what reaches every step. Acting does not re-read the history: one
+ring of past features serves all convolutions, ceil(log2 T) reads a block and step; keys and values are cached.
 """
 
 from __future__ import annotations

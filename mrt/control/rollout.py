@@ -9,8 +9,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from mrt.control.distributions import Distribution
 from mrt.control.envs.base import Spec, Step, TensorEnv
-from mrt.control.policy import ControlPolicy
+from mrt.control.policy import ControlPolicy, Heads
 from mrt.trials import Stop, Trials
 
 
@@ -22,6 +23,18 @@ class Probe(Protocol):
 
     def result(self) -> dict[str, Tensor]:
         """Fields for `Trials`."""
+
+
+class Actor(Protocol):
+    """What is played: a `ControlPolicy`, or whatever acts as one."""
+
+    distribution: Distribution
+
+    def init_state(self, rows: int) -> Any:
+        """The memory at the start of `rows` trials."""
+
+    def step(self, seen: Mapping[str, Tensor], state: Any) -> tuple[Heads, Any]:
+        """Inputs (B, ...) and the state -> heads (B, ...) and the next state."""
 
 
 def first_inputs(spec: Spec, observation: Tensor) -> dict[str, Tensor]:
@@ -42,7 +55,7 @@ def next_inputs(spec: Spec, actions: Tensor, step: Step) -> dict[str, Tensor]:
 @torch.no_grad()
 def rollout(
     env: TensorEnv,
-    policy: ControlPolicy,
+    policy: Actor,
     params: Mapping[str, Tensor],
     *,
     seed: int = 0,

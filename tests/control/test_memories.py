@@ -283,7 +283,7 @@ def test_no_gradient_passes_through_what_is_stored() -> None:
 def test_mistakes_are_named() -> None:
     with pytest.raises(ConfigError, match=r"unknown memory 'snial'.*snail"):
         make_memory("snial", 8)
-    with pytest.raises(ConfigError, match="memory 'gru' with {'heads': 2}"):
+    with pytest.raises(ConfigError, match=r"memory 'gru' with \{'heads': 2\}"):
         make_memory("gru", 8, heads=2)
     with pytest.raises(ConfigError, match="no transformer of backbone='qwen99'"):
         make_memory("transformer", 8, backbone="qwen99")
