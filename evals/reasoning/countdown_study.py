@@ -59,6 +59,11 @@ class Arm:
 
 FAMILIES = {
     "three": Family(cost=3e6, budgets="0,15,30,45,60,75,90,105,120"),
+    # Episodes that build on the one before (its first step is kept), and episodes that only repeat it: what the traces
+    # of real models are full of, and what progress can tell from the rest.
+    "habits": Family(
+        cost=3e6, budgets="0,15,30,45,60,75,90,105,120", warmstart=("args.adjust=0.3", "args.recheck=0.4")
+    ),
 }
 ARMS = {
     WARM_START: Arm("warmstart"),

@@ -42,8 +42,35 @@ class SearchTrace:
         return f"{self.thought}{CLOSE}{BOX}{self.answer}{BOX_END}"
 
 
-def search_trace(problem: Problem, rng: random.Random, max_attempts: int) -> SearchTrace:
-    """Random attempts until one hits or `max_attempts` (0 or more) are made; no two differ by commuted operands only.
+@dataclass(frozen=True)
+class Habits:
+    """What an attempt after the first is: with chance `adjust` it keeps the first step of the one before and changes
+    the rest, with chance `recheck` it works the one before out again, word by word, else it begins anew.
+
+    Rechecks are episodes without progress, as in the late part of long traces (Qu et al. 2025, section 5 and figure 3).
+
+    Raises:
+        ConfigError: where the two are no chances, or exceed 1 together.
+    """
+
+    adjust: float = 0.0
+    recheck: float = 0.0
+
+    def __post_init__(self) -> None:
+        if min(self.adjust, self.recheck) < 0 or self.adjust + self.recheck > 1:
+            raise ConfigError(f"adjust={self.adjust} and recheck={self.recheck} are to be chances, at most 1 together")
+
+    def draw(self, rng: random.Random) -> str:
+        """adjust | recheck | anew."""
+        if not self.adjust and not self.recheck:
+            return "anew"
+        u = rng.random()
+        return "adjust" if u < self.adjust else "recheck" if u < self.adjust + self.recheck else "anew"
+
+
+def search_trace(problem: Problem, rng: random.Random, max_attempts: int, habits: Habits | None = None) -> SearchTrace:
+    """Random attempts until one hits or `max_attempts` (0 or more) are made; no two differ by commuted operands only,
+    save for rechecks.
 
     Raises:
         ConfigError: for a problem that is no Countdown problem.
@@ -54,8 +81,14 @@ def search_trace(problem: Problem, rng: random.Random, max_attempts: int) -> Sea
     limit = max(99, target, *numbers)
     tried: set[str] = set()
     written: list[str] = []
+    habits, attempt = habits or Habits(), None
     while len(written) < max_attempts:
-        attempt = _draw(numbers, operations, limit, rng, tried)
+        habit = habits.draw(rng) if attempt else "anew"
+        if habit == "recheck":
+            written.append(written[-1])
+            continue
+        begin = attempt if habit == "adjust" else None
+        attempt = _draw(numbers, operations, limit, rng, tried, begin) or _draw(numbers, operations, limit, rng, tried)
         if attempt is None:
             break  # everything has been tried
         hit = attempt.value == target
@@ -67,10 +100,19 @@ def search_trace(problem: Problem, rng: random.Random, max_attempts: int) -> Sea
     return SearchTrace(WAIT.join(written), guess.expression, False, len(written))
 
 
-def _draw(numbers: list[int], operations: str, limit: int, rng: random.Random, tried: set[str]) -> Attempt | None:
-    """A random attempt that is not among those tried, and remembered as tried; None where 200 draws bring none."""
-    for _ in range(200):
-        attempt = draw_attempt(numbers, operations, limit, rng)
+def _draw(
+    numbers: list[int],
+    operations: str,
+    limit: int,
+    rng: random.Random,
+    tried: set[str],
+    begin: Attempt | None = None,
+) -> Attempt | None:
+    """A random attempt (with the first step of `begin`) that is not among those tried, and remembered as tried; None
+    where 200 draws bring none, 20 after a given first step.
+    """
+    for _ in range(200 if begin is None else 20):
+        attempt = draw_attempt(numbers, operations, limit, rng, begin)
         if attempt is None:
             return None
         if attempt.canonical not in tried:
@@ -86,6 +128,7 @@ def search_traces(
     seed: int = 0,
     give_up: float = 0.0,
     patient: float = 0.0,
+    habits: Habits | None = None,
 ) -> list[tuple[Problem, SearchTrace]]:
     """`traces` search traces over the warm start split, deterministic in `seed`.
 
@@ -116,7 +159,7 @@ def search_traces(
             limit = high if patient and rng.random() < patient else low
             while give_up and limit < high and rng.random() >= give_up:
                 limit += 1
-            made.append((problem, search_trace(problem, rng, limit if give_up else rng.randint(low, high))))
+            made.append((problem, search_trace(problem, rng, limit if give_up else rng.randint(low, high), habits)))
     return made
 
 
@@ -128,6 +171,7 @@ def trace_dataset(
     seed: int = 0,
     give_up: float = 0.0,
     patient: float = 0.0,
+    habits: Habits | None = None,
 ) -> tuple[Dataset, dict[str, float]]:
     """Search traces as rows for TRL's SFTTrainer, and their statistics.
 
@@ -146,7 +190,7 @@ def trace_dataset(
 
     end = str(tokenizer.eos_token)
     columns: dict[str, list[Any]] = {name: [] for name in ("key", "prompt", "completion", "input_ids", "labels")}
-    made = search_traces(problem_set, traces, attempts, seed, give_up, patient)
+    made = search_traces(problem_set, traces, attempts, seed, give_up, patient, habits)
     prompts: dict[str, tuple[list[int], str]] = {}
     tails = tokenizer([trace.completion + end for _, trace in made], add_special_tokens=False)["input_ids"]
     for (problem, trace), tail in zip(made, tails, strict=True):

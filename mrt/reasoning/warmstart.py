@@ -34,6 +34,10 @@ class WarmStartConfig(TrialArguments, SFTConfig):  # type: ignore[misc]  # narro
 
     patient: float = field(default=0.0, metadata={"help": "share of the traces that never give up before the end"})
 
+    adjust: float = field(default=0.0, metadata={"help": "share of attempts that keep the first step of the last one"})
+
+    recheck: float = field(default=0.0, metadata={"help": "share of attempts that only repeat the last one"})
+
     def __post_init__(self) -> None:
         if not 0 <= self.attempts_low <= self.attempts_high:
             raise ConfigError(f"attempts_low={self.attempts_low} and attempts_high={self.attempts_high} are no range")
@@ -70,7 +74,7 @@ class WarmStartTrainer(TrialMixin, SFTTrainer):
         from transformers import AutoTokenizer
 
         from mrt.reasoning.problems import load_problems, validate
-        from mrt.reasoning.search_traces import trace_dataset
+        from mrt.reasoning.search_traces import Habits, trace_dataset
         from mrt.reasoning.tiny import save_tiny
 
         args = recipe.build_args(WarmStartConfig, output_dir)
@@ -80,7 +84,7 @@ class WarmStartTrainer(TrialMixin, SFTTrainer):
         tokenizer = AutoTokenizer.from_pretrained(model)
         batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
         attempts = (args.attempts_low, args.attempts_high)
-        shape = (attempts, recipe.seed, args.give_up, args.patient)
+        shape = (attempts, recipe.seed, args.give_up, args.patient, Habits(args.adjust, args.recheck))
         dataset, _ = trace_dataset(problems, tokenizer, args.max_steps * batch, *shape)
         order = bucketed([len(ids) for ids in dataset["input_ids"]], batch, recipe.seed)
         learnt = sum(sum(label != IGNORED for label in labels) for labels in dataset["labels"])

@@ -14,7 +14,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cache
 
@@ -215,6 +215,7 @@ class Attempt:
     expression: str  # "(3*5)+7": parentheses around every operand that is not a number
     value: int
     canonical: str  # the same for two attempts that differ by the order of operands of + or * only
+    opened: tuple[tuple[int, str, str], ...] = field(default=(), compare=False)  # what was left after the first step
 
 
 def step(operation: str, left: int, right: int, limit: int) -> int | None:
@@ -223,18 +224,21 @@ def step(operation: str, left: int, right: int, limit: int) -> int | None:
     return int(value) if value is not None and value.denominator == 1 and 0 <= value <= limit else None
 
 
-def draw_attempt(numbers: Sequence[int], operations: str, limit: int, rng: random.Random) -> Attempt | None:
+def draw_attempt(
+    numbers: Sequence[int], operations: str, limit: int, rng: random.Random, begin: Attempt | None = None
+) -> Attempt | None:
     """A random attempt: two operands and an operation drawn anew until the step stays within the limit, then the next.
 
-    None where 100 searches in a row end in a dead end.
+    With `begin` it takes over the first step of that attempt. None where 100 searches in a row end in a dead end.
     """
     for _ in range(100):
-        pool = [(n, str(n), str(n)) for n in numbers]
-        steps: list[str] = []
+        pool = [(n, str(n), str(n)) for n in numbers] if begin is None else list(begin.opened)
+        steps: list[str] = [] if begin is None else [begin.steps.split(",")[0]]
+        opened = () if begin is None else begin.opened
         for _ in range(50 * len(pool)):
             if len(pool) == 1:
                 value, text, canonical = pool[0]
-                return Attempt(",".join(steps), text[1:-1], value, canonical)
+                return Attempt(",".join(steps), text[1:-1], value, canonical, opened)
             i, j = rng.sample(range(len(pool)), 2)
             (a, left, low), (b, right, high) = pool[i], pool[j]
             operation = rng.choice(operations)
@@ -246,4 +250,5 @@ def draw_attempt(numbers: Sequence[int], operations: str, limit: int, rng: rando
             steps.append(f"{a}{operation}{b}={result}")
             merged = (result, f"({left}{operation}{right})", f"({low}{operation}{high})")
             pool = [entry for k, entry in enumerate(pool) if k not in (i, j)] + [merged]
+            opened = opened or tuple(pool)
     return None
