@@ -66,8 +66,44 @@ class FewShotConfig(TrialConfig):
     write_trials: bool = field(default=False, metadata={"help": "write every task to trials.jsonl"})
 
 
-class MetaLearner(nn.Module):
-    """theta, and the meta-objective as its forward pass: what DDP synchronises.
+class FewShotLearner(nn.Module):
+    """What a system trains. The forward pass is its meta-objective, so that DDP synchronises it."""
+
+    family: FewShot
+
+    def forward(self, stages: Sequence[Set], query: Set) -> Tensor:
+        """(M, q) loss of every query, given the support sets."""
+        raise NotImplementedError
+
+    def curve(self, stages: Sequence[Set], query: Set, steps: int | None = None) -> Tensor:
+        """(M, k+1, q) scores of the queries after 0..k steps of adaptation, without gradients; NaN where a system has
+        no answer. `steps` on the first support set instead of those of training.
+        """
+        raise NotImplementedError
+
+
+class EpisodicLearner(FewShotLearner):
+    """A system that answers from the support set in one go, without gradient steps: (M, q, ways) logits."""
+
+    def __init__(self, family: FewShot) -> None:
+        super().__init__()
+        self.family = family
+
+    def answer(self, support: Set, x: Tensor) -> Tensor:
+        """Outputs (M, q, ways) for queries x (M, q, ...)."""
+        raise NotImplementedError
+
+    def forward(self, stages: Sequence[Set], query: Set) -> Tensor:
+        return self.family.losses(self.answer(stages[0], query[0]), query[1])
+
+    def curve(self, stages: Sequence[Set], query: Set, steps: int | None = None) -> Tensor:
+        with torch.no_grad():
+            scores = self.family.scores(self.answer(stages[0], query[0]), query[1])
+        return torch.stack([torch.full_like(scores, torch.nan), scores], 1)
+
+
+class MetaLearner(FewShotLearner):
+    """theta, and the loss after adaptation by gradient steps.
 
     Args:
         net: the learner.
@@ -91,6 +127,9 @@ class MetaLearner(nn.Module):
         """(M, q) loss of every query after adaptation to the support sets in turn."""
         phi = self.steps.trajectory(self.theta, stages)[-1]
         return self.family.losses(self.predict(phi, query[0]), query[1])
+
+    def curve(self, stages: Sequence[Set], query: Set, steps: int | None = None) -> Tensor:
+        return score_curve(self, stages, query, steps)
 
     def predict(self, phi: Tree, x: Tensor) -> Tensor:
         """(M, q, ...) outputs of M adapted learners (or of one, where phi has no (M,) yet) on x (M, q, ...)."""
@@ -128,7 +167,7 @@ class FewShotTrainer(TrialTrainer):
         return FewShotConfig
 
     @classmethod
-    def build(cls, family: FewShot, args: Any) -> MetaLearner:
+    def build(cls, family: FewShot, args: Any) -> FewShotLearner:
         """The system's learner for this family."""
         raise NotImplementedError(f"{cls.__name__} has to define build(family, args)")
 
@@ -189,7 +228,7 @@ class FewShotTrainer(TrialTrainer):
     def _stop_values(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """J_0..J_k (M, k+1), and the scores (M, q) after the last step."""
         stages, query = split(self.family, x.to(self.args.device), y.to(self.args.device))
-        curve = score_curve(self.model, stages, query)
+        curve = self.model.curve(stages, query)
         oracle, floor = (bound.cpu().double()[:, None].numpy() for bound in self.family.bounds(query[1]))
         table = curve.mean(-1).cpu().double().numpy()
         lost, span = cumulative_regret(table, oracle), cumulative_regret(np.broadcast_to(floor, table.shape), oracle)
@@ -205,7 +244,7 @@ def split(family: FewShot, x: Tensor, y: Tensor) -> tuple[list[Set], Set]:
 
 
 def score_curve(learner: MetaLearner, stages: Sequence[Set], query: Set, steps: int | None = None) -> Tensor:
-    """(M, k+1, q) scores on the query set after 0..k gradient steps: those of training, or `steps` on the first set.
+    """`FewShotLearner.curve` by gradient steps: those of training, or `steps` on the first support set.
 
     Adaptation is first order here, which moves the parameters just as second order does. Needs no gradients enabled.
     """

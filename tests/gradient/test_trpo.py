@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import Tensor
@@ -29,7 +31,7 @@ def test_a_few_iterations_lower_the_error_in_the_energy_norm() -> None:
     for iterations in range(6):
         off = conjugate_gradient(lambda v: matrix @ v, b, iterations) - exact
         errors.append(float(off @ matrix @ off))
-    assert all(after < before for before, after in zip(errors, errors[1:], strict=False))
+    assert all(after < before for before, after in pairwise(errors))
 
 
 def test_fisher_products_are_columns_of_the_hessian() -> None:
