@@ -105,6 +105,9 @@ class ControlPolicy(PreTrainedModel):
             self.actor.bias.zero_()
             if not config.actions:
                 self.actor.bias[config.action_size :] = -1.0
+        # Mean and deviation of the returns that the critic has met: its head predicts in these units (PopArt).
+        self.register_buffer("value_mean", torch.zeros(()))
+        self.register_buffer("value_std", torch.ones(()))
         self.distribution: Distribution = Categorical() if config.actions else Gaussian()
         self.post_init()
 
@@ -135,13 +138,13 @@ class ControlPolicy(PreTrainedModel):
         return self.memory.init_state(rows), critic, 0
 
     def step(self, seen: Inputs, state: State) -> tuple[Heads, State]:
-        """One step of all rows: inputs (B, ...) and the state, which it uses up -> heads (B, ...) and the next state."""
+        """One step of all rows: inputs (B, ...) and the state, which is used up -> heads (B, ...), the next state."""
         x = self._embed(seen, torch.full_like(seen["done"], state[2]))
         out, mine = self.memory.step(x, seen, state[0])
         read, theirs = out, None
         if self.critic_memory is not None:
             read, theirs = self.critic_memory.step(x, seen, state[1])
-        return Heads(self.actor(out), self.critic(read)[..., 0]), (mine, theirs, state[2] + 1)
+        return Heads(self.actor(out), self._value(read)), (mine, theirs, state[2] + 1)
 
     def fork(self, state: State, rows: Tensor) -> State:
         """An independent state of some rows (indices, int64), for branches and probes."""
@@ -156,7 +159,22 @@ class ControlPolicy(PreTrainedModel):
         x = self._embed(inputs, steps.expand_as(inputs["done"]))
         out = self.memory(x, inputs)
         read = out if self.critic_memory is None else self.critic_memory(x, inputs)
-        return Heads(self.actor(out), self.critic(read)[..., 0])
+        return Heads(self.actor(out), self._value(read))
+
+    @torch.no_grad()
+    def rescale_values(self, mean: Tensor, std: Tensor) -> None:
+        """New units for the critic, its predictions unchanged (PopArt: van Hasselt et al. 2016, 1602.07714, equation 5).
+
+        Without them returns of tens, say, fill the clipped gradient and leave the actor next to nothing.
+        """
+        head = getattr(self.critic, "base_layer", self.critic)  # an adapter may lie around it
+        head.weight.mul_(self.value_std / std)
+        head.bias.copy_((self.value_std * head.bias + self.value_mean - mean) / std)
+        self.value_mean.copy_(mean)
+        self.value_std.copy_(std)
+
+    def _value(self, read: Tensor) -> Tensor:
+        return self.critic(read)[..., 0] * self.value_std + self.value_mean
 
     def _embed(self, seen: Inputs, time: Tensor) -> Tensor:
         see, parts = self.config.see, []

@@ -32,6 +32,7 @@ from mrt.trials import Trials
 
 logger = logging.getLogger(__name__)
 WEIGHTS, TARGETS = "credit", "value_target"  # what a collection carries beside the record
+UNITS = 0.1  # how fast the critic's units move
 T = TypeVar("T", bound="ControlTrainer")
 
 
@@ -187,10 +188,19 @@ class ControlTrainer(TrialTrainer):
         if self.args.credit != "gae" or self.args.credit_options:
             advantage = gae(counted, self.args.gamma, self.args.lam)
         targets = torch.where(trials.mask, advantage + trials.values.nan_to_num(), 0.0)  # type: ignore[union-attr]
+        self._rescale(targets[trials.mask])
         if self.args.normalise:
             inside = weights[trials.mask]
             weights = torch.where(trials.mask, (weights - inside.mean()) / (inside.std() + 1e-8), 0.0)
         return dataclasses.replace(trials, privileged={**trials.privileged, WEIGHTS: weights, TARGETS: targets})
+
+    def _rescale(self, targets: Tensor) -> None:
+        """The critic's units follow the mean and deviation of its targets (N,), over some ten collections."""
+        policy, mean, square = self.policy, targets.mean(), targets.square().mean()
+        if self.state.global_step:
+            old = policy.value_std.square() + policy.value_mean.square()
+            mean, square = (1 - UNITS) * policy.value_mean + UNITS * mean, (1 - UNITS) * old + UNITS * square
+        policy.rescale_values(mean, (square - mean.square()).clamp(min=1e-4).sqrt())
 
     def _watch(self, trials: Trials) -> None:
         measured = shares(self.tasks.env, trials)
@@ -218,7 +228,7 @@ class ControlTrainer(TrialTrainer):
         if self.args.clip is not None:
             gain = torch.minimum(gain, ratio.clamp(1 - self.args.clip, 1 + self.args.clip) * advantage)
         entropy = distribution.entropy(heads.logits)[mask].mean()
-        error = (heads.values - trials.privileged[TARGETS])[mask].square().mean()
+        error = ((heads.values - trials.privileged[TARGETS])[mask] / self.policy.value_std).square().mean()
         with torch.no_grad():
             self.log_metric("entropy", float(entropy))
             self.log_metric("value_error", float(error))

@@ -1,0 +1,214 @@
+"""The gates runner: the table is sound, results are stored by seed, found again, and refused for other settings."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from evals.gates import __main__ as runner
+from evals.gates import measures, table
+from evals.gates.table import Bar, gates
+from mrt.control.envs import make_env
+from mrt.errors import ConfigError
+
+SMALL = """
+S1:
+  title: a bandit, hardly trained
+  tasks: 300
+  seeds: 2
+  pass: {total: {band: [0, 3]}}
+  measures: [total, regret]
+  systems:
+    rl2:
+      recipe: control/rl2-bandit
+      overrides: [tasks.arms=2, tasks.pulls=4, args.max_steps=2, args.per_device_train_batch_size=16]
+"""
+
+
+@pytest.fixture
+def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    path = tmp_path / "table.yaml"
+    path.write_text(SMALL)
+    monkeypatch.setattr(table, "TABLE", path)
+    return ["--runs", str(tmp_path / "runs"), "--store", str(tmp_path / "store")]
+
+
+def run_here(arguments: list[str], folders: list[str]) -> int:
+    """The runner with its steps in this process, where the table is the small one."""
+    ns = runner._parser().parse_args([*arguments, *folders])
+    from mrt import cli
+    from mrt.rundir import write_json
+
+    for gate in gates(ns.gates or None):
+        for seed in runner._seeds(gate, ns):
+            if not runner.is_stored(ns.store, gate, seed):
+                folder = runner._folder(ns.runs, gate, seed)
+                assert cli.main(["train", gate.recipe, *gate.overrides_for(seed, folder)]) == 0
+                write_json(runner._stored(ns.store, gate, seed), runner.measure(gate, ns.runs, seed))
+    return runner.main([*arguments, *folders, "--cached"])
+
+
+def test_every_gate_of_the_table_can_be_trained_and_measured() -> None:
+    found = gates()
+    assert {gate.number for gate in found} >= {f"T{n}" for n in (*range(1, 11), 15, 19, 48)}
+    assert [gate.name for gate in gates(["T6"])] == ["T6-medium", "T6-hard"]
+    assert [gate.name for gate in gates(["T6-hard"])] == ["T6-hard"]
+    for gate in found:
+        recipe = gate.load(0, Path("run"))
+        assert recipe.args["max_steps"] > 0
+        assert gate.bars, f"{gate.name} can never fail"
+        for bar in gate.bars.values():
+            assert bar.band != (None, None) or bar.above is not None or bar.chance
+        if not gate.function:
+            make_env(**{key: value for key, value in recipe.tasks.items() if key != "split"})
+            assert set(gate.bars) <= set(gate.measures)
+    for name in ("T1", "T3", "T5", "T8"):
+        assert "transformer" in {gate.system for gate in found if gate.name == name}
+
+
+def test_what_passes() -> None:
+    assert Bar(band=(1, 2)).passed(1.0, 9.0, None)
+    assert Bar(band=(1, 2)).passed(2.0, 9.0, None)
+    assert not Bar(band=(1, 2)).passed(0.999, 9.0, None)
+    assert not Bar(band=(1, 2)).passed(2.001, 9.0, None)
+    assert Bar(band=(None, 2)).passed(-5, 0, None)
+    assert Bar(above=1.0).passed(1.3, 0.1, None)
+    assert not Bar(above=1.0).passed(1.2, 0.1, None)  # 1.2 - 2 * 0.1 is not above 1
+    assert Bar(chance=True).passed(5.2, 0.1, 5.0)
+    assert not Bar(chance=True).passed(5.31, 0.1, 5.0)
+    assert not Bar(chance=True).passed(5.0, 0.1, None)
+    assert not Bar(band=(0, 1)).passed(math.nan, 0.1, None)
+
+
+def test_a_gate_is_run_stored_and_printed(small: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert runner.main(["S1", "--cached", *small]) == 2
+    assert "S1 rl2: seed 0 is not stored" in capsys.readouterr().err
+    assert run_here(["S1"], small) == 0
+    capsys.readouterr()
+    assert runner.main(["S1", "--cached", "--json", *small]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [(row["gate"], row["system"], row["measure"]) for row in rows] == [
+        ("S1", "rl2", "total"),
+        ("S1", "rl2", "regret"),
+    ]
+    wanted = {
+        "gate",
+        "system",
+        "measure",
+        "mean",
+        "se",
+        "seeds",
+        "floor",
+        "ceiling",
+        "paper",
+        "band",
+        "passed",
+        "steps",
+    }
+    assert wanted | {"minutes"} <= set(rows[0])
+    total, regret = rows
+    assert total["mean"] == pytest.approx(sum(total["seeds"]) / 2, abs=1e-4)
+    assert total["floor"] == pytest.approx(2.0, abs=0.1)  # four pulls of two arms at random
+    assert total["ceiling"] == pytest.approx(_two_arms(4, (1, 1), (1, 1)), abs=1e-4)
+    assert total["mean"] + regret["mean"] == pytest.approx(8 / 3, abs=0.15)
+    assert total["steps"] == 2 * 16 * 4 // 2  # two updates learn from one collection of 16 trials of 4 pulls
+    assert total["se"] > 0
+
+
+def _two_arms(pulls: int, *arms: tuple[int, int]) -> float:
+    """The exact Bayes-optimal value of Beta(a, b) arms, by going through every outcome."""
+    if pulls == 0:
+        return 0.0
+    best = 0.0
+    for i, (a, b) in enumerate(arms):
+        won = [*arms[:i], (a + 1, b), *arms[i + 1 :]]
+        lost = [*arms[:i], (a, b + 1), *arms[i + 1 :]]
+        chance = a / (a + b)
+        value = chance * (1 + _two_arms(pulls - 1, *won)) + (1 - chance) * _two_arms(pulls - 1, *lost)
+        best = max(best, value)
+    return best
+
+
+def test_a_seed_that_differs_from_what_is_stored_is_told(small: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    run_here(["S1"], small)
+    ns = runner._parser().parse_args(["S1", *small])
+    (gate,) = gates(["S1"])
+    path = runner._stored(ns.store, gate, 1)
+    stored = json.loads(path.read_text())
+    again = runner._stored(ns.runs / "check" / "store", gate, 1)
+    again.parent.mkdir(parents=True)
+    again.write_text(json.dumps(stored))  # as if the run had just been repeated
+    assert runner.main(["S1", "--check-seed", "1", *small]) == 0
+    assert "agrees" in capsys.readouterr().out
+    stored["scores"]["total"]["mean"] += 1.0
+    path.write_text(json.dumps(stored))
+    assert runner.main(["S1", "--check-seed", "1", *small]) == 1
+    said = capsys.readouterr().out
+    assert "total, seed 1" in said
+    assert "DIFFERS" in said
+
+
+def test_results_of_other_settings_do_not_count(
+    small: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_here(["S1"], small)
+    table.TABLE.write_text(SMALL.replace("args.max_steps=2", "args.max_steps=3"))
+    assert runner.main(["S1", "--cached", *small]) == 2
+    assert "not stored with these settings" in capsys.readouterr().err
+
+
+def test_a_gate_that_misses_its_band_fails(small: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    table.TABLE.write_text(SMALL.replace("band: [0, 3]", "band: [2.6, 3]"))
+    assert run_here(["S1"], small) == 1
+    assert " NO " in capsys.readouterr().out
+
+
+def test_unknown_names_are_told() -> None:
+    with pytest.raises(ConfigError, match="no gate 'T111'"):
+        gates(["T111"])
+    with pytest.raises(ConfigError, match=r"no system 'rl3'.*'rl2'"):
+        gates(["T1"], ["rl3"])
+    assert runner.main(["T111"]) == 2
+
+
+def test_the_two_step_signature_tells_model_based_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+    from mrt.control.oracles.bandit_policies import TwoStepBayes
+    from mrt.recipe import load_recipe
+
+    recipe = load_recipe("control/rl2-bandit", ["tasks={name: two-step, choices: 20}"])
+
+    class Bayes:
+        def eval(self) -> None:
+            return None
+
+    monkeypatch.setattr(measures, "load_policy", lambda run: Bayes())
+    monkeypatch.setattr(measures, "LearnedPolicy", lambda policy, greedy: TwoStepBayes())
+    optimal = measures.stay(Path("run"), recipe, 300)
+    assert optimal.mean == 1.0
+    monkeypatch.setattr(measures, "LearnedPolicy", lambda policy, greedy: _Habit())
+    habit = measures.stay(Path("run"), recipe, 300)  # repeats whatever was rewarded, whichever way it came
+    assert habit.mean == 0.0
+
+
+class _Habit:
+    """Model-free: the first choice is repeated after a reward and changed without one."""
+
+    def reset(self, rows: int) -> None:
+        self.choice, self.stage = None, 0
+
+    def act(self, observation):  # type: ignore[no-untyped-def]
+        import torch
+
+        if self.choice is None:
+            self.choice = torch.zeros(len(observation), dtype=torch.long)
+        return self.choice
+
+    def update(self, actions, step) -> None:  # type: ignore[no-untyped-def]
+        import torch
+
+        if self.stage == 1:
+            self.choice = torch.where(step.reward > 0, self.choice, 1 - self.choice)
+        self.stage = 1 - self.stage
