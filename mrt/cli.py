@@ -52,7 +52,11 @@ def _allow_code(parser: argparse.ArgumentParser) -> None:
 
 
 def _eval(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="a model directory or a hub name")
+    parser.add_argument("model", metavar="MODEL", help="a model directory, a hub name, or a suite (control/bandits)")
+    parser.add_argument(
+        "--policy", metavar="[NAME=]RUN", action="append", default=[], help="a policy that a control suite measures"
+    )
+    parser.add_argument("--sampled", action="store_true", help="policies draw their actions instead of taking the mode")
     parser.add_argument(
         "--problems", metavar="NAME", help="the problem set; key=value sets its dials (default: as trained on)"
     )
@@ -61,7 +65,7 @@ def _eval(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", metavar="DIR", required=True, help="where samples and results go; what is there is kept"
     )
-    parser.add_argument("--limit", type=_positive, metavar="N", help="only the first N problems")
+    parser.add_argument("--limit", type=_positive, metavar="N", help="only the first N problems, or tasks")
     parser.add_argument("--probe", choices=("auto", *PROBES), default="auto", help="how J after an episode is measured")
     parser.add_argument("--split", default="test", help="which split of the problem set (default test)")
     parser.add_argument("--name", help="the name in tables and reports (default: that of DIR)")

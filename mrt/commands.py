@@ -70,9 +70,15 @@ def _fit(trainer: Any, run_dir: Path, resume: bool) -> tuple[int, float, dict[st
 
 
 def evaluate(ns: Namespace) -> Outcome:
-    """Samples, grades and probes a model on held-out problems; samples that are already there are kept."""
-    from mrt.rundir import locked
+    """Samples, grades and probes a model on held-out problems; samples that are already there are kept.
 
+    With a suite of `kind: control` in place of the model: policies beside oracles on held-out tasks.
+    """
+    from mrt.rundir import locked
+    from mrt.suites import is_suite, read_suite
+
+    if is_suite(ns.model) and read_suite(ns.model)[0]["kind"] == "control":
+        return _evaluate_control(ns)
     name, dials = _problems_of(ns)
     budgets = _budgets(ns.budgets) if ns.budgets else None
     with locked(Path(ns.out)):
@@ -93,6 +99,21 @@ def evaluate(ns: Namespace) -> Outcome:
             temperature=ns.temperature,
         )
     return Outcome(results, result_table([results]))
+
+
+def _evaluate_control(ns: Namespace) -> Outcome:
+    """Policies beside oracles and baselines on held-out tasks; chunks that are already there are not played again."""
+    from mrt.control.report import write_report
+    from mrt.control.suites import load_suite, read_contender, run_suite, suite_table
+    from mrt.rundir import locked
+
+    suite, out = load_suite(ns.model), Path(ns.out)
+    named = [item.partition("=") if "=" in item else (None, "", item) for item in ns.policy]
+    contenders = [read_contender(path, name or None) for name, _, path in named]
+    with locked(out):
+        results = run_suite(suite, contenders, out, count=ns.limit, seed=ns.seed, greedy=not ns.sampled)
+        report_file = write_report(out)
+    return Outcome(results, f"{suite_table(results)}\n\nthe report is {report_file}")
 
 
 def _problems_of(ns: Namespace) -> tuple[str, dict[str, Any]]:

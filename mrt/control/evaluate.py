@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -76,7 +75,7 @@ def evaluate_policy(
     *,
     count: int = 2000,
     seed: int = 0,
-    greedy: bool = False,
+    greedy: bool = True,
     references: Sequence[str] | None = None,
     measures: Sequence[str] | None = None,
     chunk: int | None = None,
@@ -88,7 +87,7 @@ def evaluate_policy(
 
     Args:
         policy: one, several by name, or None for the references alone. They keep their memory over a trial.
-        greedy: the mode of a policy's distribution instead of a draw.
+        greedy: the mode of a policy's distribution; False for draws.
         references: names of `mrt.control.references.players`; all of them when left out. Random play is always there.
         measures: names; those that say something of this environment when left out.
         chunk: tasks at once.
@@ -105,7 +104,8 @@ def evaluate_policy(
     starts = range(0, count, size)
     entrants = _entrants(tasks, policies, greedy, references)
     rows = list(done[: len(starts)])
-    with tqdm(total=count, initial=min(len(rows) * size, count), desc=tasks.name, disable=not progress) as bar:
+    shown = {} if progress else {"disable": True}
+    with tqdm(total=count, initial=min(len(rows) * size, count), desc=tasks.name, unit="task", **shown) as bar:
         for number in range(len(rows), len(starts)):
             indices = range(starts[number], min(starts[number] + size, count))
             row = play_chunk(tasks, entrants, list(policies), seed, number, indices, measures)
@@ -218,10 +218,8 @@ def summarise(
         player["curve"] = _estimate(_join((k, part["earned"]) for k, part in parts))
         if "lost" in parts[0][1]:
             player["regret_curve"] = _estimate(_join((k, part["lost"]) for k, part in parts))
-            names = ("lost", "span", "both")
-            player["relative_regret"] = _ratio(
-                *(_join((k, part["relative"][name]) for k, part in parts) for name in names)
-            )
+            sums = [_join((k, part["relative"][each]) for k, part in parts) for each in ("lost", "span", "both")]
+            player["relative_regret"] = _ratio(*sums)
         if kind == "policy":
             others = parts[0][1]["minus"]
             player["minus"] = {o: _estimate(_join((k, part["minus"][o]) for k, part in parts)) for o in others}

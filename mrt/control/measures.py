@@ -81,6 +81,7 @@ class Watch:
         self.env, self.policy, self.keep = env, policy, keep
         self.states: list[dict[str, Tensor]] = []
         self.actions: list[Tensor] = []
+        self.worth: list[Tensor] = []
 
     def reset(self, rows: int) -> None:
         """A new batch of trials."""
@@ -96,7 +97,10 @@ class Watch:
         actions = self.policy.act(observation)
         if has_means(self.env):
             means = self.env.arm_means()  # type: ignore[attr-defined]
-            self.short.append(means.amax(1) - means.gather(1, actions.to(means.device)[:, None])[:, 0])
+            pulled = means.gather(1, actions.to(means.device)[:, None])[:, 0]
+            self.short.append(means.amax(1) - pulled)
+            if self.keep:  # 1 for the best arm, 0 for the worst
+                self.worth.append((pulled - means.amin(1)) / (means.amax(1) - means.amin(1)).clamp(min=1e-9))
         if self.keep:
             self.states.append({name: value.clone() for name, value in self.env.state.items()})
             self.actions.append(actions)
@@ -213,23 +217,28 @@ MEASURES: dict[str, Callable[[Outcomes], Tensor]] = {
 _OF_EPISODE = {"episode": "returns", "success": "reached", "steps": "first_paid"}
 
 
-def measure(name: str, outcomes: Outcomes) -> Tensor:
-    """(N,) the measure `name`: one of `MEASURES`, or episode_k (return), success_k, steps_k of episode k = 1, 2, ...
+def measure_of_name(name: str, episodes: int) -> Callable[[Outcomes], Tensor]:
+    """The measure `name` of trials of so many episodes: one of `MEASURES`, or episode_k (return), success_k, steps_k of
+    episode k = 1, 2, ...
 
     Raises:
         ConfigError: for a name that is none, or an episode that trials do not have.
     """
     if name in MEASURES:
-        return MEASURES[name](outcomes)
-    found = re.fullmatch(r"(episode|success|steps)_(\d+)", name)
-    count = outcomes.returns.shape[1]
+        return MEASURES[name]
+    found = re.fullmatch(r"(episode|success|steps)_(\d{1,6})", name)
     if not found:
         valid = {*MEASURES, "episode_1", "success_1", "steps_1"}
         raise ConfigError(f"unknown measure '{name}'; {nearest(name, valid)}")
-    number = int(found[2])
-    if not 1 <= number <= count:
-        raise ConfigError(f"measure '{name}': a trial has the episodes 1 to {count}")
-    return getattr(outcomes, _OF_EPISODE[found[1]])[:, number - 1]
+    field, number = _OF_EPISODE[found[1]], int(found[2])
+    if not 1 <= number <= episodes:
+        raise ConfigError(f"measure '{name}': a trial has the episodes 1 to {episodes}")
+    return lambda outcomes: getattr(outcomes, field)[:, number - 1]
+
+
+def measure(name: str, outcomes: Outcomes) -> Tensor:
+    """(N,) the measure `name`, see `measure_of_name`."""
+    return measure_of_name(name, outcomes.returns.shape[1])(outcomes)
 
 
 def measures_of(env: TensorEnv, bounds: bool) -> list[str]:

@@ -16,6 +16,7 @@ from torch import Tensor
 from mrt.control.envs.bandits import Bandit, InformativeBandit, MovingBandits, RestlessBandit
 from mrt.control.envs.base import TensorEnv
 from mrt.control.envs.decisions import CueRecall, ObjectChoice, TabularMDP, TwoStep
+from mrt.control.envs.grids import FiniteEnv
 from mrt.control.oracles.mdps import random_values, value_iteration
 
 
@@ -37,14 +38,13 @@ def floor_and_ceiling(env: TensorEnv, params: Mapping[str, Tensor]) -> Bounds:
     raise NotImplementedError(f"no bounds are known for {type(env).__name__}")
 
 
-def task_bounds(env: TensorEnv, params: Mapping[str, Tensor], columns: int = 64) -> Bounds:
-    """`floor_and_ceiling`, computed once for each task that occurs: a batch of GridNavi has 21 of them, not thousands.
-
-    Tasks of more than `columns` numbers hardly ever occur twice and are not compared.
+def task_bounds(env: TensorEnv, params: Mapping[str, Tensor]) -> Bounds:
+    """`floor_and_ceiling`, computed once for each task that occurs where tasks are whole numbers (`FiniteEnv`): a batch
+    of GridNavi has 21 of them, not thousands.
     """
-    flat = [value.reshape(len(value), -1).double() for value in params.values()]
-    if sum(part.shape[1] for part in flat) > columns:
+    if not isinstance(env, FiniteEnv):
         return floor_and_ceiling(env, params)
+    flat = [value.reshape(len(value), -1) for value in params.values()]
     table, which = torch.unique(torch.cat(flat, 1), dim=0, return_inverse=True)
     rows = torch.arange(len(which) - 1, -1, -1, device=which.device)
     first = torch.empty(len(table), dtype=torch.long, device=which.device).scatter_(0, which.flip(0), rows)

@@ -87,11 +87,11 @@ def _point(env: PointEnv, params: Mapping[str, Tensor]) -> Bounds:
     once = env.with_spec(episodes=1, free_episodes=0)
     many = {name: value.repeat_interleave(FLOOR_TRIALS, 0) for name, value in params.items()}
     floor = play(once, RandomPolicy(once.spec, seed=1), many)[:, 0].view(-1, FLOOR_TRIALS).mean(1)
-    goal = params["goal"].double().cpu()
+    goals, which = torch.unique(params["goal"].double().cpu(), dim=0, return_inverse=True)
     axis = (2 * _midpoints(START_NODES) - 1) * env.start_reach if env.start_reach else torch.zeros(1).double()
     starts = torch.cartesian_prod(axis, axis)
-    ceiling = torch.stack([_returns(env, (one - starts).abs(), env.stride).mean() for one in goal.unbind()])
-    return Bounds(paid * floor, paid * ceiling)
+    ceiling = torch.stack([_returns(env, (one - starts).abs(), env.stride).mean() for one in goals.unbind()])
+    return Bounds(paid * floor, paid * ceiling[which])
 
 
 def _offsets(env: PointEnv, nodes: int) -> tuple[Tensor, Tensor]:
