@@ -60,14 +60,14 @@ def path_figure(name: str, colour: int, scene: Mapping[str, Any]) -> str:
     episodes = list(enumerate(scene["episodes"], 1))
     shown = episodes if len(episodes) <= EPISODES else [*episodes[: EPISODES - 1], episodes[-1]]
     left, right, bottom, top = _extent(scene)
-    tall = right - left < 2.5 * (top - bottom)
-    stride = ((right - left) * 1.12, 0.0) if tall else (0.0, -(top - bottom) - 1.6)
+    columns = 2 if right - left < 2.5 * (top - bottom) and len(shown) > 1 else 1
+    wide, high = (right - left) * 1.12, (top - bottom) * 1.2 + (0.6 if "cells" in scene else 0.0)
 
     def draw(axes: Any) -> None:
         axes.set_axis_off()
         axes.set_aspect("equal")
         for place, (number, episode) in enumerate(shown):
-            dx, dy = stride[0] * place, stride[1] * place
+            dx, dy = wide * (place % columns), -high * (place // columns)
             _ground(axes, scene, (left, right, bottom, top), dx, dy)
             text = f"episode {number}: {episode['return']:.3g}".replace("-", "−")
             axes.text(dx + left, dy + top, text, va="bottom", ha="left", color=_INK, fontsize=8)
@@ -114,7 +114,7 @@ def _walk(axes: Any, episode: Mapping[str, Any], scene: Mapping[str, Any], colou
     ys = [dy + y + shift * (i - len(path) / 2) for i, (_, y) in enumerate(path)]
     axes.plot(xs, ys, color=_colour(colour), lw=1.3, alpha=0.85)
     axes.plot(xs[:1], ys[:1], color=_colour(colour), marker="o", markersize=4)
-    axes.plot(xs[-1:], ys[-1:], color=_colour(colour), marker="s", markersize=4.5)
+    axes.plot(xs[-1:], ys[-1:], color=_colour(colour), marker="s", markersize=9, fillstyle="none")
 
 
 def choices_figure(name: str, colour: int, scene: Mapping[str, Any], unit: str) -> str:

@@ -1,0 +1,47 @@
+"""Any Gymnasium environment as a task distribution: pendulums of unknown gravity, learned over trials of two episodes.
+
+    python recipes/gymnasium_example.py           (pip install "mrt[control]")
+
+The first lines are all that a new environment needs: a function from random numbers to keyword arguments. Rollouts,
+credits, trainer and evaluation are the same as everywhere.
+"""
+
+import argparse
+from pathlib import Path
+
+from mrt.control.envs import EnvTasks
+from mrt.control.evaluate import evaluate_policy
+from mrt.control.gymnasium import GymEnv, ranges
+from mrt.control.policy import ControlPolicy
+from mrt.control.trainer import ControlConfig, ControlTrainer
+
+task, draws = ranges(g=(2.0, 18.0))
+env = GymEnv("Pendulum-v1", task, draws, episodes=2, episode_steps=50)
+
+
+def main() -> None:
+    """Trains for some updates and says what was learned."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--out", type=Path, default=Path("runs/gymnasium"))
+    ns = parser.parse_args()
+    policy = ControlPolicy.for_spec(env.spec, memory="gru", hidden_size=32)
+    args = ControlConfig(
+        output_dir=str(ns.out),
+        max_steps=ns.steps,
+        per_device_train_batch_size=16,
+        epochs=4,
+        learning_rate=1e-3,
+        bounds=False,  # nobody knows the optimum of these pendulums
+        save_strategy="no",
+        report_to=[],
+        logging_steps=20,
+    )
+    ControlTrainer(policy, args, EnvTasks(env)).train()
+    found = evaluate_policy(policy, EnvTasks(env), count=32, chunk=32)
+    for name, player in found["players"].items():
+        print(name, {key: round(value["mean"], 1) for key, value in player["measures"].items()})
+
+
+if __name__ == "__main__":
+    main()
