@@ -102,7 +102,7 @@ class DistilledTrainer(ControlTrainer):
                 "oracle": bounds.ceiling / env.spec.episodes,
                 "floor": bounds.floor / env.spec.episodes,
             }
-        keys = [env.task_key(params, row) for row in range(min(self.rows_written, len(indices)))]
+        keys = [env.task_key(params, row) for row in range(min(self.rows_written or 0, len(indices)))]
         keys += [""] * (len(indices) - len(keys))
         return dataclasses.replace(trials, privileged=privileged, task_keys=tuple(keys))
 

@@ -154,7 +154,7 @@ class RL2TRPOTrainer(ControlTrainer):
                 parameter.grad = grad
             self._baseline.step()
             self._baseline.zero_grad()
-            self.log_metric("value_error", float(error))
+            self.log_metric("value_error", error.item())
 
 
 def _is_critic(name: str) -> bool:
