@@ -64,6 +64,13 @@ FAMILIES = {
     "habits": Family(
         cost=3e6, budgets="0,15,30,45,60,75,90,105,120", warmstart=("args.adjust=0.3", "args.recheck=0.4")
     ),
+    # Every episode builds on the one before, and the chance of a right answer rises with each that gets further.
+    "chains": Family(
+        cost=2e6,
+        budgets="0,10,20,30,40,50,60,70,80,90,100,110,120",
+        everywhere=("problems={name: chains, terms: 8}",),
+        warmstart=("args.recheck=0.4", "args.give_up=0.15", "args.attempts_high=14", "args.max_steps=1200"),
+    ),
 }
 ARMS = {
     WARM_START: Arm("warmstart"),

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from mrt.errors import ConfigError
 from mrt.reasoning.problems.base import Problem, ProblemSet
+from mrt.reasoning.problems.chains import steps
 from mrt.reasoning.problems.expressions import Attempt, draw_attempt
 from mrt.reasoning.tiny import BOX, BOX_END, CLOSE, RIGHT, WAIT, WRONG
 
@@ -72,11 +73,15 @@ def search_trace(problem: Problem, rng: random.Random, max_attempts: int, habits
     """Random attempts until one hits or `max_attempts` (0 or more) are made; no two differ by commuted operands only,
     save for rechecks.
 
+    A chain is worked out from left to right instead, up to `max_attempts` steps (`chain_trace`).
+
     Raises:
-        ConfigError: for a problem that is no Countdown problem.
+        ConfigError: for a problem of another set.
     """
+    if "terms" in problem.data:
+        return chain_trace(problem, rng, max_attempts, habits or Habits())
     if not {"numbers", "target", "operations"} <= set(problem.data):
-        raise ConfigError(f"search traces are made for Countdown problems only; {problem.key!r} is none")
+        raise ConfigError(f"search traces are made for Countdown and chains only; {problem.key!r} is neither")
     numbers, target, operations = problem.data["numbers"], problem.data["target"], problem.data["operations"]
     limit = max(99, target, *numbers)
     tried: set[str] = set()
@@ -98,6 +103,19 @@ def search_trace(problem: Problem, rng: random.Random, max_attempts: int, habits
     guess = _draw(numbers, operations, limit, rng, tried) or _draw(numbers, operations, limit, rng, set())
     assert guess is not None, f"{problem.key} has no expression that can be worked out"
     return SearchTrace(WAIT.join(written), guess.expression, False, len(written))
+
+
+def chain_trace(problem: Problem, rng: random.Random, max_steps: int, habits: Habits) -> SearchTrace:
+    """The steps of a chain, each an episode, until all are done or `max_steps` episodes are written, rechecks included.
+
+    The answer is the right one, however much was left to do in the head: what a model learns of it is what it can do
+    in the head.
+    """
+    left, written = steps(problem.data["terms"]), []
+    while left and len(written) < max_steps:
+        recheck = written and habits.draw(rng) == "recheck"
+        written.append(written[-1] if recheck else left.pop(0))
+    return SearchTrace(WAIT.join(written), problem.solution, not left, len(written))
 
 
 def _draw(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mrt.errors import ConfigError, DataError, nearest
 from mrt.reasoning.problems.base import SPLITS, Problem, ProblemSet
+from mrt.reasoning.problems.chains import Chains
 from mrt.reasoning.problems.countdown import Countdown
 from mrt.reasoning.problems.files import Files
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = [
     "PROBLEMS",
     "SPLITS",
+    "Chains",
     "Countdown",
     "Files",
     "Problem",
@@ -27,7 +29,7 @@ __all__ = [
     "validate",
 ]
 
-PROBLEMS: dict[str, Callable[..., ProblemSet]] = {"countdown": Countdown, "files": Files}
+PROBLEMS: dict[str, Callable[..., ProblemSet]] = {"countdown": Countdown, "chains": Chains, "files": Files}
 
 
 def load_problems(name: str, **dials: Any) -> ProblemSet:
