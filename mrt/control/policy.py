@@ -163,13 +163,15 @@ class ControlPolicy(PreTrainedModel):
 
     @torch.no_grad()
     def rescale_values(self, mean: Tensor, std: Tensor) -> None:
-        """New units for the critic, its predictions unchanged (PopArt: van Hasselt et al. 2016, 1602.07714, equation 5).
+        """New units for the critic, predictions unchanged (PopArt: van Hasselt et al. 2016, 1602.07714, equation 5).
 
-        Without them returns of tens, say, fill the clipped gradient and leave the actor next to nothing.
+        Without them returns of tens, say, fill the clipped gradient and leave the actor next to nothing. Under an
+        adapter, or with a critic that is not trained, nothing happens.
         """
-        head = getattr(self.critic, "base_layer", self.critic)  # an adapter may lie around it
-        head.weight.mul_(self.value_std / std)
-        head.bias.copy_((self.value_std * head.bias + self.value_mean - mean) / std)
+        if type(self.critic) is not nn.Linear or not self.critic.weight.requires_grad:
+            return  # adapters are saved without the policy under them: its units stay what they were
+        self.critic.weight.mul_(self.value_std / std)
+        self.critic.bias.copy_((self.value_std * self.critic.bias + self.value_mean - mean) / std)
         self.value_mean.copy_(mean)
         self.value_std.copy_(std)
 

@@ -234,6 +234,8 @@ output_dir: {tmp_path / "run"}
     with torch.no_grad():
         heads, expected, first = again.eval()(trials.inputs), trainer.policy(trials.inputs), base(trials.inputs)
     assert torch.allclose(heads.logits, expected.logits, atol=1e-6)
+    assert torch.allclose(heads.values, expected.values, atol=1e-6), "the critic's units are the base's"
+    assert not torch.allclose(heads.values, first.values, atol=1e-3)
     assert not torch.allclose(heads.logits, first.logits, atol=1e-3)
 
 

@@ -129,6 +129,16 @@ def test_new_units_leave_values_as_they_are() -> None:
     assert torch.allclose(raw, head, atol=1e-4)
 
 
+def test_a_frozen_critic_keeps_its_units() -> None:
+    policy, inputs = make_policy("gru"), make_inputs()
+    policy.critic.requires_grad_(False)
+    with torch.no_grad():
+        before = policy(inputs).values
+        policy.rescale_values(torch.tensor(30.0), torch.tensor(7.0))
+        assert torch.equal(policy(inputs).values, before)
+    assert policy.value_std == 1
+
+
 def test_options_are_checked() -> None:
     spec = Spec(2, 5, 1, actions=2)
     with pytest.raises(ConfigError, match="policy has no option 'hiden_size'"):

@@ -126,7 +126,7 @@ def test_play_and_rollout_are_the_same_trials(name: str, dials: dict[str, Any], 
     played = play(tasks.env, learned, params, seed=5)
     assert torch.allclose(episode_returns(trials).double(), played, atol=1e-4)
     if not greedy:
-        assert len(played.sum(1).round(decimals=3).unique()) > 2
+        assert len(played.sum(1).round(decimals=3).unique()) > 1
 
 
 def test_continuous_trials_record_what_was_done() -> None:
