@@ -150,14 +150,14 @@ def test_a_tensor_environment_as_a_vector_env(name: str) -> None:
     for _ in range(2 * (spec.trial_steps + spec.episodes)):
         actions = vector.action_space.sample()
         seen, reward, terminated, truncated, info = vector.step(actions)
+        again = ended
+        begun += int(again.sum())
         if not begun:  # the first trials are those of the environment itself
             step = alone.step(torch.as_tensor(actions))
             assert np.allclose(seen, step.observation.numpy())
             assert np.allclose(reward, step.reward.numpy())
             assert np.array_equal(terminated, step.terminated.numpy())
             assert np.array_equal(info["trial_over"], step.trial_over.numpy())
-        again = ended
-        begun += int(again.sum())
         assert (reward[again] == 0).all()
         assert (info["episode"][again] == 0).all()
         assert not (terminated | truncated)[again].any()
