@@ -1,7 +1,16 @@
 """Gradient-based meta-learning: adaptation as a differentiable operator.
 
 functional.py   gradient steps as an `Adaptation`, one batched computation for all tasks: read it first
-networks.py     learners whose weights may differ by task            sinusoid.py  few-shot regression
-supervised.py   the trainer that the supervised systems share        measures.py  what adaptation bought
-maml.py fomaml.py meta_sgd.py anil.py reptile.py
+supervised.py   the trainer that few-shot systems share              measures.py  what adaptation bought
+networks.py     learners whose weights may differ by task            fewshot.py   the families of problems:
+                sinusoid.py (regression), images.py with strokes.py (classification), reaching.py (imitation)
+
+maml.py fomaml.py anil.py meta_sgd.py reptile.py                     from a learned initialisation
+meta_lstm.py l2l.py                                                  by a learned rule
+baldwin.py                                                           evolved, fitness after learning
+mil.py mil_baselines.py                                              from one demonstration
+nearest.py finetune.py matching.py mann.py tcml.py                   rows to compare with, in classification
+
+estimators.py   surrogates of the policy gradient, told apart by their Hessians
+trpo.py         the trust-region step                                baseline.py  linear-feature values
 """

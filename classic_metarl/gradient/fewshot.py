@@ -7,11 +7,13 @@ from collections.abc import Callable
 from typing import Any
 
 from classic_metarl.gradient.images import ImageEpisodes
+from classic_metarl.gradient.reaching import Reaching
 from classic_metarl.gradient.sinusoid import Sinusoids
 from mrt.errors import ConfigError, nearest
 
 FAMILIES: dict[str, Callable[..., Any]] = {
     "sinusoid": Sinusoids,
+    "reaching": Reaching,
     "strokes": ImageEpisodes,
     "omniglot": ImageEpisodes,
     "miniimagenet": ImageEpisodes,

@@ -20,7 +20,7 @@ from classic_metarl.gradient.fewshot import problem_family
 from classic_metarl.gradient.functional import GradientSteps, Order, Over, Theta, Tree, apply, parameters_of
 from mrt.errors import ConfigError
 from mrt.metrics import cumulative_regret
-from mrt.recipe import Recipe
+from mrt.recipe import Recipe, import_trainer
 from mrt.tasks import Task
 from mrt.trainer import TrialConfig, TrialTrainer
 from mrt.trials import Trials
@@ -234,6 +234,23 @@ class FewShotTrainer(TrialTrainer):
         lost, span = cumulative_regret(table, oracle), cumulative_regret(np.broadcast_to(floor, table.shape), oracle)
         self.log_metric("regret/stop", float(lost.sum() / span.sum()))  # over the whole batch, as for every trial
         return curve.mean(-1).cpu(), curve[:, -1].cpu()
+
+
+def load_learner(run: Path, recipe: Recipe) -> Any:
+    """The trained learner of a run directory, from `run/model`, with its family as `.family`.
+
+    Raises:
+        ConfigError: where no trained model lies there.
+    """
+    from safetensors.torch import load_model
+
+    path, trainer = run / "model" / "model.safetensors", import_trainer(recipe.trainer)
+    if not path.is_file():
+        raise ConfigError(f"{path} is not there: train the recipe first, or let the run finish")
+    args = recipe.build_args(trainer.args_class(), run)
+    learner = trainer.build(problem_family(**recipe.problems), args)  # type: ignore[attr-defined]
+    load_model(learner, path)
+    return learner.eval()
 
 
 def split(family: FewShot, x: Tensor, y: Tensor) -> tuple[list[Set], Set]:
