@@ -44,6 +44,7 @@ def _train(parser: argparse.ArgumentParser) -> None:
         "recipe", metavar="RECIPE", help="a YAML file, or the name of a packaged recipe (countdown/mrt)"
     )
     parser.add_argument("--fresh", action="store_true", help="move the run in output_dir aside and start over")
+    parser.add_argument("--seeds", type=_positive, metavar="N", help="so many runs, and what they say together")
     _allow_code(parser)
 
 
@@ -114,7 +115,8 @@ def _generate(parser: argparse.ArgumentParser) -> None:
 
 
 def _doctor(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("recipe", metavar="RECIPE", nargs="?", help="a recipe to resolve and check as well")
+    parser.add_argument("recipe", metavar="RECIPE", nargs="?", help="a recipe to check as well: memory, time, cost")
+    parser.add_argument("--price", type=float, metavar="P", help="of this machine an hour, for the cost of the run")
     _allow_code(parser)
 
 

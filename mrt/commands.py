@@ -28,11 +28,34 @@ def say(message: str) -> None:
 
 
 def train(ns: Namespace) -> Outcome:
-    """Trains what the recipe says, from the newest whole checkpoint where there is one, once."""
-    from mrt.recipe import import_trainer, load_recipe
-    from mrt.rundir import RunState, finish_run, inspect_run, locked, main_process, set_aside, start_run
+    """Trains what the recipe says, from the newest whole checkpoint where there is one, once; or so with each seed."""
+    from mrt.recipe import load_recipe
 
     recipe = load_recipe(ns.recipe, ns.overrides, allow_code=ns.allow_code)
+    return _train(ns, recipe) if ns.seeds is None else _train_seeds(ns, recipe)
+
+
+def _train_seeds(ns: Namespace, recipe: Any) -> Outcome:
+    from mrt.rundir import main_process, write_json
+    from mrt.seeds import aggregate, final_scores, seeded, table
+
+    runs = seeded(recipe, ns.seeds)
+    for number, one in enumerate(runs, 1):
+        if main_process():
+            say(f"seed {one.seed} ({number} of {len(runs)})")
+        _train(ns, one)
+    if not main_process():
+        return Outcome()
+    found = aggregate({one.seed: final_scores(Path(one.output_dir)) for one in runs})
+    write_json(Path(recipe.output_dir) / "seeds.json", {"seeds": [one.seed for one in runs], "metrics": found})
+    facts = {"status": "trained", "output_dir": recipe.output_dir, "seeds": [one.seed for one in runs]}
+    return Outcome({**facts, "metrics": found}, table(found, len(runs)))
+
+
+def _train(ns: Namespace, recipe: Any) -> Outcome:
+    from mrt.recipe import import_trainer
+    from mrt.rundir import RunState, finish_run, inspect_run, locked, main_process, set_aside, start_run
+
     run_dir, main = Path(recipe.output_dir), main_process()
     if ns.fresh and main:
         with locked(run_dir):  # nothing is moved away under another process
@@ -219,7 +242,7 @@ def doctor(ns: Namespace) -> Outcome:
     """Whether this machine, this installation and, where one is named, this recipe can work."""
     from mrt.doctor import FAILED, examine, render
 
-    checks = examine(ns.recipe, ns.overrides, ns.allow_code)
+    checks = examine(ns.recipe, ns.overrides, ns.allow_code, ns.price)
     failed = any(check.status == FAILED for check in checks)
     payload = {"ok": not failed, "checks": [vars(check) for check in checks]}
     return Outcome(payload, render(checks), code=int(failed))

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from mrt.errors import MRTError
 
@@ -28,11 +29,17 @@ class Check:
     cure: str = ""
 
 
-def examine(recipe: str | None = None, overrides: Sequence[str] = (), allow_code: bool = False) -> list[Check]:
-    """Every check of the machine and the installation, and of a recipe where one is named."""
+def examine(
+    recipe: str | None = None, overrides: Sequence[str] = (), allow_code: bool = False, price: float | None = None
+) -> list[Check]:
+    """Every check of the machine and the installation, and of a recipe where one is named: memory, time, cost.
+
+    Args:
+        price: of this machine an hour, in whatever currency.
+    """
     checks = [_python(), *_packages(), _threads(), _memory(), _disk(), _writable(), _network()]
     if recipe is not None:
-        checks += _recipe(recipe, overrides, allow_code)
+        checks += _recipe(recipe, overrides, allow_code, price)
     return checks
 
 
@@ -142,7 +149,7 @@ def _network() -> Check:
     return Check("network", GOOD, found + "; mrt itself sends nothing")
 
 
-def _recipe(name: str, overrides: Sequence[str], allow_code: bool) -> Iterator[Check]:
+def _recipe(name: str, overrides: Sequence[str], allow_code: bool, price: float | None) -> Iterator[Check]:
     from mrt.recipe import load_recipe
 
     try:
@@ -156,8 +163,55 @@ def _recipe(name: str, overrides: Sequence[str], allow_code: bool) -> Iterator[C
         yield Check("model", FAILED, f"no directory {recipe.model}", "train or fetch it first, or set model=PATH")
     elif recipe.model:
         yield Check("model", GOOD, recipe.model)
+        yield from _run(recipe, allow_code, price)
     if recipe.problems:
         yield _problems(dict(recipe.problems))
+
+
+def _run(recipe: Any, allow_code: bool, price: float | None) -> Iterator[Check]:
+    """Memory before anything is loaded; time and cost where it fits, from timing one layer of the model."""
+    from mrt.plan import GIB as unit
+    from mrt.plan import plan, proposals
+    from mrt.reasoning.plan import facts, seconds_an_update
+
+    try:
+        found = facts(recipe, allow_code)
+    except MRTError as error:
+        yield Check("memory plan", FAILED, str(error))
+        return
+    except (OSError, ValueError, AttributeError) as error:  # no causal LM, or a hub that cannot be reached
+        yield Check("memory plan", NOTE, f"not known: {str(error).splitlines()[0][:120]}")
+        return
+    if found is None:
+        return
+    room, accelerator = _room()
+    needed = plan(found.shape, found.settings, accelerator)
+    text = ", ".join(needed.lines()) + f"; {room / unit:.2f} GiB are free"
+    if needed.peak > room:
+        changes, least = proposals(found.shape, found.settings, accelerator, room)
+        cure = f"add {' '.join(changes)} (then {least.peak / unit:.2f} GiB)" if changes else ""
+        if least.peak > room:
+            cure = f"{cure or 'no setting helps'}: still too much; take a smaller model or a larger machine"
+        yield Check("memory plan", FAILED, text, cure)
+        return
+    yield Check("memory plan", GOOD, text)
+    seconds = seconds_an_update(found)
+    hours, cost = found.updates * seconds / 3600, found.updates * found.cost
+    said = f"at most {seconds:.3g} s an update and {hours:.2g} h for {found.updates} updates (traces at full length)"
+    money = f", {hours * price:.2f} at {price:g} an hour" if price is not None else ""
+    yield Check("time and cost", GOOD, f"{said}; {cost:.2g} positions{money}")
+
+
+def _room() -> tuple[float, bool]:
+    """Free bytes where this process would train, and whether that is an accelerator."""
+    import torch
+
+    if torch.cuda.is_available():
+        return float(torch.cuda.mem_get_info()[0]), True
+    import psutil
+
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return psutil.virtual_memory().available / processes, False
 
 
 def _problems(dials: dict) -> Check:

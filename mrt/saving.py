@@ -115,6 +115,36 @@ class SavingMixin(Behind):
             arguments = redact(json.loads(self.args.to_json_string()))
             (folder / "training_args.json").write_text(json.dumps(arguments, indent=2) + "\n", encoding="utf-8")
 
+    def push_to_hub(
+        self,
+        commit_message: str | None = None,
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        **kwargs: Any,
+    ) -> str | None:
+        """Uploads weights (of an adapter the adapter alone) and tokenizer, and nothing else of the output directory.
+
+        The repository is private unless `hub_private_repo` is false; `mrt.hub.push` says what is refused.
+        """
+        folder = Path(self.args.output_dir) / "model"
+        self.save_model(str(folder), _internal_call=True)
+        return self._push(folder, token, private)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        if self.args.hub_strategy != "end":
+            self._push(Path(checkpoint_folder), None, None)
+
+    def _push(self, folder: Path, token: str | None, private: bool | None) -> str | None:
+        if not self.is_world_process_zero():
+            return None
+        from mrt.hub import push
+
+        name = self.args.hub_model_id or Path(self.args.output_dir).resolve().name
+        private = self.args.hub_private_repo is not False if private is None else private
+        return push(folder, name, private, token or self.args.hub_token)
+
     def _save_rng_state(self, output_dir: str) -> None:
         save_tree(Path(output_dir), self._ranked("rng_state"), ckpt.random_states())
 
