@@ -1,7 +1,7 @@
 """What a gate measures of a trained run: held-out tasks, beside the floor (random) and the ceiling (exact optimum).
 
-A measurement is a function (run, recipe, tasks, measures) -> {measure: Score}. Policies of control act greedily; every
-policy of a gate meets the same tasks and the same noise (`mrt.control.evaluate`).
+A measurement is a function (run, recipe, tasks, measures) -> {measure: Score}. Policies of control act greedily,
+unless the gate says otherwise; every policy of a gate meets the same tasks and noise (`mrt.control.evaluate`).
 """
 
 from __future__ import annotations
@@ -33,14 +33,15 @@ class Score(NamedTuple):
     ceiling: float | None = None
 
 
-def control(run: Path, recipe: Recipe, tasks: int, measures: Sequence[str]) -> dict[str, Score]:
+def control(run: Path, recipe: Recipe, tasks: int, measures: Sequence[str], greedy: bool = True) -> dict[str, Score]:
     """Measures of `mrt.control.measures` by name; the ceiling is Bayes-optimal where that is known, else the known
     task's. `of_bayes` is the total over its Bayes-optimal value; `stay_common_minus_rare` see `stay`.
     """
     torch.set_num_threads(1)
     held_out, policy = make_tasks(**recipe.tasks), load_policy(run)
     played = ["total" if name == "of_bayes" else name for name in measures if name != STAY]
-    found = evaluate_policy(policy, held_out, count=tasks, references=(), measures=list(dict.fromkeys(played)))
+    names = list(dict.fromkeys(played))
+    found = evaluate_policy(policy, held_out, count=tasks, greedy=greedy, references=(), measures=names)
     exact = found["exact"].get("Bayes-optimal", {})
     scores = {}
     for name, asked in zip((n for n in measures if n != STAY), played, strict=True):

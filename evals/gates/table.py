@@ -7,6 +7,7 @@ import importlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,7 @@ class Gate:
     paper: Mapping[str, float] = field(default_factory=dict)
     seeds: int = 3
     function: str = ""  # module:function that measures; empty for policies of control
+    greedy: bool = True  # False: a policy of control draws its actions, as in training
 
     @property
     def number(self) -> str:
@@ -80,12 +82,13 @@ class Gate:
         for key in ("output_dir", "description"):
             content.pop(key, None)
         content = {"recipe": content, "measures": self.measures, "tasks": self.tasks, "function": self.function}
+        content |= {} if self.greedy else {"greedy": False}
         text = json.dumps({**content, "schema": SCHEMA_VERSION}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def score(self, run: Path, seed: int) -> dict[str, Score]:
         """Measures a trained run."""
-        function = _function(self.function) if self.function else control
+        function = _function(self.function) if self.function else partial(control, greedy=self.greedy)
         return function(run, self.load(seed, run), self.tasks, self.measures)
 
 
@@ -130,6 +133,7 @@ def _gate(name: str, system: str, entry: Mapping[str, Any]) -> Gate:
         paper=entry.get("paper", {}),
         seeds=entry.get("seeds", 3),
         function=entry.get("function", ""),
+        greedy=entry.get("greedy", True),
     )
 
 
