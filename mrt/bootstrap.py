@@ -141,6 +141,29 @@ def paired_bootstrap(
     return percentile_interval(point, np.concatenate(replicates), level, units=first.size)
 
 
+def bootstrap_sums(
+    sums: ArrayLike, statistic: Statistic, n_boot: int = 2000, seed: int = 0, level: float = 0.95
+) -> Interval:
+    """Interval of a statistic of sums over problems (a ratio, a calibration error): problems are resampled whole.
+
+    Args:
+        sums: (P, ...) what each problem adds.
+        statistic: maps totals (..., *) to (...); NaN replicates are left out.
+
+    Raises:
+        ValueError: without a problem, or for a level outside (0, 1).
+    """
+    table = np.asarray(sums, dtype=np.float64)
+    if len(table) == 0:
+        raise ValueError("no problem to resample")
+    flat = table.reshape(len(table), -1)
+    replicates = []
+    for counts in seed_and_problem_counts(1, len(table), n_boot, seed, width=flat.shape[1]):
+        replicates.append(statistic((counts @ flat).reshape(len(counts), *table.shape[1:])))
+    point = float(statistic(table.sum(axis=0)))
+    return percentile_interval(point, np.concatenate(replicates), level, units=len(table))
+
+
 def seed_and_problem_counts(seeds: int, problems: int, n_boot: int, seed: int, width: int = 1) -> Iterator[FloatArray]:
     """How often each (seed, problem) is drawn: seeds with replacement, then problems anew within every seed drawn.
 

@@ -8,8 +8,9 @@ always right at once (regret 0).
 from __future__ import annotations
 
 import json
+import platform
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,24 +19,30 @@ import numpy as np
 
 from mrt.errors import ConfigError, DataError
 from mrt.metrics import (
-    Interval,
     area_under_budget,
-    bootstrap,
     mean_by_problem,
     paired_bootstrap,
     rewards_at_budgets,
     tokens_at_equal_accuracy_interval,
     trace_regrets,
 )
+from mrt.reasoning.breakdown import parts_of
+from mrt.reasoning.intervals import by_episode, interval
+from mrt.reasoning.measures import overthinking_adjusted
 from mrt.reasoning.samples import SCHEMA_VERSION, read_lines
+from mrt.rundir import commit, versions
 
 
 class Samples:
     """The samples of one evaluation as arrays; S samples, P problems, N budgets."""
 
     def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.folder = folder
         self.config = _read(folder / "eval.json")
         self.rows = list(read_lines(folder / "samples.jsonl"))
+        if all("place" in row for row in self.rows):  # several processes write their chunks in any order
+            self.rows.sort(key=lambda row: (row["place"], row["sample"]))
         if not self.rows:
             raise DataError(f"{folder / 'samples.jsonl'} holds no sample")
         self.keys: list[str] = [row["key"] for row in self.rows]
@@ -58,31 +65,47 @@ class Samples:
         return mean_by_problem(values, self.keys)
 
 
-def summarise(folder: Path) -> dict[str, Any]:
+def summarise(folder: Path | Samples) -> dict[str, Any]:
     """The contents of results.json for an evaluation folder."""
-    samples = Samples(folder)
+    samples = folder if isinstance(folder, Samples) else Samples(folder)
     accuracy = samples.by_problem(samples.at_budget)  # (P, N)
     known = accuracy[~np.isnan(accuracy).any(1)]
-    areas = area_under_budget(samples.budgets, known)
+    by_itself = np.where(samples.truncated, 0.0, samples.own)
+    adjusted = overthinking_adjusted(samples.thinking, samples.own, samples.truncated, samples.budgets)
     return {
         "schema_version": SCHEMA_VERSION,
         "name": samples.config["name"],
         "model": samples.config["model"],
         "problems": samples.config["problems"],
+        "suite": samples.config.get("suite"),
         "n_problems": len(accuracy),
         "n_samples": len(samples.rows),
-        "accuracy": _interval(accuracy[:, -1]),
-        "tokens": _interval(samples.by_problem(np.minimum(samples.thinking, samples.budgets[-1]))),
-        "normalised_regret": _interval(samples.by_problem(samples.regret)),
-        "area": _interval(areas),
+        "accuracy": interval(accuracy[:, -1]),
+        "accuracy_by_itself": interval(samples.by_problem(by_itself)),
+        "tokens": interval(samples.by_problem(np.minimum(samples.thinking, samples.budgets[-1]))),
+        "normalised_regret": interval(samples.by_problem(samples.regret)),
+        "area": interval(area_under_budget(samples.budgets, known)) if len(known) else interval([np.nan]),
+        "overthinking_adjusted": interval(samples.by_problem(adjusted)),
         "budgets": samples.budgets,
-        "accuracy_at_budget": [_interval(column) for column in accuracy.T],
-        "j_after_episode": _by_episode(samples, samples.stop_values, 0, hold=True),
-        "progress": _by_episode(samples, [np.diff(row) for row in samples.stop_values], 1),
+        "accuracy_at_budget": [interval(column) for column in accuracy.T],
+        "j_after_episode": by_episode(samples, samples.stop_values, 0, hold=True),
+        "progress": by_episode(samples, [np.diff(row) for row in samples.stop_values], 1),
         "verdicts": dict(Counter(row["verdict"] for row in samples.rows).most_common()),
         "truncated": float(samples.truncated.mean()),
         "unscorable": int(np.isnan(samples.at_budget[:, -1]).sum()),
+        **parts_of(samples),
+        "environment": {"versions": versions(), "commit": commit(), "machine": platform.machine()},
     }
+
+
+def by_problem(samples: Samples) -> dict[str, Any]:
+    """The contents of problems.json: what every problem scored at every budget, which the heat map shows."""
+    accuracy = samples.by_problem(samples.at_budget)
+    rows = [
+        {"key": key, "accuracy": [None if np.isnan(value) else round(float(value), 4) for value in line]}
+        for key, line in zip(dict.fromkeys(samples.keys), accuracy, strict=True)
+    ]
+    return {"schema_version": SCHEMA_VERSION, "budgets": samples.budgets, "problems": rows}
 
 
 def compare(a: Path, b: Path) -> dict[str, Any]:
@@ -125,36 +148,8 @@ def compare(a: Path, b: Path) -> dict[str, Any]:
 def _tells(difference: Mapping[str, float]) -> str:
     if difference["low"] > 0 or difference["high"] < 0:
         return "A differs from B"
-    return "the data cannot tell A from B"
-
-
-def _by_episode(samples: Samples, values: Sequence[Any], first: int, hold: bool = False) -> list[dict[str, Any]]:
-    """Mean with interval after each episode; `n` traces got that far, episodes that fewer than 10 problems reach are
-    left out.
-
-    With `hold` a trace that ended keeps its last value, as in the regret; without it only those that got that far are
-    in the mean. Right traces end early, so the mean over the others falls although every trace rises.
-    """
-    lines = []
-    for episode in range(max(map(len, values), default=0)):
-        reached = np.array([len(row) > episode and not np.isnan(row[episode]) for row in values])
-        column = [
-            row[min(episode, len(row) - 1)] if len(row) and (hold or len(row) > episode) else np.nan for row in values
-        ]
-        means = samples.by_problem(np.array(column))
-        means = means[~np.isnan(means)]
-        problems = {key for key, here in zip(samples.keys, reached, strict=True) if here}
-        if len(problems) >= min(10, len(set(samples.keys))):
-            lines.append({"episode": episode + first, "n": int(reached.sum()), **_interval(means)})
-    return lines
-
-
-def _interval(values: Any) -> dict[str, float | None]:
-    kept = np.asarray(values, dtype=float)
-    if np.isnan(kept).all():
-        return {"mean": None, "low": None, "high": None}
-    interval: Interval = bootstrap(kept)
-    return asdict(interval)
+    reach = (difference["high"] - difference["low"]) / 2
+    return f"the data cannot tell A from B (with these problems a difference shows from about {reach:.3f} on)"
 
 
 def _number(value: float | None) -> float:

@@ -36,7 +36,7 @@ class Files:
 
     Args:
         path: a .jsonl, .ndjson, .csv or .parquet file, or the name of a hub set.
-        split, config: of a hub set; the split is "train" unless said otherwise.
+        split, config, revision: of a hub set; the split is "train" unless said otherwise, the revision the newest.
         columns: {"prompt": its column, "solution": its column}. What is left out is found where exactly one of the
             usual names (prompt, problem, question; solution, answer) is there.
         prompt: the text that the model gets, with {problem} in it.
@@ -71,8 +71,9 @@ class Files:
         seed: int = 0,
         seconds: float = 5.0,
         workers: int = 1,
+        revision: str | None = None,
     ) -> None:
-        given = {"path": path, "split": split, "config": config, "answer_after": answer_after}
+        given = {"path": path, "split": split, "config": config, "answer_after": answer_after, "revision": revision}
         for dial, value in {**given, "test_path": test_path, "test_split": test_split}.items():
             if not (value is None and dial != "path") and (not isinstance(value, str | Path) or not str(value)):
                 raise ConfigError(f"files: {dial} must be a text that is not empty, got {value!r}")
@@ -85,6 +86,7 @@ class Files:
         self.dropped = 0  # training problems left out because the test set has them
         self.repeated = 0  # rows that say again what an earlier one said
         self._seconds, self._workers = seconds, workers
+        self._revisions = {str(path): revision}
         own_test = test_path is not None or test_split is not None
         shares = _shares(warmstart, 0.0 if own_test else test)
         held_out = self._read(str(test_path or path), None if test_path else config, test_split) if own_test else {}
@@ -121,7 +123,7 @@ class Files:
         error."""
         source = f"{path}:{split or 'train'}" if split or not Path(path).suffix else Path(path).name
         wanted = {*self.columns.values(), *(name for usual in NAMES.values() for name in usual)}
-        rows = list(read_rows(path, wanted, config, split))
+        rows = list(read_rows(path, wanted, config, split, self._revisions.get(path)))
         if not rows:
             raise DataError(f"{source}: no rows; a problem set needs at least one")
         columns = self._find_columns(source, [row for _, row in rows])

@@ -19,7 +19,11 @@ SUFFIXES = (".jsonl", ".ndjson", ".csv", ".parquet")
 
 
 def read_rows(
-    path: str, wanted: Collection[str], config: str | None = None, split: str | None = None
+    path: str,
+    wanted: Collection[str],
+    config: str | None = None,
+    split: str | None = None,
+    revision: str | None = None,
 ) -> Iterator[tuple[int, Row]]:
     """(row number from 1, row) of a file, or of the split of a hub set where `path` is no file.
 
@@ -32,8 +36,8 @@ def read_rows(
     """
     file = Path(path)
     if file.suffix.lower() in SUFFIXES:
-        if config is not None or split is not None:
-            raise ConfigError(f"'config' and 'split' are for hub sets; {path} is a file, which is read whole")
+        if config is not None or split is not None or revision is not None:
+            raise ConfigError(f"'config' and 'split' are for hub sets (and 'revision'); {path} is a file, read whole")
         if not file.is_file():
             raise ConfigError(f"no such file: {path}")
         if file.suffix.lower() == ".parquet":
@@ -41,7 +45,7 @@ def read_rows(
         return _csv_rows(file) if file.suffix.lower() == ".csv" else _jsonl_rows(file)
     if file.exists() or path.startswith((".", "/", "~")) or path.count("/") > 1:
         raise ConfigError(f"{path} is neither a file of a known kind ({', '.join(SUFFIXES)}) nor the name of a hub set")
-    return _hub_rows(path, wanted, config, split or "train")
+    return _hub_rows(path, wanted, config, split or "train", revision)
 
 
 def _jsonl_rows(file: Path) -> Iterator[tuple[int, Row]]:
@@ -128,11 +132,13 @@ def _parquet_rows(file: Path, wanted: Collection[str]) -> Iterator[tuple[int, Ro
     yield from _table_rows(file.name, table, wanted)
 
 
-def _hub_rows(name: str, wanted: Collection[str], config: str | None, split: str) -> Iterator[tuple[int, Row]]:
+def _hub_rows(
+    name: str, wanted: Collection[str], config: str | None, split: str, revision: str | None
+) -> Iterator[tuple[int, Row]]:
     import datasets
 
     try:
-        loaded = datasets.load_dataset(name, config, split=split)
+        loaded = datasets.load_dataset(name, config, split=split, revision=revision)
     except (OSError, ValueError, RuntimeError) as error:
         raise ConfigError(
             f"the hub set '{name}' (config {config}, split {split}) could not be loaded: {str(error)[:300]}. Check the "
