@@ -129,6 +129,9 @@ class Transformer(Memory):
             self.decoder = AutoModel.from_config(AutoConfig.for_model(backbone, **{**fields, **(config or {})}))
         except (ValueError, KeyError, AttributeError) as error:
             raise ConfigError(f"no transformer of backbone={backbone!r} with {dict(config or {})}: {error}") from error
+        self.decoder.get_input_embeddings().requires_grad_(
+            False
+        )  # never used: DDP and TRPO would wait for its gradient
 
     def init_state(self, rows: int) -> Any:
         from transformers import DynamicCache

@@ -178,6 +178,15 @@ def test_any_decoder_is_a_memory(backbone: str, config: dict[str, Any], tmp_path
         assert close(ControlPolicy.from_pretrained(tmp_path).eval()(inputs), whole, 0)
 
 
+@pytest.mark.parametrize("memory", MEMORIES)
+def test_every_trained_weight_has_a_gradient(memory: str) -> None:
+    """A weight that nothing uses stalls DDP and TRPO."""
+    policy, inputs = make_policy(memory, separate_critic=True), make_inputs()
+    heads = policy(inputs)
+    (heads.logits.square().sum() + heads.values.square().sum()).backward()
+    assert [name for name, p in policy.named_parameters() if p.requires_grad and p.grad is None] == []
+
+
 def test_the_window_lets_go_of_what_has_left_it() -> None:
     policy, inputs = make_policy("long-window"), make_inputs(steps=12)
     state = policy.init_state(4)
