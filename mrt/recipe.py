@@ -149,7 +149,7 @@ def _finish(
 
         peft = convert_fields(LoraConfig, peft, f"{source}: peft", texts["peft"])
     output_dir = recipe.output_dir or f"runs/{Path(source).stem}"
-    plain = {name: sections[name] for name in ("problems", "tasks", "policy")}
+    plain: dict[str, Any] = {name: sections[name] for name in ("problems", "tasks", "policy")}
     return replace(recipe, **plain, args=args, peft=peft, output_dir=output_dir)
 
 

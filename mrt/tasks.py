@@ -24,7 +24,8 @@ class Task:
 class TaskDistribution(Protocol):
     """p(M). `sample` is a pure function of (seed, index): no state, so a resumed run sees the same tasks."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def sample(self, seed: int, index: int) -> Task: ...
 

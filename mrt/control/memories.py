@@ -57,7 +57,7 @@ class Memory(nn.Module, ABC):
 class Recurrent(Memory):
     """GRU or LSTM (Duan et al. 2016; Wang et al. 2016). State: a tuple of (B, layers, size)."""
 
-    kind: type[nn.RNNBase] = nn.GRU
+    kind: type[nn.GRU] | type[nn.LSTM] = nn.GRU
 
     def __init__(self, size: int, layers: int = 1) -> None:
         super().__init__(size)
@@ -68,15 +68,14 @@ class Recurrent(Memory):
                     nn.init.orthogonal_(gate)
 
     def init_state(self, rows: int) -> tuple[Tensor, ...]:
-        weight = self.cell.weight_ih_l0
-        zeros = weight.new_zeros(rows, self.cell.num_layers, self.size)
+        zeros = next(self.cell.parameters()).new_zeros(rows, self.cell.num_layers, self.size)
         return (zeros, zeros) if isinstance(self.cell, nn.LSTM) else (zeros,)
 
     def step(self, x: Tensor, seen: Inputs, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
-        inner = tuple(part.transpose(0, 1).contiguous() for part in state)
-        out, inner = self.cell(x[:, None], inner if len(inner) > 1 else inner[0])
-        inner = inner if isinstance(inner, tuple) else (inner,)
-        return out[:, 0], tuple(part.transpose(0, 1) for part in inner)
+        before: Any = tuple(part.transpose(0, 1).contiguous() for part in state)
+        out, after = self.cell(x[:, None], before if len(before) > 1 else before[0])
+        parts = after if isinstance(after, tuple) else (after,)
+        return out[:, 0], tuple(part.transpose(0, 1) for part in parts)
 
     def forward(self, x: Tensor, seen: Inputs) -> Tensor:
         return self.cell(x)[0]

@@ -81,6 +81,8 @@ class ControlPolicy(PreTrainedModel):
     base_model_prefix = "policy"
     main_input_name = "inputs"
     _supports_sdpa = True
+    value_mean: Tensor
+    value_std: Tensor
 
     def __init__(self, config: PolicyConfig) -> None:
         super().__init__(config)
@@ -127,7 +129,7 @@ class ControlPolicy(PreTrainedModel):
         for name in options:
             if name not in known:
                 raise ConfigError(f"policy has no option '{name}'; there are memory, memory_options, hidden_size, ...")
-        shape = {"observation": spec.observation, "actions": spec.actions, "action_size": spec.action_size}
+        shape: dict[str, Any] = {"observation": spec.observation, "actions": spec.actions, "action_size": spec.action_size}
         return cls(PolicyConfig(**shape, **{"horizon": spec.trial_steps, **options}))
 
     # Acting.

@@ -146,14 +146,14 @@ class _Record:
         self.steps.append(row)
 
     def trials(self, group: Tensor, keys: Sequence[str], measured: Mapping[str, Tensor]) -> Trials:
-        stacked = {name: torch.stack([row[name] for row in self.steps], 1) for name in self.steps[0]}
+        stacked: dict[str, Any] = {name: torch.stack([row[name] for row in self.steps], 1) for name in self.steps[0]}
         inputs = {name.split("/")[1]: stacked.pop(name) for name in list(stacked) if name.startswith("inputs/")}
         ended_by_itself = self.stop[:, -1] == int(Stop.TERMINATED)
         trial_stop = torch.where(ended_by_itself, int(Stop.TERMINATED), int(Stop.BUDGET)).to(torch.int8)
-        fields = dict(measured)
+        fields: dict[str, Any] = dict(measured)
         cost = {"env_steps": stacked["mask"].sum(1)}
         cost |= {"probe_steps": fields.pop("probe_steps")} if "probe_steps" in fields else {}
-        ends = {"stop": self.stop, "trial_stop": trial_stop}
+        ends: dict[str, Any] = {"stop": self.stop, "trial_stop": trial_stop}
         return Trials(inputs=inputs, group=group, task_keys=tuple(keys), cost=cost, **ends, **stacked, **fields)
 
 

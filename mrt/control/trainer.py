@@ -19,7 +19,7 @@ from torch import Tensor
 
 from mrt.control.envs import EnvTasks, make_tasks
 from mrt.control.failures import CURES, failures, shares
-from mrt.control.oracles import floor_and_ceiling
+from mrt.control.oracles import task_bounds
 from mrt.control.policy import ControlPolicy, Heads
 from mrt.control.probes import ExploitProbe
 from mrt.control.rollout import rollout
@@ -164,7 +164,7 @@ class ControlTrainer(TrialTrainer):
         trials = rollout(env, self.policy, params, seed=seed, group=group, probe=probe)
         privileged: dict[str, Tensor] = {}
         if self.args.bounds:
-            bounds = floor_and_ceiling(env, params)
+            bounds = task_bounds(env, params)
             privileged = {
                 "oracle": bounds.ceiling / env.spec.episodes,
                 "floor": bounds.floor / env.spec.episodes,
