@@ -129,7 +129,11 @@ class ControlPolicy(PreTrainedModel):
         for name in options:
             if name not in known:
                 raise ConfigError(f"policy has no option '{name}'; there are memory, memory_options, hidden_size, ...")
-        shape: dict[str, Any] = {"observation": spec.observation, "actions": spec.actions, "action_size": spec.action_size}
+        shape: dict[str, Any] = {
+            "observation": spec.observation,
+            "actions": spec.actions,
+            "action_size": spec.action_size,
+        }
         return cls(PolicyConfig(**shape, **{"horizon": spec.trial_steps, **options}))
 
     # Acting.
