@@ -24,7 +24,7 @@ from torch import Tensor
 
 from classic_metarl.black_box.defaults import with_policy
 from classic_metarl.black_box.rl2 import POLICY
-from mrt.control.distributions import Categorical
+from mrt.control.distributions import Categorical, Distribution
 from mrt.control.envs import EnvTasks
 from mrt.control.envs.base import Step, TensorEnv
 from mrt.control.oracles import Policy, floor_and_ceiling, mdps
@@ -146,7 +146,7 @@ def make_teacher(name: str, env: TensorEnv) -> Policy:
 class Teaching:
     """A written-down policy as `rollout` takes a learned one: its act has all the probability, its values are 0."""
 
-    distribution = Categorical()
+    distribution: Distribution = Categorical()
 
     def __init__(self, policy: Policy, actions: int) -> None:
         self.policy, self.actions = policy, actions

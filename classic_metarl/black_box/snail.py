@@ -61,13 +61,13 @@ class AttentionBlock(nn.Module):
 
     def step(self, x: Tensor, cache: GrowingLayer | None) -> tuple[Tensor, GrowingLayer]:
         """(B, width) and what is cached of the steps before -> (B, values) and the cache with this step."""
-        key, value = self.key(x)[:, None, None], self.value(x)[:, None, None]  # as (B, one head, one step, width)
+        keys, values = self.key(x)[:, None, None], self.value(x)[:, None, None]  # as (B, one head, one step, width)
         if cache is None:
-            cache = GrowingLayer(key, value)
+            cache = GrowingLayer(keys, values)
         else:
-            cache.update(key, value)
+            keys, values = cache.update(keys, values)
         query = self.query(x)[:, None, None]
-        return F.scaled_dot_product_attention(query, cache.keys, cache.values)[:, 0, 0], cache
+        return F.scaled_dot_product_attention(query, keys, values)[:, 0, 0], cache
 
 
 @dataclass
@@ -122,6 +122,7 @@ class SNAIL(Memory):
                 past = ring[:, (state.time - block.dilation) % self.span, : block.width]
                 new = block.of(features, past)
             else:
+                assert isinstance(block, AttentionBlock)
                 new, caches[i] = block.step(features, caches[i])
             features = torch.cat([features, new], -1)
         ring[:, state.time % self.span] = features

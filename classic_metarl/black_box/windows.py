@@ -60,6 +60,8 @@ class ShortWindow(Memory):
         ConfigError: where `heads` does not divide the width, or a number is not positive.
     """
 
+    positions: Tensor
+
     def __init__(self, size: int, window: int = 5, layers: int = 4, heads: int = 4, hidden: int = 0) -> None:
         super().__init__(size)
         if window < 1 or layers < 1 or heads < 1 or size % heads:
@@ -128,7 +130,7 @@ class LongWindow(Transformer):
         return out.last_hidden_state[:, 0], out.past_key_values
 
     def fork(self, state: Any, rows: Tensor) -> Any:
-        other = DynamicCache(config=self.decoder.config)
+        other: Any = DynamicCache(config=self.decoder.config)
         for mine, theirs in zip(state.layers, other.layers, strict=True):
             if mine.is_initialized:
                 theirs.lazy_initialization(mine.keys, mine.values)
