@@ -197,7 +197,7 @@ def test_preflight_says_what_is_needed_and_what_is_there(tmp_path: Path) -> None
         ckpt.preflight(tmp_path, 2**60)
 
 
-@pytest.mark.parametrize("fault", ["kill", "tear", "full"])
+@pytest.mark.parametrize("fault", ["kill", "tear", "full", "readonly"])
 def test_a_save_that_dies_at_any_file_operation_loses_nothing(fault: str, tmp_path: Path) -> None:
     """Kill -9, a torn file and then kill -9, or a full disk, at each operation in turn of a save that also prunes."""
     done = subprocess.run(

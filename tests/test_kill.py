@@ -60,7 +60,7 @@ def test_twenty_kills_of_grpo(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("fault", ["kill", "tear", "full"])
+@pytest.mark.parametrize("fault", ["kill", "tear", "full", "readonly"])
 def test_a_save_in_training_that_dies_at_any_file_operation(fault: str, tmp_path: Path) -> None:
     found = report("faults.py", "trainer", fault, tmp_path)
     assert found["failures"] == []

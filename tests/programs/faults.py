@@ -1,11 +1,11 @@
 """Lets one save die at each of its file operations in turn, and looks at what is left.
 
-    python faults.py direct|trainer kill|tear|full FOLDER [every=N offset=K]
+    python faults.py direct|trainer kill|tear|full|readonly FOLDER [every=N offset=K]
 
 `direct` saves with `mrt.checkpoint` alone; `trainer` is a save in the middle of training the bandit, which is then
 resumed and has to end as the run that was left alone. `kill` sends SIGKILL before the operation, `tear` halves a file
-of tensors that was just written and then kills, `full` answers ENOSPC. Every trial is a fork of this process, so that
-nothing has to be imported again. Prints a JSON report.
+of tensors that was just written and then kills, `full` answers ENOSPC and `readonly` EROFS. Every trial is a fork of
+this process, so that nothing has to be imported again. Prints a JSON report.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from mrt.errors import CheckpointError
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 CHANGES = {"os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.truncate"}
 UNLIMITED = 10**9
+REFUSED = {"full": errno.ENOSPC, "readonly": errno.EROFS}
 
 
 class Faults:
@@ -72,8 +73,8 @@ class Faults:
         self.count += 1
         if self.kind == "kill" and self.count == self.at:
             os.kill(os.getpid(), signal.SIGKILL)
-        if self.kind == "full" and self.at <= self.count:  # a disk that is full stays full
-            raise OSError(errno.ENOSPC, "No space left on device")
+        if self.kind in REFUSED and self.at <= self.count:  # a disk that is full stays full
+            raise OSError(REFUSED[self.kind], os.strerror(REFUSED[self.kind]))
 
     def _torn(self, path: Path) -> None:
         self.count += self.armed
@@ -127,7 +128,7 @@ def direct(fault: str, folder: Path, choose: Callable[[int], list[int]]) -> dict
             direct_save(root, 3)
         except OSError:
             faults.armed = False
-            if fault != "full":
+            if fault not in REFUSED:
                 raise
         faults.armed = False
         if report:
@@ -194,7 +195,7 @@ def trainer(fault: str, folder: Path, choose: Callable[[int], list[int]]) -> dic
         try:
             run.train()
         except CheckpointError:
-            if fault != "full":
+            if fault not in REFUSED:
                 raise
         if report:
             report.write_text(str(faults.count))
@@ -237,7 +238,7 @@ def sweep(
         shutil.rmtree(root)
         shutil.copytree(base, root)
         code = forked(lambda at=at: attempt(root, at))
-        if code != (0 if fault == "full" else -signal.SIGKILL):
+        if code != (0 if fault in REFUSED else -signal.SIGKILL):
             failures.append(f"{at}: ended with {code}")
             continue
         try:
