@@ -219,8 +219,7 @@ def _stored(store: Path, gate: Gate, seed: int) -> Path:
 
 
 def _folder(runs: Path, gate: Gate, seed: int) -> Path:
-    """A run of other settings lies elsewhere: it would be refused."""
-    return runs / f"{gate.name}-{gate.system}-{gate.digest(seed)[:8]}-seed{seed}"
+    return runs / gate.run_name(seed)
 
 
 def _seeds(gate: Gate, ns: argparse.Namespace) -> list[int]:

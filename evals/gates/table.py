@@ -76,12 +76,26 @@ class Gate:
         """The checked recipe of one seed."""
         return load_recipe(self.recipe, self.overrides_for(seed, run))
 
-    def digest(self, seed: int) -> str:
-        """What decides the stored result: the recipe and the measurement, paths and words aside."""
+    def training(self, seed: int) -> dict[str, Any]:
+        """What decides a run: the recipe, paths and words aside."""
         content: dict[str, Any] = self.load(seed, Path("run")).to_dict()
         for key in ("output_dir", "description"):
             content.pop(key, None)
-        content = {"recipe": content, "measures": self.measures, "tasks": self.tasks, "function": self.function}
+        return content
+
+    def run_name(self, seed: int) -> str:
+        """A folder's name: a run of another recipe lies elsewhere, one that is measured differently does not."""
+        text = json.dumps(self.training(seed), sort_keys=True)
+        return f"{self.name}-{self.system}-{hashlib.sha256(text.encode()).hexdigest()[:8]}-seed{seed}"
+
+    def digest(self, seed: int) -> str:
+        """What decides the stored result: the recipe and the measurement."""
+        content: dict[str, Any] = {
+            "recipe": self.training(seed),
+            "measures": self.measures,
+            "tasks": self.tasks,
+            "function": self.function,
+        }
         content |= {} if self.greedy else {"greedy": False}
         text = json.dumps({**content, "schema": SCHEMA_VERSION}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
