@@ -19,6 +19,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from mrt.errors import ConfigError, MRTError, nearest
+from mrt.fields import redact
 
 PROBES = ("gold", "sampled", "greedy", "shrunk")
 OK, USER_MISTAKE, INTERRUPTED = 0, 2, 130
@@ -63,15 +64,16 @@ def _eval(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--n", type=_positive, default=4, help="samples a problem (default 4)")
     parser.add_argument("--budgets", metavar="0,10,20", help="thinking tokens after which an answer is forced")
-    parser.add_argument(
-        "--out", metavar="DIR", required=True, help="where samples and results go; what is there is kept"
-    )
+    parser.add_argument("--out", metavar="DIR", help="where samples and results go; what is there is kept")
     parser.add_argument("--limit", type=_positive, metavar="N", help="only the first N problems, or tasks")
     parser.add_argument("--probe", choices=("auto", *PROBES), default="auto", help="how J after an episode is measured")
     parser.add_argument("--split", default="test", help="which split of the problem set (default test)")
     parser.add_argument("--name", help="the name in tables and reports (default: that of DIR)")
     _temperature(parser)
     _seed(parser)
+    from mrt.reasoning.command import add_arguments
+
+    add_arguments(parser, _positive)
 
 
 def _temperature(parser: argparse.ArgumentParser) -> None:
@@ -204,10 +206,12 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     ns.overrides = [item for item in rest if takes_overrides and "=" in item and not item.startswith("-")]
     for item in rest:
         if item not in ns.overrides and item != "--":
+            from mrt.rundir import redact_command
+
             options = {name.replace("_", "-") for name in vars(ns)} - {"command", "overrides", "version"}
             asked = item.partition("=")[0].strip("-")
             hint = nearest(asked, options) if item.startswith("-") else "overrides read key=value"
-            raise ConfigError(f"mrt {ns.command} does not take '{item}'; {hint}")
+            raise ConfigError(f"mrt {ns.command} does not take '{redact_command([item])[0]}'; {hint}")
     ns.command_line = ["mrt", *argv]
     return ns
 
@@ -226,9 +230,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         with _interruptible(), redirect_stdout(sys.stderr):  # trainers print; stdout is for the answer
             outcome = getattr(import_module("mrt.commands"), COMMANDS[ns.command].function)(ns)
     except MRTError as error:
-        print(f"mrt: {error}", file=sys.stderr)
+        text = redact(str(error))
+        print(f"mrt: {text}", file=sys.stderr)
         if as_json:
-            _print_json({"error": str(error), "kind": type(error).__name__, "exit_code": USER_MISTAKE})
+            _print_json({"error": text, "kind": type(error).__name__, "exit_code": USER_MISTAKE})
         return USER_MISTAKE
     except KeyboardInterrupt:
         goes_on = any(COMMANDS[item].goes_on for item in argv[:1] if item in COMMANDS)

@@ -97,31 +97,20 @@ def evaluate(ns: Namespace) -> Outcome:
 
     With a suite of `kind: control` in place of the model: policies beside oracles on held-out tasks.
     """
-    from mrt.rundir import locked
+    from mrt.reasoning.command import evaluate as evaluate_reasoning
+    from mrt.rundir import locked, main_process
     from mrt.suites import is_suite, read_suite
 
+    ns.out = ns.out or (ns.model if ns.regrade else None)
+    if ns.out is None:
+        raise ConfigError("the following arguments are required: --out DIR")
     if is_suite(ns.model) and read_suite(ns.model)[0]["kind"] == "control":
         return _evaluate_control(ns)
-    name, dials = _problems_of(ns)
-    budgets = _budgets(ns.budgets) if ns.budgets else None
-    with locked(Path(ns.out)):
-        from mrt.reasoning.evaluate import run_eval
-
-        results = run_eval(
-            model=ns.model,
-            problems=name,
-            dials=dials,
-            split=ns.split,
-            n=ns.n,
-            budgets=budgets,
-            out=Path(ns.out),
-            limit=ns.limit,
-            seed=ns.seed,
-            name=ns.name or Path(ns.out).name,
-            probe=ns.probe,
-            temperature=ns.temperature,
-        )
-    return Outcome(results, result_table([results]))
+    with locked(Path(ns.out)) if main_process() else nullcontext():
+        results = evaluate_reasoning(ns, _problems_of)
+    if "exported" in results:
+        return Outcome(results, f"{results['exported']} problems; run them with: {results['command']}")
+    return Outcome(results, result_table([results])) if results else Outcome()
 
 
 def _evaluate_control(ns: Namespace) -> Outcome:
@@ -139,10 +128,9 @@ def _evaluate_control(ns: Namespace) -> Outcome:
     return Outcome(results, f"{suite_table(results)}\n\nthe report is {report_file}")
 
 
-def _problems_of(ns: Namespace) -> tuple[str, dict[str, Any]]:
+def _problems_of(ns: Namespace, dials: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """The problem set and its dials: as given, or those that the model was trained on."""
     from mrt.rundir import read_run
-    from mrt.strict_yaml import parse_yaml
 
     model = Path(ns.model)
     trained_on: dict[str, Any] = {}
@@ -151,18 +139,8 @@ def _problems_of(ns: Namespace) -> tuple[str, dict[str, Any]]:
     name = ns.problems or trained_on.get("name")
     if not name:
         raise ConfigError(f"{ns.model} does not lie in a run directory: name the problem set (--problems countdown)")
-    dials = {k: v for k, v in trained_on.items() if k != "name"} if name == trained_on.get("name") else {}
-    for item in ns.overrides:
-        key, _, raw = item.partition("=")
-        dials[key.removeprefix("problems.")] = parse_yaml(raw, f"override {key}")
-    return name, dials
-
-
-def _budgets(text: str) -> list[int]:
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() and part.isascii() and len(part) < 10 for part in parts):
-        raise ConfigError(f"--budgets '{text}' should be whole numbers of thinking tokens, as in 0,10,20")
-    return sorted({int(part) for part in parts})
+    before = {k: v for k, v in trained_on.items() if k != "name"} if name == trained_on.get("name") else {}
+    return name, {**before, **dials}
 
 
 def report(ns: Namespace) -> Outcome:

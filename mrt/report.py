@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from mrt.errors import ConfigError
+from mrt.report_compute import compute_cards, contamination_rows, environments, heat_maps, thinking_table
 from mrt.report_data import Arm, Estimate, embed, flatten, number, read_arms, read_runs, settings, stored_problems
 from mrt.report_plots import AXES, Series, band_figure, bar_figure, training_panels
 
@@ -84,11 +85,17 @@ def _render(arms: Sequence[Arm], runs: Sequence[Arm], traces: str, **content: An
     panels, left_out = training_panels([(run.colour, run.metrics) for run in runs])
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["show"] = show
+    environment.filters["read"] = Estimate.read
     return environment.from_string((templates / "report.html.jinja").read_text("utf-8")).render(
         arms=arms,
         runs=runs,
         figures={name: Markup(svg) for name, svg in _figures(arms).items() if svg},
         tables=_tables(arms),
+        cards=[(card, Markup(card.svg)) for card in compute_cards(arms)],
+        thinking=thinking_table(arms),
+        heats=[(heat, Markup(heat.svg)) for heat in heat_maps(arms)],
+        contamination=contamination_rows(arms),
+        environment=environments(arms),
         verdicts=[(arm, shares) for arm in arms if (shares := verdict_shares(arm.results))],
         panels=[(panel, {axis: Markup(svg) for axis, svg in panel.views.items()}) for panel in panels],
         left_out=left_out,

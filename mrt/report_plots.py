@@ -32,6 +32,7 @@ class Series:
     mean: Sequence[float]
     low: Sequence[float] = ()
     high: Sequence[float] = ()
+    dashed: bool = False
 
 
 @dataclass(frozen=True)
@@ -120,27 +121,37 @@ def _points(series: Series, positive: bool = False) -> list[tuple[float, float, 
 
 
 def band_figure(
-    name: str, series: Sequence[Series], x_label: str, log: bool = False, percent: bool = False, whole: bool = False
+    name: str,
+    series: Sequence[Series],
+    x_label: str,
+    log: bool = False,
+    percent: bool = False,
+    whole: bool = False,
+    diagonal: bool = False,
 ) -> str | None:
-    """Lines with their intervals as bands; None without points. `log` leaves out x <= 0; `whole`: x are counts."""
-    rows = [(one.colour, _points(one, positive=log)) for one in series]
-    rows = [(colour, points) for colour, points in rows if points]
-    if not rows or (log and len({point[0] for _, points in rows for point in points}) < 2):
+    """Lines with their intervals as bands; None without points. `log` leaves out x <= 0; `whole`: x are counts;
+    `diagonal` draws the line of x itself, over [0, 1]."""
+    found = [(one.colour, _points(one, positive=log), one.dashed) for one in series]
+    rows = [(colour, points, dashed) for colour, points, dashed in found if points]
+    if not rows or (log and len({point[0] for _, points, _ in rows for point in points}) < 2):
         return None
 
     def draw(axes: Any) -> None:
         from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
-        for colour, points in rows:
+        for colour, points, dashed in rows:
             x, mean, low, high = (list(column) for column in zip(*points, strict=True))
             axes.fill_between(x, low, high, color=_colour(colour), alpha=0.18, linewidth=0)
-            axes.plot(x, mean, color=_colour(colour), marker=_MARKERS[colour % len(_MARKERS)], markersize=4.5, lw=1.8)
-        top = max(point[i] for _, points in rows for point in points for i in (1, 3) if math.isfinite(point[i]))
+            style = {"marker": _MARKERS[colour % len(_MARKERS)], "markersize": 4.5, "ls": "--" if dashed else "-"}
+            axes.plot(x, mean, color=_colour(colour), lw=1.8, **style)
+        if diagonal:
+            axes.plot([0, 1], [0, 1], color=_INK, lw=0.8, ls=":")
+        top = max(point[i] for _, points, _ in rows for point in points for i in (1, 3) if math.isfinite(point[i]))
         if percent:
             axes.set_ylim(0, min(1.02, top * 1.08) or 1)
         if log:
             axes.set_xscale("log", base=2)
-            span = [point[0] for _, points in rows for point in points]
+            span = [point[0] for _, points, _ in rows for point in points]
             first, last = math.floor(math.log2(min(span))), math.ceil(math.log2(max(span)))
             every = max(1, (last - first) // 7)
             axes.xaxis.set_major_locator(FixedLocator([2.0**power for power in range(first, last + 1, every)]))
@@ -152,8 +163,9 @@ def band_figure(
     return _figure(name, draw, x_label, percent)
 
 
-def bar_figure(name: str, series: Sequence[Series], x_label: str) -> str | None:
-    """Bars side by side, one group for each x, with their intervals as error bars; the values are shares of one."""
+def bar_figure(name: str, series: Sequence[Series], x_label: str, labels: Sequence[str] = ()) -> str | None:
+    """Bars side by side, one group for each x, with their intervals as error bars; the values are shares of one. With
+    `labels` x are their places."""
     rows = [(one.colour, _points(one)) for one in series]
     rows = [(colour, points) for colour, points in rows if points]
     if not rows:
@@ -172,7 +184,10 @@ def bar_figure(name: str, series: Sequence[Series], x_label: str) -> str | None:
             cap = min(3.0, 9 * width)
             axes.errorbar(x, mean, yerr=[below, above], fmt="none", ecolor=_INK, elinewidth=1, capsize=cap)
         axes.axhline(0, color=_INK, linewidth=0.8)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if labels:
+            axes.set_xticks(range(len(labels)), labels)
+        else:
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
     return _figure(name, draw, x_label, percent=True)
 
