@@ -17,7 +17,7 @@ from mrt.errors import ConfigError, nearest
 SHOWN = 80  # characters of a value that a message quotes
 NOT_SECRET = frozenset({"eos_token", "pad_token", "bos_token", "unk_token", "mask_token", "image_token"})
 SECRET_ENDINGS = ("key", "token", "secret", "password")
-SECRET_TEXT = re.compile(r"\b(hf_[A-Za-z0-9]{20,}|sk-[\w-]{20,}|gh[pousr]_[A-Za-z0-9]{20,}|AKIA[0-9A-Z]{16})\b")
+SECRET_TEXT = re.compile(r"\b(hf_[A-Za-z0-9]{20,}|sk-[\w-]{20,}|gh[pousr]_[A-Za-z0-9]{20,}|AKIA[0-9A-Z]{16})")
 
 
 def is_secret(key: str) -> bool:

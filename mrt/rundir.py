@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from mrt.errors import CheckpointError, ConfigError
-from mrt.fields import is_secret
+from mrt.fields import is_secret, redact
 from mrt.recipe import Recipe, digest
 
 SCHEMA_VERSION = 1
@@ -169,10 +169,10 @@ def locked(run_dir: Path) -> Iterator[None]:
 
 
 def redact_command(command: Sequence[str]) -> list[str]:
-    """The command line with the values of credentials left out."""
+    """The command line with the values of credentials left out: told by their key, or by their own form."""
     parts = (item.partition("=") for item in command)
     return [
-        f"{key}=***" if equals and is_secret(key.lstrip("-").replace("-", "_")) else key + equals + value
+        f"{key}=***" if equals and is_secret(key.lstrip("-").replace("-", "_")) else redact(key + equals + value)
         for key, equals, value in parts
     ]
 

@@ -6,6 +6,7 @@ import errno
 import json
 import random
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from compare import logged
 
 from mrt import checkpoint as ckpt
 from mrt.errors import CheckpointError, ConfigError
+
+PROGRAMS = Path(__file__).parent / "programs"
 
 
 @pytest.mark.parametrize("name", ["optimizer.safetensors", "scheduler.json", "rng_state.json", "trial_state.json"])
@@ -148,3 +151,63 @@ def test_what_is_pushed_is_the_finished_folder(tmp_path: Path) -> None:
     trainer.args.push_to_hub = True
     trainer.train()
     assert pushed == [("checkpoint-3", []), ("checkpoint-4", [])]
+
+
+def tear(path: Path, rng: random.Random) -> str:
+    """Flips one byte of a file, or cuts its tail, at a random place; says what was done."""
+    raw = path.read_bytes()
+    at = rng.randrange(len(raw))
+    if rng.random() < 0.5:
+        path.write_bytes(raw[:at])
+        return f"{path.name} cut at {at}"
+    path.write_bytes(raw[:at] + bytes([raw[at] ^ rng.randrange(1, 256)]) + raw[at + 1 :])
+    return f"{path.name} flipped at {at}"
+
+
+@pytest.mark.parametrize("places", [60, pytest.param(500, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])])
+def test_torn_checkpoints_are_all_found_and_the_previous_one_is_used(places: int, tmp_path: Path) -> None:
+    """A trainer's own checkpoints; every tenth time it trains on as well, from the one before."""
+    root, pristine = tmp_path / "run", tmp_path / "pristine"
+    bandit.build(root, max_steps=6).train()
+    shutil.copytree(root / "checkpoint-6", pristine)
+    rng = random.Random(places)
+    files = [path.relative_to(pristine) for path in sorted(pristine.rglob("*")) if path.is_file()]
+    asking, digests = bandit.build(root), set()
+    for number in range(places):
+        folder = root / "checkpoint-6"
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(pristine, folder)
+        done = tear(folder / rng.choice(files), rng)
+        assert ckpt.verify(folder), done
+        assert ckpt.newest_checkpoint(root) == root / "checkpoint-3", done
+        with pytest.raises(CheckpointError, match="torn"):
+            asking.train(resume_from_checkpoint=str(folder))
+        if number % (places // 6) == 0:
+            copy = tmp_path / f"resumed-{number}"
+            shutil.copytree(root, copy)
+            resumed = bandit.build(copy, max_steps=7)
+            resumed.train()
+            assert resumed._session_start == 3, done
+            digests.add(bandit.digest(resumed))
+    alone = bandit.build(tmp_path / "alone", max_steps=7)
+    alone.train()
+    assert digests == {bandit.digest(alone)}, "however it was torn, the run ends as one left alone"
+
+
+def test_a_full_disk_ends_the_command_with_an_error_and_keeps_what_there_was(tmp_path: Path) -> None:
+    """The kernel refuses files above a limit in the second save (RLIMIT_FSIZE): a real error, not one of ours."""
+    command = [sys.executable, str(PROGRAMS / "bandit.py"), str(tmp_path), "write_trials=0"]
+    assert subprocess.run([*command, "max_steps=3"], capture_output=True).returncode == 0
+    before = {path.name: path.read_bytes() for path in (tmp_path / "checkpoint-3").iterdir()}
+    limited = (
+        "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192));"
+        f"sys.argv = {command[1:]!r} + ['max_steps=6'];"
+        "sys.path.insert(0, sys.argv[0].rpartition('/')[0]); runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
+    failed = subprocess.run([sys.executable, "-c", limited], capture_output=True, text=True)
+    assert failed.returncode != 0
+    assert "checkpoint-6 could not be saved" in failed.stderr
+    assert before == {path.name: path.read_bytes() for path in (tmp_path / "checkpoint-3").iterdir()}
+    assert ckpt.newest_checkpoint(tmp_path) == tmp_path / "checkpoint-3"
+    assert subprocess.run([*command, "max_steps=6"], capture_output=True).returncode == 0, "and goes on with room again"
+    assert ckpt.newest_checkpoint(tmp_path) == tmp_path / "checkpoint-6"
