@@ -55,6 +55,7 @@ class BaldwinTrainer(FewShotTrainer):
     """Evolution with learning inside a lifetime."""
 
     args: BaldwinConfig
+    model: Genome
 
     @classmethod
     def args_class(cls) -> type:
@@ -71,7 +72,7 @@ class BaldwinTrainer(FewShotTrainer):
 
     def losses(self, trials: Trials, weights: Tensor) -> dict[str, Tensor]:
         """A loss whose gradient is minus the strategy's step; its value is the mean loss of the population."""
-        genome: Genome = self.model
+        genome = self.model
         parts = [*genome.parameters()]
         source = generator(self.args.seed, self.state.global_step)
         half = [torch.randn(self.args.population // 2, *p.shape, generator=source).to(p.device) for p in parts]

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from classic_metarl.gradient.networks import embed
+from classic_metarl.gradient.networks import embed, of_tasks
 from classic_metarl.gradient.supervised import FewShotConfig, FewShotTrainer, MetaLearner, Set, inner_loop
 from mrt.tasks import Task
 from mrt.trials import Trials
@@ -39,6 +39,7 @@ class JointLearner(MetaLearner):
         x, y = (torch.cat([*(s[part] for s in stages), query[part]], 1) for part in (0, 1))
         if self.joint is None:
             return self.family.losses(self.predict(self.theta.parameters, x), y)
+        assert isinstance(self.net, TaskNet)
         assert classes is not None
         return self.family.losses(self.joint(embed(self.net.body, x)), classes)
 
@@ -57,13 +58,15 @@ class TaskNet(nn.Module):
     def of_tasks(self, parameters: dict[str, Tensor], x: Tensor) -> Tensor:
         """(M, n, outputs); weights may be shared by the tasks."""
         inner = {name.removeprefix("body."): v for name, v in parameters.items() if name.startswith("body.")}
-        hidden, (weight, bias) = self.body.of_tasks(inner, x), (parameters["top.weight"], parameters["top.bias"])
+        hidden, (weight, bias) = of_tasks(self.body, inner, x), (parameters["top.weight"], parameters["top.bias"])
         shared = weight.ndim == 2
         return hidden @ weight.mT + (bias if shared else bias[:, None])
 
 
 class FineTuneTrainer(FewShotTrainer):
     """Joint training, then fine-tuning."""
+
+    model: JointLearner
 
     @classmethod
     def args_class(cls) -> type:

@@ -74,7 +74,7 @@ class LearnedOptimizer(nn.Module):
 
     def start(self, rows: int) -> States:
         """States of so many coordinates."""
-        zeros = [next(self.parameters()).new_zeros(rows, cell.hidden_size) for cell in self.cells]
+        zeros = [next(self.parameters()).new_zeros(rows, self.out.in_features) for _ in self.cells]
         return [(zero, zero) for zero in zeros]
 
     def step(self, gradient: Tensor, states: States) -> tuple[Tensor, States]:
@@ -114,6 +114,8 @@ class L2LTrainer(TrialTrainer):
     """One update is one unrolled stretch; after horizon / unroll of them come new functions."""
 
     args: L2LConfig
+    model: LearnedOptimizer
+    tasks: Quadratics
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -43,8 +43,10 @@ class DemonstrationPolicy(FewShotLearner):
         self.family, self.reader, self.video = family, args.reader, args.inner_loss == "video"  # type: ignore[assignment]
         step = family.inputs + (0 if self.video else 2)
         self.lstm = nn.LSTM(step, width, batch_first=True) if args.reader == "lstm" else None
-        self.query = nn.Linear(family.inputs, width) if args.reader == "attention" else None
-        self.key, self.value = (nn.Linear(step, width), nn.Linear(step, width)) if self.query else (None, None)
+        attends = args.reader == "attention"
+        self.query = nn.Linear(family.inputs, width) if attends else None
+        self.key = nn.Linear(step, width) if attends else None
+        self.value = nn.Linear(step, width) if attends else None
         context = 2 * step if args.reader == "contextual" else width
         self.acts = MLP([family.inputs + context, *args.hidden, 2])
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,13 @@ from torch.nn import functional as F
 from mrt.errors import ConfigError, nearest
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": torch.relu, "tanh": torch.tanh}
+
+
+class OfTasks(Protocol):
+    """What a module offers whose weights may differ by task."""
+
+    def of_tasks(self, parameters: dict[str, Tensor], x: Tensor) -> Tensor:
+        """M sets of weights (M, ...) on x (M, n, ...) -> (M, n, ...)."""
 
 
 class MLP(nn.Module):
@@ -32,6 +40,7 @@ class MLP(nn.Module):
             raise ConfigError(f"activation={activation!r} is unknown; {nearest(activation, set(ACTIVATIONS))}")
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
         self.activation = activation
+        self.features = sizes[-1]  # width of the output, where it serves as an embedding
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., in), or images (..., C, S, S) with C S S = in, -> (..., out)."""
@@ -49,11 +58,6 @@ class MLP(nn.Module):
             shared = weight.ndim == 2
             x = F.linear(x, weight, bias) if shared else torch.baddbmm(bias[:, None], x, weight.mT)
         return x
-
-    @property
-    def features(self) -> int:
-        """Width of the output, where it serves as an embedding."""
-        return self.layers[-1].out_features
 
     def _rows(self, x: Tensor) -> Tensor:
         return x if x.shape[-1] == self.layers[0].in_features else x.flatten(-3)
@@ -121,7 +125,12 @@ class ConvNet(nn.Module):
 
 def embed(net: nn.Module, x: Tensor) -> Tensor:
     """(M, n, features) of x (M, n, ...) with weights that all tasks share; batch statistics are those of each task."""
-    return net.of_tasks(dict(net.named_parameters()), x)
+    return of_tasks(net, dict(net.named_parameters()), x)
+
+
+def of_tasks(net: nn.Module, parameters: dict[str, Tensor], x: Tensor) -> Tensor:
+    """`net.of_tasks(parameters, x)`, of a network that has it."""
+    return cast(OfTasks, net).of_tasks(parameters, x)
 
 
 def _each(value: Tensor, tasks: int, fixed: int) -> Tensor:

@@ -22,6 +22,8 @@ from mrt.trials import Trials
 class ReptileTrainer(FewShotTrainer):
     """Reptile; `problems.stages` minibatches of `problems.shots` examples a task, `inner_steps` steps on each."""
 
+    model: MetaLearner
+
     @classmethod
     def build(cls, family: Any, args: Any) -> MetaLearner:
         net = family.network(args.hidden, args.activation)

@@ -7,10 +7,10 @@ True). J_j is the score on the query set after j gradient steps, so that progres
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, cast
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from classic_metarl.gradient.fewshot import problem_family
 from classic_metarl.gradient.functional import GradientSteps, Order, Over, Theta, Tree, apply, parameters_of
+from classic_metarl.gradient.networks import of_tasks
 from mrt.errors import ConfigError
 from mrt.metrics import cumulative_regret
 from mrt.recipe import Recipe, import_trainer
@@ -120,7 +121,8 @@ class MetaLearner(FewShotLearner):
     @property
     def theta(self) -> Theta:
         """What is meta-learned, as the inner loop takes it."""
-        rates = [{name.replace("/", "."): rate for name, rate in tree.items()} for tree in self.rates]
+        trees = cast(Iterable[nn.ParameterDict], self.rates)
+        rates = [{name.replace("/", "."): rate for name, rate in tree.items()} for tree in trees]
         return Theta(parameters_of(self.net), rates)
 
     def forward(self, stages: Sequence[Set], query: Set) -> Tensor:
@@ -139,7 +141,7 @@ class MetaLearner(FewShotLearner):
 def predict(net: nn.Module, phi: Tree, x: Tensor) -> Tensor:
     """Outputs of M learners phi on x (M, q, ...): as one batch where `net` knows how (`of_tasks`), else by vmap."""
     if hasattr(net, "of_tasks"):
-        return net.of_tasks(phi, x)
+        return of_tasks(net, phi, x)
     shared = next(iter(phi.values())).ndim == next(net.parameters()).ndim
     return torch.vmap(apply(net), in_dims=(None if shared else 0, 0))(phi, x)
 
@@ -151,7 +153,7 @@ def inner_loop(net: nn.Module, family: FewShot, args: FewShotConfig, order: Orde
         raise ConfigError(f"over='fold': {type(net).__name__} has no `of_tasks` for weights that differ; use over=vmap")
 
     def loss(phi: Tree, data: Set) -> Tensor:
-        outputs = net.of_tasks(phi, data[0]) if over == "fold" else apply(net)(phi, data[0])
+        outputs = of_tasks(net, phi, data[0]) if over == "fold" else apply(net)(phi, data[0])
         return family.losses(outputs, data[1]).mean(-1)
 
     return GradientSteps(loss, rate=args.inner_rate, steps=args.inner_steps, order=order, over=over, **options)
@@ -161,6 +163,7 @@ class FewShotTrainer(TrialTrainer):
     """tasks -> support and query sets -> inner loop -> mean query loss. A system gives `build`, or `update` too."""
 
     args: FewShotConfig
+    model: FewShotLearner
 
     @classmethod
     def args_class(cls) -> type:

@@ -21,8 +21,9 @@ def thinned(series: Series) -> Series:
     if count <= POINTS:
         return series
     kept = sorted({round(i * (count - 1) / (POINTS - 1)) for i in range(POINTS)})
-    parts = ([values[i] for i in kept] if values else [] for values in (series.x, series.mean, series.low, series.high))
-    return Series(series.colour, *parts)
+    columns = (series.x, series.mean, series.low, series.high)
+    x, mean, low, high = ([values[i] for i in kept] if values else [] for values in columns)
+    return Series(series.colour, x, mean, low, high)
 
 
 def curve_figure(
