@@ -123,7 +123,7 @@ class SavingMixin(Behind):
         revision: str | None = None,
         private: bool | None = None,
         **kwargs: Any,
-    ) -> str | None:
+    ) -> Any:
         """Uploads weights (of an adapter the adapter alone) and tokenizer, and nothing else of the output directory.
 
         The repository is private unless `hub_private_repo` is false; `mrt.hub.push` says what is refused.

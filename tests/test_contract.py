@@ -58,6 +58,7 @@ SIGNATURES = {
         "_load_scaler": ["checkpoint"],
         "_finalize_training": ["trial", "num_train_samples", "start_time"],
         "_push_from_checkpoint": ["checkpoint_folder"],
+        "push_to_hub": ["commit_message", "blocking", "token", "revision", "private", "kwargs"],
         "save_model": ["output_dir", "_internal_call"],
         "is_world_process_zero": [],
     },

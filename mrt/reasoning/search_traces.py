@@ -111,7 +111,7 @@ def chain_trace(problem: Problem, rng: random.Random, max_steps: int, habits: Ha
     The answer is the right one, however much was left to do in the head: what a model learns of it is what it can do
     in the head.
     """
-    left, written = steps(problem.data["terms"]), []
+    left, written = steps(problem.data["terms"]), list[str]()
     while left and len(written) < max_steps:
         recheck = written and habits.draw(rng) == "recheck"
         written.append(written[-1] if recheck else left.pop(0))
