@@ -22,13 +22,13 @@ import torch
 from mrt.reasoning import evalconfig
 from mrt.reasoning.evaluate import run_eval
 
-CHUNKS = 60
+CHUNKS = 16
 evalconfig.CHUNK = 1
-OPTIONS = {"n": 2, "budgets": [0, 6], "answer_tokens": 8, "limit": CHUNKS, "split": "test", "votes": 2}
+OPTIONS = {"n": 2, "budgets": [0, 6], "answer_tokens": 8, "limit": CHUNKS, "split": "test", "votes": 1}
 
 
 def evaluate(model: str, out: Path) -> None:
-    run_eval(model, "countdown", out, {"train": 0, "warmstart": 0, "test": CHUNKS}, name="same", **OPTIONS)
+    run_eval(model, "countdown", out, {"high": 9, "train": 0, "warmstart": 0, "test": CHUNKS}, name="same", **OPTIONS)
 
 
 def attempt(model: str, out: Path, grown: int = 0, seconds: float | None = None) -> bool:

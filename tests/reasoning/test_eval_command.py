@@ -29,7 +29,7 @@ def test_a_suite_is_measured_and_graded_again(
     tiny_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = str(tmp_path / "e")
-    argv = ("eval", "reasoning/countdown", "--model", str(tiny_dir), "--out", out, "test=20", *SMALL)
+    argv = ("eval", "reasoning/countdown", "--model", str(tiny_dir), "--out", out, "test=20", "high=9", *SMALL)
     code, found = mrt(capsys, *argv)
     assert (code, found["suite"], found["n_problems"], found["n_samples"]) == (0, "countdown", 3, 6)
     stored = json.loads((tmp_path / "e/eval.json").read_text())
@@ -65,7 +65,9 @@ def test_mistakes_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str], 
 
 def test_a_task_for_another_harness(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "task"
-    code, found = mrt(capsys, "eval", "reasoning/countdown", "--export", "lm-eval", "--out", str(out), "test=9")
+    code, found = mrt(
+        capsys, "eval", "reasoning/countdown", "--export", "lm-eval", "--out", str(out), "test=9", "high=9"
+    )
     assert (code, found["exported"]) == (0, 9)
     task = yaml.safe_load((out / "task.yaml").read_text())
     rows = [json.loads(line) for line in (out / "task.jsonl").read_text().splitlines()]
