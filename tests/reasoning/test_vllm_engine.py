@@ -199,7 +199,10 @@ def server() -> Iterator[tuple[str, list[dict[str, Any]]]]:
         def log_message(self, *_: Any) -> None:
             pass
 
-    httpd = HTTPServer(("127.0.0.1", 0), Handler)
+    class Server(HTTPServer):
+        request_queue_size = 128  # all branches ask at once; a shorter queue resets connections
+
+    httpd = Server(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=httpd.serve_forever, daemon=True)
     thread.start()
     yield f"http://127.0.0.1:{httpd.server_port}", asked
