@@ -1,0 +1,97 @@
+"""One update of MRT on fixed traces, split over micro-batches and processes: what must not change.
+
+    python splits.py ROWS ACCUMULATION [name=value ...]
+    torchrun --nproc_per_node 2 splits.py ROWS ACCUMULATION [name=value ...]    (with ACCELERATE_USE_CPU=true)
+
+Traces are a function of their prompt, so that every split has the same ones. Prints JSON on the main process: loss,
+gradient norm, the weights after one step of SGD, the groups of every process.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+import tempfile
+from typing import Any
+
+import torch
+from datasets import Dataset
+
+from mrt.reasoning.config import MRTConfig
+from mrt.reasoning.tiny import build_model, build_tokenizer
+from mrt.reasoning.trainer import MRTTrainer
+from mrt.reasoning.trial import read_trial
+
+TOKENIZER = build_tokenizer()
+GLOBAL_ROWS, GROUP = 16, 4
+SOLUTION = "5+3"
+
+
+def reward(completions: Any, completion_ids: list[list[int]], **_: Any) -> list[float]:
+    return [len(set(ids)) / len(ids) + 0.1 * (sum(ids) % 5) for ids in completion_ids]
+
+
+class Fixed(MRTTrainer):
+    """Draws every trace from a generator seeded with its prompt and its place in the group."""
+
+    groups: list[str]
+
+    def _collect(self, prompts: list[Any], trainer: Any) -> dict[str, Any]:
+        rollout = self.rollout
+        assert rollout is not None
+        seen: dict[str, int] = {}
+
+        def act(engine: Any, trainer: Any, prompt_ids: list[list[int]], size: int) -> list[Any]:
+            trials = []
+            for ids in prompt_ids:
+                place = seen[str(ids)] = seen.get(str(ids), -1) + 1
+                rng = random.Random(f"{ids}:{place}")
+                length = rng.randrange(6, 20)
+                trials.append(read_trial([rng.randrange(9, 200) for _ in range(length)], rollout.fmt, rollout.segment))
+            return trials
+
+        rollout._act = act  # type: ignore[method-assign]
+        self.groups = [str(row["key"]) for row in self.rollout_rows]
+        return super()._collect(prompts, trainer)
+
+
+def build(rows: int, accumulation: int, **changed: Any) -> Fixed:
+    options = {
+        "per_device_train_batch_size": rows, "gradient_accumulation_steps": accumulation,
+        "generation_batch_size": GLOBAL_ROWS, "num_generations": GROUP, "max_completion_length": 20, "max_steps": 1,
+        "learning_rate": 0.5, "optim": "sgd", "max_grad_norm": 0.0, "use_cpu": True, "save_strategy": "no", "top_k": 0,
+        "credit": "progress", "probe": "gold", "segmenter": "blocks", "held_out_prover": "none", "seed": 3, **changed,
+    }  # fmt: skip
+    args = MRTConfig(output_dir=tempfile.mkdtemp(), **options)
+    args.segmenter_options = {"size": 4}
+    prompts = [[{"role": "user", "content": f"{i} 5->{i + 5}"}] for i in range(8)]
+    columns = {"prompt": prompts, "solutions": [[SOLUTION]] * 8, "key": [f"k{i}" for i in range(8)]}
+    return Fixed(
+        model=build_model(TOKENIZER, hidden=32, layers=2, heads=2, seed=1), reward_funcs=reward, args=args,
+        train_dataset=Dataset.from_dict(columns), processing_class=TOKENIZER,
+    )  # fmt: skip
+
+
+def main(rows: str, accumulation: str, *options: str) -> None:
+    changed: dict[str, Any] = dict(option.split("=", 1) for option in options)
+    trainer = build(int(rows), int(accumulation), **changed)
+    start = {name: value.detach().clone() for name, value in trainer.model.named_parameters()}
+    trainer.train()
+    moved = torch.cat([(value.detach() - start[name]).flatten() for name, value in trainer.model.named_parameters()])
+    groups: list[Any] = [trainer.groups]
+    if trainer.args.world_size > 1:
+        from accelerate.utils import gather_object
+
+        groups = gather_object(groups)
+    (row,) = [row for row in trainer.state.log_history if "loss" in row]
+    if trainer.args.process_index == 0:
+        found = {"loss": row["loss"], "moved": moved.tolist(), "groups": groups, "reward": row["reward"]}
+        print(json.dumps(found), flush=True)
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,57 @@
+"""However a batch is split over micro-batches and processes: the same loss and the same gradients."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PROGRAMS = Path(__file__).parent / "programs"
+ROWS = 16  # of all processes and micro-batches together
+TOLERANCE = 1e-5
+
+
+def update(processes: int, accumulation: int, *options: str) -> dict[str, Any]:
+    """What tests/programs/splits.py prints of one update of ROWS rows."""
+    rows = ROWS // processes // accumulation
+    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", str(processes)] if processes > 1 else []
+    done = subprocess.run(
+        [sys.executable, *launcher, "splits.py", str(rows), str(accumulation), *options],
+        capture_output=True,
+        text=True,
+        timeout=1200,
+        cwd=PROGRAMS,
+        env={**os.environ, "ACCELERATE_USE_CPU": "true"},  # or processes without a GPU do not talk to each other
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(next(line for line in done.stdout.splitlines() if line.startswith('{"')))
+
+
+def assert_same(one: dict[str, Any], other: dict[str, Any]) -> None:
+    largest = max(map(abs, one["moved"]))
+    assert largest > 1e-3, "the update moves the weights"
+    assert one["loss"] == pytest.approx(other["loss"], abs=TOLERANCE)
+    assert one["reward"] == pytest.approx(other["reward"], abs=TOLERANCE)
+    difference = max(abs(a - b) for a, b in zip(one["moved"], other["moved"], strict=True))
+    assert difference < TOLERANCE * max(1.0, largest)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("options", [[], ["scale_rewards=batch"], ["loss_type=dr_grpo"]])
+def test_splits_change_nothing(options: list[str]) -> None:
+    """16 rows at once; as two micro-batches; on two processes, whose batch statistics are gathered; and both."""
+    whole = update(1, 1, *options)
+    for processes, accumulation in ((1, 2), (2, 1), (2, 2)):
+        split = update(processes, accumulation, *options)
+        assert_same(whole, split)
+        assert len(split["groups"]) == processes
+        owners = [Counter(keys) for keys in split["groups"]]
+        assert all(count == 4 for owner in owners for count in owner.values()), "a group stays on one process"
+        assert not set(owners[0]) & set(owners[-1]) or processes == 1
