@@ -147,8 +147,8 @@ def _lines(arm: Arm, name: str) -> list[Mapping[str, Any]]:
 def _one(colour: int, rows: Sequence[Mapping[str, Any]], x: str, dashed: bool = False) -> Series:
     points = [(number(row.get(x)), Estimate.read(row)) for row in rows]
     kept = [(at, one) for at, one in points if at is not None and one.mean is not None]
-    parts = [[_or_nan(getattr(one, part)) for _, one in kept] for part in ("mean", "low", "high")]
-    return Series(colour, [at for at, _ in kept], *parts, dashed=dashed)
+    mean, low, high = ([_or_nan(getattr(one, part)) for _, one in kept] for part in ("mean", "low", "high"))
+    return Series(colour, [at for at, _ in kept], mean, low, high, dashed=dashed)
 
 
 def _series(arms: Sequence[Arm], name: str, x: str) -> list[Series]:
@@ -166,7 +166,7 @@ def _regret_bars(arms: Sequence[Arm]) -> str | None:
     rows = []
     for arm in arms:
         placed = [
-            {**row, "at": cuts.index(number(row.get("budget")))}
+            {**row, "at": cuts.index(number(row.get("budget")) or 0.0)}
             for row in _lines(arm, "regret_at_budget")
             if number(row.get("budget")) in cuts
         ]

@@ -66,7 +66,7 @@ def contamination_report(
             rows += 1
             for text in _texts(row):
                 _note(words_of(text), sizes, wanted, seen, f"{Path(file).name}, row {number}")
-    found = {}
+    found: dict[str, dict[str, Any]] = {}
     for problem in problems:
         grams = own[problem.key]
         hits = [seen[gram] for gram in ngrams(bare_text(problem_set, problem), n) if gram in seen]

@@ -97,7 +97,8 @@ class EvalConfig:
         """From eval.json, also one of an older version; what else stands there is left alone."""
         names = {one.name for one in fields(cls)}
         found = {name: value for name, value in stored.items() if name in names}
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in found.items()})
+        made: dict[str, Any] = {k: tuple(value) if isinstance(value, list) else value for k, value in found.items()}
+        return cls(**made)
 
 
 def fingerprint_model(path: str) -> dict[str, str]:
