@@ -1,4 +1,4 @@
-"""Control suites: what is packaged loads, mistakes are named, an interrupted run ends the same, the command, the page."""
+"""Control suites: what is packaged loads, mistakes are named, an interrupted run ends the same, command, page."""
 
 import json
 import re
@@ -74,9 +74,10 @@ def test_a_policy_plays_what_it_fits(tmp_path: Path) -> None:
     assert list(results["environments"]) == ["short", "long"]
     assert results["environments"]["short"]["unlike_training"] == {}
     assert results["environments"]["long"]["unlike_training"] == {"run": {"pulls": [5, 9]}}
-    with pytest.raises(ConfigError, match="trained on grid-navi.*fits nothing in suite 'b': bernoulli-bandit"):
-        other = read_contender(str(saved(tmp_path / "navi", NAVI)))
-        run_suite(parse_suite(suite(short={"tasks": BANDIT}), "b.yaml"), [other], tmp_path / "b", progress=False)
+    other = read_contender(str(saved(tmp_path / "navi", NAVI)))
+    bandits = parse_suite(suite(short={"tasks": BANDIT}), "b.yaml")
+    with pytest.raises(ConfigError, match=r"trained on grid-navi.*fits nothing in suite 'b': bernoulli-bandit"):
+        run_suite(bandits, [other], tmp_path / "b", progress=False)
     with pytest.raises(ConfigError, match="share a name"):
         run_suite(found, [contender, contender], tmp_path / "c", progress=False)
 
@@ -100,8 +101,8 @@ def test_an_interrupted_suite_ends_in_the_same_results(tmp_path: Path, monkeypat
 def test_a_folder_holds_one_evaluation(tmp_path: Path) -> None:
     found = parse_suite(suite(a={"tasks": BANDIT, "count": 6}), "s.yaml")
     run_suite(found, [read_contender(str(saved(tmp_path / "x", BANDIT)), "p")], tmp_path / "out", progress=False)
+    other = read_contender(str(saved(tmp_path / "x", BANDIT, seed=1)), "p")  # other weights in the same place
     with pytest.raises(ConfigError, match=r"another evaluation \(policies differ\)"):
-        other = read_contender(str(saved(tmp_path / "x", BANDIT, seed=1)), "p")  # other weights in the same place
         run_suite(found, [other], tmp_path / "out", progress=False)
     with pytest.raises(ConfigError, match="another evaluation"):
         run_suite(found, [], tmp_path / "out", seed=1, progress=False)
