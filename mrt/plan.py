@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 GIB = 2**30
-PROGRAM = 0.75 * GIB  # Python with torch, transformers and TRL imported, and allocators' slack
+PROGRAM = 0.55 * GIB  # Python with torch, transformers and TRL imported, a trainer built, and allocators' slack
 CONTEXT = 0.6 * GIB  # of CUDA, on the accelerator
 MAX_POSITIONS = 65_536  # of an engine's keys and values at work at one time
 GROWING = 2.5  # keys and values, half as much room again, and the old ones while they are copied
@@ -71,15 +71,22 @@ class Settings:
 
 @dataclass(frozen=True)
 class Plan:
-    """Bytes by part, in the order of a table."""
+    """Bytes by part, in the order of a table.
+
+    `accumulating`: gradients of earlier micro-batches wait while later ones run. Otherwise they come as activations go.
+    """
 
     parts: dict[str, float]
+    accumulating: bool = True
 
     @property
     def peak(self) -> float:
         """The largest moment: what stays, and the larger of sampling and training."""
-        stays = sum(v for k, v in self.parts.items() if k not in (*SAMPLING, *TRAINING))
-        return stays + max(sum(self.parts[k] for k in SAMPLING), sum(self.parts[k] for k in TRAINING))
+        gradients = self.parts.get("gradients", 0.0)
+        stays = sum(v for k, v in self.parts.items() if k not in (*SAMPLING, *TRAINING, "gradients"))
+        training = sum(self.parts[k] for k in TRAINING)
+        training = training + gradients if self.accumulating else max(training, gradients)
+        return stays + max(sum(self.parts[k] for k in SAMPLING), training)
 
     def lines(self) -> Iterator[str]:
         """One line a part, then the peak, in GiB."""
@@ -111,7 +118,8 @@ def plan(shape: Shape, settings: Settings, accelerator: bool = False) -> Plan:
             "logits (sampling)": s.rows * shape.vocabulary * 4 * LOGIT_COPIES,
             "activations": tokens * shape.saved_numbers(s.checkpointed) * each,
             "logits (training)": head * shape.vocabulary * 4 * SFT_COPIES,
-        }
+        },
+        accumulating=s.accumulation > 1,
     )
 
 

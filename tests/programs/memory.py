@@ -1,6 +1,6 @@
 """Peak memory of real training beside its plan: `python memory.py HIDDEN LAYERS HEADS ROWS LENGTH [lora]` prints JSON.
 
-One update of MRT with sampled probes; the peak is the process's own (VmHWM), read from the kernel.
+Two updates of MRT with sampled probes; the peak is the process's own (VmHWM), read from the kernel.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def main(hidden: str, layers: str, heads: str, rows: str, length: str, *flags: s
         per_device_train_batch_size=int(rows),
         num_generations=4,
         max_completion_length=int(length),
-        max_steps=1,
+        max_steps=2,
         use_cpu=True,
         save_strategy="no",
         probe="sampled",
