@@ -194,6 +194,7 @@ def test_torn_checkpoints_are_all_found_and_the_previous_one_is_used(places: int
     assert digests == {bandit.digest(alone)}, "however it was torn, the run ends as one left alone"
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_the_command_with_an_error_and_keeps_what_there_was(tmp_path: Path) -> None:
     """The kernel refuses files above a limit in the second save (RLIMIT_FSIZE): a real error, not one of ours."""
     command = [sys.executable, str(PROGRAMS / "bandit.py"), str(tmp_path), "write_trials=0"]
