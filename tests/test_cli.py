@@ -210,11 +210,12 @@ def test_doctor(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_eval_takes_the_problems_of_the_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from mrt import commands
+    from mrt.reasoning.command import overrides_of
     from mrt.recipe import load_recipe
     from mrt.rundir import start_run
 
     start_run(folder / "runs/r", load_recipe("r.yaml", allow_code=True), [])
     ns = cli.parse(["eval", "runs/r/model", "--out", "x", "problems.count=4", "top=9"])
-    assert commands._problems_of(ns) == ("countdown", {"count": 4, "top": 9})
+    assert commands._problems_of(ns, overrides_of(ns.overrides)[1]) == ("countdown", {"count": 4, "top": 9})
     ns = cli.parse(["eval", "runs/r", "--out", "x", "--problems", "files"])
-    assert commands._problems_of(ns) == ("files", {})
+    assert commands._problems_of(ns, {}) == ("files", {})
