@@ -39,7 +39,7 @@ HACKS = [
     *("{list}", r"\{{{list}\}}", "{g}+C", "{g}z", r"\text{{What is }} {h}+1 \text{{?}}", "Compute {g} and {h}"),
     *(r"\boxed{{{g}}}\boxed{{{h}}}", r"{h} \to {g}", r"{h} \approx {g}", r"{g}\text{{ is wrong, it is }}{h}"),
     *(r"{g} \ne {h}", r"\{{{g},{h}\}}", r"[{g},\infty)", r"\mathbb{{R}}", r"{g} \cup {h}", r"{g}\text{{ million}}"),
-    *("{g}!{h}", r"\min({g},{h})", "the answer", r"\text{{{g} or {h}}}", r"{g}, \text{{maybe }} {h}", "{g}{g}"),
+    *("{g}!{h}", r"\max({g},{h}9)", "the answer", r"\text{{{g} or {h}}}", r"{g}, \text{{maybe }} {h}", "{g}{g}"),
     *("{h}{g}", r"{g} \neq", "{g} 1 2 3", r"\text{{all of the above}}", "{long}"),
 ]
 
@@ -55,6 +55,8 @@ def classes() -> Iterator[tuple[str, list[list[str]]]]:
     yield "products", [_product(a, b) for a in range(1, 9) for b in range(a, 9)]
     yield "surds", [_surd(a, b) for b in (2, 3, 5, 7) for a in range(2, 12)]
     yield "units", [_unit(n, *unit) for unit in UNITS[:1] for n in range(2, 60)]
+    yield "other units", [_measured(n, *unit) for n in range(2, 22) for unit in UNITS]
+    yield "intervals", [_interval(a, b, *ends) for a in range(-3, 4) for b in (5, 9) for ends in ("[)", "(]", "[]")]
     yield "tuples", [[f"({a},{b})", f"({a}, {b})", rf"\left({a},{b}\right)"] for a in range(1, 9) for b in range(1, 9)]
     yield "sets", [[rf"\{{{a},{b}\}}", rf"\{{{b},{a}\}}", f"{b}, {a}"] for a in range(1, 11) for b in range(a + 1, 11)]
 
@@ -194,6 +196,19 @@ def _surd(a: int, b: int) -> list[str]:
 
 def _unit(n: int, name: str, written: str) -> list[str]:
     return [f"{n}{written}", f"{n} {name}", str(n), rf"{n}.0\text{{ {name}}}"]
+
+
+def _measured(n: int, name: str, written: str) -> list[str]:
+    """Without the bare number, which is right whatever the unit."""
+    return [f"{n}{written}", f"{n} {name}", rf"{n}.0\text{{ {name}}}"]
+
+
+def _interval(a: int, b: int, left: str, right: str) -> list[str]:
+    return [
+        f"{left}{a},{b}{right}",
+        rf"\left{left}{a}, {b}\right{right}",
+        rf"{left}{2 * a}/2,\frac{{{2 * b}}}{{2}}{right}",
+    ]
 
 
 if __name__ == "__main__":
