@@ -42,7 +42,7 @@ def assert_kills_change_nothing(tmp_path: Path, how: str, kills: int, seed: int,
 
 
 def test_three_kills(tmp_path: Path) -> None:
-    assert_kills_change_nothing(tmp_path, "fork", 3, 0, "bandit.py", "max_steps=40", "save_steps=4")
+    assert_kills_change_nothing(tmp_path, "fork", 3, 0, "bandit.py", "max_steps=160", "save_steps=4")
 
 
 @pytest.mark.slow

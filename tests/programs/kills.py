@@ -85,7 +85,7 @@ def main(how: str, kills: str, seed: str, folder: str, program: str, *arguments:
     expected = start("alone").digest()
     logs = len((Path(folder) / "alone" / "metrics.jsonl").read_text().splitlines())
     # A kill throws back to the last checkpoint, so a run outlives all of them at this stride.
-    moments = [(rng.randint(0, logs // times), rng.uniform(0, 0.1)) for _ in range(times)]
+    moments = [(rng.randint(0, logs // (2 * times)), rng.uniform(0, 0.1)) for _ in range(times)]  # room for the delays
     struck = sum(start("killed").kill_after(*moment) for moment in moments)
     ended = start("killed").digest()
     print(json.dumps({"struck": struck, "moments": moments, "alone": expected, "killed": ended}))
