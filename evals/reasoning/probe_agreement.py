@@ -141,7 +141,8 @@ def agreement(truth: Any, estimate: Any, keys: list[int], samples: int, seed: in
 
 def _pearson(total: Any) -> Any:
     n, x, y, xx, yy, xy = np.moveaxis(total, -1, 0)
-    return (n * xy - x * y) / np.sqrt((n * xx - x * x) * (n * yy - y * y))
+    spread = np.sqrt((n * xx - x * x) * (n * yy - y * y))
+    return np.divide(n * xy - x * y, spread, out=np.full_like(spread, np.nan), where=spread > 0)
 
 
 if __name__ == "__main__":

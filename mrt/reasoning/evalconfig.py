@@ -21,7 +21,8 @@ CUES = ("Wait", "But wait", "Alternatively", "But hold on")  # the authors' orde
 class EvalConfig:
     """What decides the samples; a folder holds the evaluation of one such setting.
 
-    `votes` answers are forced at every boundary for [maj@p]_j; a sampled probe takes its J from the same answers.
+    `answer_tokens` bounds every answer, the model's own and the forced ones (default: what the format allows). `votes`
+    answers are forced at every boundary for [maj@p]_j; a sampled probe takes its J from the same answers.
     `extensions` are numbers of continue cues appended where a thought ends, each followed by at most
     `extension_tokens` tokens, cue included. `window` is the number of episodes that the linearized evaluation keeps in
     sight (0: none is run), `window_tokens` how far one context may grow before it slides.

@@ -6,7 +6,7 @@ import hashlib
 import math
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import Any
 
@@ -62,7 +62,8 @@ class Evaluator:
         self.probe = choose_probe(config, self.solutions.values())
         model, self.tokenizer = load_model(config.model)
         self.engine = TransformersEngine(model, pad_id(self.tokenizer))
-        self.fmt: ThinkFormat = think_format(self.tokenizer)
+        fmt = think_format(self.tokenizer)
+        self.fmt: ThinkFormat = replace(fmt, max_answer_tokens=config.answer_tokens or fmt.max_answer_tokens)
         self.segment = make_segmenter(config.segmenter, **config.segmenter_options)
         self.sampling = Sampling(config.temperature, config.top_p, config.top_k)
         self.context = getattr(model.config, "max_position_embeddings", None)
@@ -105,8 +106,8 @@ class Evaluator:
 
     def _check_context(self, prompts: Sequence[Sequence[int]]) -> None:
         extra = self.config.extension_tokens * max(self.config.extensions, default=0)
-        answer = self.config.answer_tokens or self.fmt.max_answer_tokens
-        most = max(map(len, prompts)) + self.config.full + extra + len(self.fmt.forced_ids) + answer
+        answer = len(self.fmt.forced_ids) + self.fmt.max_answer_tokens
+        most = max(map(len, prompts)) + self.config.full + extra + answer
         if self.context and most > self.context:
             raise ConfigError(
                 f"prompt, {self.config.full + extra} thinking tokens and answer take {most} positions, more than the "
@@ -116,8 +117,7 @@ class Evaluator:
     def _think(self, prompts: Sequence[Sequence[int]]) -> list[Trial]:
         """`n` completions of every prompt; a thought still open at the full budget is cut there."""
         full = self.config.full
-        answer = self.config.answer_tokens or self.fmt.max_answer_tokens
-        room = full + len(self.fmt.close_ids) + answer
+        room = full + len(self.fmt.close_ids) + self.fmt.max_answer_tokens
         branches = [Branch(i, len(prompt)) for i, prompt in enumerate(prompts)]
         keep = len(prompts) * self.config.n * (max(map(len, prompts)) + room) <= self.engine.max_positions
         sampled = self.engine.answers(

@@ -41,7 +41,7 @@ def test_agreement_by_hand() -> None:
     assert found["correlation"]["mean"] == pytest.approx(np.corrcoef(truth, estimate)[0, 1])
     assert found["bias"] == 0.0
     assert found["coverage"] == 1.0  # two standard errors of 0.25 at J = 0.5
-    far = agreement(truth, np.array([0.5, 0.5, 1.0, 0.5]), [0, 0, 1, 1], samples=4)
+    far = agreement(truth, np.array([0.5, 0.75, 1.0, 0.25]), [0, 0, 1, 1], samples=4)
     assert far["coverage"] == 0.75  # at J = 0 nothing else than 0 can come
     gap = agreement(truth, np.array([np.nan, 0.5, 1.0, 0.5]), [0, 0, 1, 1], samples=4)
     assert gap["correlation"]["mean"] == pytest.approx(1.0)
