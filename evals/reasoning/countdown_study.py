@@ -21,7 +21,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -93,6 +93,8 @@ class Study:
     smoke: bool = False
     extra: Mapping[str, Arm] = field(default_factory=dict)
 
+    program: ClassVar[str] = "evals.reasoning.countdown_study"  # which stores one result, in a process of its own
+
     @property
     def settings(self) -> Family:
         return FAMILIES[self.family]
@@ -149,7 +151,7 @@ class Study:
         mrt = [sys.executable, "-m", "mrt"]
         options = [f"--{key}={value}" for key, value in (*self.evaluation.items(), ("seed", seed), ("name", arm))]
         options = [option.replace("--problems=", "--limit=") for option in options]
-        this = [sys.executable, "-m", "evals.reasoning.countdown_study", "--family", self.family]
+        this = [sys.executable, "-m", self.program, "--family", self.family]
         keep = [f"--store-one={seed}:{arm}", "--runs", str(self.runs), "--store", str(self.store)]
         return [
             Step(

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from evals.reasoning import countdown_search
 from evals.reasoning.countdown_study import (
     ARMS,
     BASELINE,
@@ -103,6 +104,21 @@ def test_a_missing_store_and_foreign_problems_are_one_line(study, capsys):
     assert "different problems" in capsys.readouterr().err
     assert main(["--cached", "--seeds", "0", "--json", "--store", str(study.store)]) == 0
     assert json.loads(capsys.readouterr().out)["seeds"] == [0]
+
+
+def test_the_search_changes_one_thing_a_setting_and_never_sees_the_studys_problems(tmp_path, capsys):
+    known = countdown_search.settings()
+    search = countdown_search.Search("habits", tmp_path / "runs", tmp_path / "store", extra=known)
+    for name, arm in known.items():
+        base = known[name.split("-")[0]]
+        assert len(arm.overrides) - len(base.overrides) == (name != name.split("-")[0]), name
+        assert search.digest(100, name)  # the recipe takes the setting
+    assert len({search.digest(100, name) for name in known}) == len(known)
+    (evaluation,) = (s for s in search.steps([100], [BASELINE]) if s.name == "eval-grpo-100")
+    assert "--split=train" in evaluation.command
+    assert "--limit=600" in evaluation.command
+    assert countdown_search.main(["--cached", "--store", str(tmp_path)]) == 2
+    assert "nothing is stored" in capsys.readouterr().err
 
 
 @pytest.mark.slow
