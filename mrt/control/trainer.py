@@ -190,17 +190,24 @@ class ControlTrainer(TrialTrainer):
         targets = torch.where(trials.mask, advantage + trials.values.nan_to_num(), 0.0)  # type: ignore[union-attr]
         self._rescale(targets[trials.mask])
         if self.args.normalise:
-            inside = weights[trials.mask]
+            inside = self._of_all(weights[trials.mask])
             weights = torch.where(trials.mask, (weights - inside.mean()) / (inside.std() + 1e-8), 0.0)
         return dataclasses.replace(trials, privileged={**trials.privileged, WEIGHTS: weights, TARGETS: targets})
 
     def _rescale(self, targets: Tensor) -> None:
         """The critic's units follow the mean and deviation of its targets (N,), over some ten collections."""
+        targets = self._of_all(targets)
         policy, mean, square = self.policy, targets.mean(), targets.square().mean()
         if self.state.global_step:
             old = policy.value_std.square() + policy.value_mean.square()
             mean, square = (1 - UNITS) * policy.value_mean + UNITS * mean, (1 - UNITS) * old + UNITS * square
         policy.rescale_values(mean, (square - mean.square()).clamp(min=1e-4).sqrt())
+
+    def _of_all(self, values: Tensor) -> Tensor:
+        """(N,) of every process together: their policies keep one set of units, their weights one scale."""
+        padded = self.accelerator.pad_across_processes(values, pad_index=torch.nan)  # type: ignore[arg-type]
+        everyone = self.accelerator.gather(padded)
+        return everyone[~everyone.isnan()]
 
     def _watch(self, trials: Trials) -> None:
         measured = shares(self.tasks.env, trials)

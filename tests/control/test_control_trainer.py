@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -61,6 +63,22 @@ def test_a_run_goes_on_in_the_middle_of_a_collection(memory: str, tmp_path: Path
     assert parts.cost == whole.cost
     rows = (tmp_path / "whole" / "trials.jsonl").read_text().splitlines()
     assert len(rows) == 3 * 6, "ten updates are three collections of six trials"
+
+
+def test_two_processes_keep_one_policy(tmp_path: Path) -> None:
+    """The critic's units follow the targets of both: each by its own would take the value heads apart."""
+    programs = Path(__file__).resolve().parents[1] / "programs"
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "control_ddp.py", str(tmp_path)]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=programs, env=environment)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.replace("policy", "\npolicy").splitlines()
+    first, second = (line.split(maxsplit=2)[2].split(" [") for line in sorted(lines) if line.startswith("policy "))
+    assert first[0] == second[0], "weights and units"
+    (*_, one, rows), (*_, other, more) = first[1].split(), second[1].split()
+    assert float(one) + float(other) == pytest.approx(0, abs=1e-3), "weights of both together have mean 0"
+    assert abs(float(one)) > 1e-2, "and each by itself has not"
+    assert int(rows) > 0 < int(more)
 
 
 def test_every_trial_of_a_collection_is_learnt_from_once_an_epoch(tmp_path: Path) -> None:

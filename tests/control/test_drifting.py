@@ -1,0 +1,218 @@
+"""The worlds that change within a trial, fading legs and sumo, against plain-Python references."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from references_grids import (
+    assert_copies_go_on,
+    assert_equal_play,
+    assert_everything_is_the_same_everywhere,
+    assert_same_tasks,
+    assert_splits_are_disjoint,
+    clip,
+)
+
+from mrt.control.envs import EnvTasks, make_env
+from mrt.control.envs.drifting import FadingLegs
+from mrt.control.envs.sumo import Sumo, collide
+from mrt.control.oracles import floor_and_ceiling, play
+from mrt.control.oracles.drifting import StraightLegs, straight
+from mrt.errors import ConfigError
+
+F32 = np.float32
+
+
+class LegsReference:
+    """One body on six legs, leg by leg."""
+
+    LEVERS = [F32(x) for x in (1.0, 0.8, 0.6, -0.6, -0.8, -1.0)]
+
+    def __init__(self, u, stages=7, each=5, steps=30, anywhere=False, compass=False):
+        self.weak = list(itertools.combinations(range(6), 2))[int(float(u[0]) * 15)]
+        self.first = int(float(u[1]) * (stages - 1)) if anywhere else 0
+        self.stages, self.each, self.steps, self.compass = stages, each, steps, compass
+
+    def begin(self, u):
+        self.speed, self.turn, self.heading = F32(0), F32(0), (F32(1), F32(0))
+
+    def step(self, action, clock):
+        stage = min(self.first + self.episode // self.each, self.stages - 1)
+        left = F32(1) - F32(stage) / F32(self.stages - 1)
+        pushes = [F32(clip(a, -1.0, 1.0)) * (left if i in self.weak else F32(1)) for i, a in enumerate(action)]
+        self.speed = F32(0.7) * self.speed + F32(0.3) * F32(sum(pushes) / F32(6))
+        torque = F32(sum(p * lever for p, lever in zip(pushes, self.LEVERS, strict=True)) / F32(6))
+        self.turn = F32(0.7) * self.turn + F32(0.3) * torque
+        by, (x, y) = F32(0.5) * self.turn, self.heading
+        x, y = x - by * y, y + by * x
+        size = np.sqrt(x * x + y * y)
+        self.heading = (x / size, y / size)
+        return self.speed * self.heading[0], False
+
+    def see(self, clock):
+        seen = [self.speed, F32(clock) / F32(self.steps)]
+        return [*seen, *self.heading, self.turn] if self.compass else seen
+
+
+class SumoReference:
+    """Two discs, number by number."""
+
+    def __init__(self, u, dense=False, rounds=7, anywhere=False):
+        u = [float(x) for x in u]
+        self.power, self.growth = 0.3 + 0.3 * u[0], 0.1 * u[1]
+        self.lean, self.drift = u[2] - 0.5, 0.4 * (u[3] - 0.5)
+        self.first = int(u[4] * (rounds - 1)) if anywhere else 0
+        self.dense, self.rounds = dense, rounds
+
+    def begin(self, u):
+        y = [0.2 * (2 * float(x) - 1) for x in u]
+        self.place, self.velocity = [[-0.5, y[0]], [0.5, y[1]]], [[0.0, 0.0], [0.0, 0.0]]
+
+    def opponent(self):
+        stage = min(self.first + self.episode, self.rounds - 1)
+        power, lean = min(self.power + stage * self.growth, 1), self.lean + stage * self.drift
+        x, y = (self.place[0][i] - self.place[1][i] for i in (0, 1))
+        x, y = x - lean * y, y + lean * x
+        size = max((x * x + y * y) ** 0.5, 1e-6)
+        return [power * x / size, power * y / size]
+
+    def step(self, action, clock):
+        forces = [action, self.opponent()]
+        for body in (0, 1):
+            for i in (0, 1):
+                self.velocity[body][i] = 0.8 * self.velocity[body][i] + 0.02 * clip(forces[body][i], -1.0, 1.0)
+                self.place[body][i] += self.velocity[body][i]
+        x, y = (self.place[1][i] - self.place[0][i] for i in (0, 1))
+        apart = (x * x + y * y) ** 0.5
+        if apart < 0.3:
+            normal = (x / apart, y / apart)
+            speed = sum((self.velocity[0][i] - self.velocity[1][i]) * normal[i] for i in (0, 1))
+            for i in (0, 1):
+                self.place[0][i] -= 0.5 * (0.3 - apart) * normal[i]
+                self.place[1][i] += 0.5 * (0.3 - apart) * normal[i]
+                self.velocity[0][i] -= 0.75 * max(speed, 0) * normal[i]
+                self.velocity[1][i] += 0.75 * max(speed, 0) * normal[i]
+        away = [(p[0] ** 2 + p[1] ** 2) ** 0.5 for p in self.place]
+        paid = (away[1] > 1) - (away[0] > 1)
+        return paid + (0.1 * (away[1] - away[0]) if self.dense else 0.0), away[0] > 1 or away[1] > 1
+
+    def see(self, clock):
+        return [*self.place[0], *self.velocity[0], *self.place[1], *self.velocity[1]]
+
+
+PAIRS = {
+    "legs": (FadingLegs(each=2), lambda u: LegsReference(u, each=2)),
+    "legs, anywhere": (FadingLegs(4, 1, 12, "any"), lambda u: LegsReference(u, 4, 1, 12, anywhere=True)),
+    "legs, compass": (FadingLegs(each=1, compass=True), lambda u: LegsReference(u, each=1, compass=True)),
+    "sumo": (Sumo(), SumoReference),
+    "sumo, dense": (Sumo(4, reward="dense", start="any"), lambda u: SumoReference(u, True, 4, anywhere=True)),
+}
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_reference_steps_beside(name: str) -> None:
+    env, make = PAIRS[name]
+    rewards = assert_equal_play(env, make)
+    assert len(rewards.unique()) > (100 if "sumo" != name else 1)
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_tasks_and_copies(name: str) -> None:
+    env, _ = PAIRS[name]
+    if isinstance(env, FadingLegs):  # fifteen tasks
+        assert_same_tasks(env)
+        assert_copies_go_on(env)
+        assert_splits_are_disjoint(env, 60)
+    else:
+        assert_everything_is_the_same_everywhere(env)
+
+
+def test_legs_fade_from_stage_to_stage_and_stay_weak() -> None:
+    env = FadingLegs(stages=3, each=2)
+    params = {"pair": torch.tensor([0, 14]), "stage": torch.tensor([0, 1])}
+    env.reset(params)
+    for episode, left in enumerate(([1, 0.5], [1, 0.5], [0.5, 0], [0.5, 0], [0, 0], [0, 0])):
+        env.episode = torch.full((2,), episode)
+        assert torch.equal(env.forces()[0], torch.tensor([left[0], left[0], 1, 1, 1, 1]))
+        assert torch.equal(env.forces()[1], torch.tensor([1, 1, 1, 1, left[1], left[1]]))
+    turned = FadingLegs(stages=2, loss=2.0)
+    turned.reset({"pair": torch.tensor([0]), "stage": torch.tensor([1])})
+    assert turned.forces()[0, :2].tolist() == [-1, -1]
+
+
+def test_a_pair_is_one_task_wherever_its_chain_begins() -> None:
+    env = FadingLegs(start="any")
+    params = env.task_params(torch.tensor([[0.5, 0.1], [0.5, 0.9]]))
+    assert params["stage"].tolist() == [0, 5]
+    assert env.task_key(params, 0) == env.task_key(params, 1)
+
+
+def test_the_fastest_straight_run_is_the_linear_programme() -> None:
+    """Against a grid over the multiplier, and attained by the actions themselves."""
+    torch.manual_seed(0)
+    forces, levers = torch.rand(40, 6).double(), FadingLegs().levers.double()
+    forces[0, :3] = 0  # one side gone: nothing can be done
+    value, actions = straight(forces, levers)
+    grid = torch.linspace(-3, 3, 60_001).double()
+    dual = torch.stack([(forces[:, j, None] * (1 - grid * levers[j]).abs()) for j in range(6)]).sum(0).min(1).values
+    assert torch.allclose(value, dual, atol=1e-3)
+    assert (actions.abs() <= 1 + 1e-9).all()
+    assert torch.allclose((forces * levers * actions).sum(1), torch.zeros(40).double(), atol=1e-9)
+    assert torch.allclose((forces * actions).sum(1), value, atol=1e-9)
+    assert value[0] == 0
+
+
+def test_straight_running_earns_the_ceiling() -> None:
+    env = FadingLegs(each=1)
+    params = EnvTasks(env).batch(0, range(30))
+    bounds = floor_and_ceiling(env, params)
+    earned = play(env, StraightLegs(env), params).sum(1)
+    assert torch.allclose(earned.float(), bounds.ceiling, rtol=1e-4)
+    assert (bounds.floor.abs() < 0.1 * bounds.ceiling).all()
+    full = 30 - (0.7 * (1 - 0.7**30)) / 0.3  # the sum of 1 - 0.7^t: with all legs at 1, in the first stage
+    once = env.with_spec(episodes=1)
+    assert floor_and_ceiling(once, params).ceiling[0].item() == pytest.approx(full, rel=1e-5)
+
+
+def test_collisions_keep_momentum_and_lose_half_the_approaching_speed() -> None:
+    place = torch.tensor([[[0.0, 0.0], [0.2, 0.0]], [[0.0, 0.0], [0.5, 0.0]]])
+    velocity = torch.tensor([[[0.1, 0.03], [-0.1, 0.0]], [[0.1, 0.0], [-0.1, 0.0]]])
+    moved, after = collide(place, velocity, 0.15)
+    assert torch.allclose(after[0], torch.tensor([[-0.05, 0.03], [0.05, 0.0]]))
+    assert torch.allclose(moved[0], torch.tensor([[-0.05, 0.0], [0.25, 0.0]]))
+    assert torch.equal(moved[1], place[1])
+    assert torch.equal(after[1], velocity[1])
+
+
+def test_the_second_player_is_the_first_one_turned_round() -> None:
+    """A match of mirror images is mirrored, and a policy as opponent sees the ring from its own side."""
+    env = Sumo(opponent=lambda seen: torch.stack([-seen[:, 0], seen[:, 1] * 0 + 0.3], 1))
+    env.reset(EnvTasks(env).batch(0, range(8)), noise=torch.full((8, 2), 0.5))
+    for _ in range(10):
+        seen = env.seen_by(0)
+        assert torch.allclose(seen, env.seen_by(1), atol=1e-6)
+        env.step(torch.stack([-seen[:, 0], seen[:, 1] * 0 + 0.3], 1))
+    assert env.state["place"][0, 0].abs().sum() > 0.05
+
+
+def test_rounds_are_won_by_pushing_and_lost_by_leaving() -> None:
+    env = Sumo(rounds=2)
+    params = EnvTasks(env).batch(0, range(50))
+    env.reset(params)
+    lost = [env.step(torch.tensor([[-1.0, 0.0]]).expand(50, 2)) for _ in range(30)]
+    first_round = torch.stack([step.reward for step in lost])
+    assert (first_round.sum(0) == -1).all()
+    weak = {**params, "power": torch.full((50,), 0.1), "growth": torch.zeros(50), "lean": torch.zeros(50)}
+    env.reset({**weak, "drift": torch.zeros(50)}, seed=1)
+    total = torch.zeros(50)
+    for _ in range(60):
+        own, other = env.state["place"].unbind(1)
+        total += env.step((other - own) * 10).reward
+    assert total.mean() > 0.9
+
+
+def test_dials_are_checked() -> None:
+    for name, dials in (("fading-legs", {"stages": 1}), ("fading-legs", {"start": "last"}), ("sumo", {"rounds": 1})):
+        with pytest.raises(ConfigError, match=name):
+            make_env(name, **dials)

@@ -1,0 +1,45 @@
+"""Two processes of control on a hallway: `torchrun --nproc_per_node 2 control_ddp.py OUTPUT_DIR`.
+
+Every process plays other trials; each prints the digest of its policy and the units of its critic.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import torch
+from bandit import digest_of
+
+from mrt.control.envs import make_tasks
+from mrt.control.policy import ControlPolicy
+from mrt.control.trainer import WEIGHTS, ControlConfig, ControlTrainer
+
+
+def main(output_dir: str) -> None:
+    tasks = make_tasks("hallway", half=2, cost=0.1, episodes=2)
+    torch.manual_seed(0)
+    policy = ControlPolicy.for_spec(tasks.env.spec, hidden_size=8)
+    args = ControlConfig(
+        output_dir=output_dir,
+        per_device_train_batch_size=6,
+        max_steps=6,
+        epochs=2,
+        learning_rate=1e-2,
+        use_cpu=True,
+        disable_tqdm=True,
+        report_to="none",
+    )
+    trainer = ControlTrainer(policy, args, tasks)
+    trainer.train()
+    units = [float(trainer.policy.value_mean), float(trainer.policy.value_std)]
+    collection = trainer._collection
+    assert collection is not None
+    weights = collection.privileged[WEIGHTS][collection.mask]
+    state = digest_of(trainer.policy.state_dict())
+    print("policy", args.process_index, state, units, float(weights.sum()), len(weights), flush=True)
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
