@@ -11,9 +11,9 @@ one batch and wants a loss (M,) of each: fewer and larger operations, and the wa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +40,27 @@ class Theta:
 
     parameters: Tree
     rates: Sequence[Tree] = ()
+
+
+class Initial(nn.Module):
+    """theta as a module: `net`, whose parameters adaptation starts from, and learned step sizes.
+
+    Args:
+        rates: learned step sizes, one tree for each inner step; () for none.
+    """
+
+    def __init__(self, net: nn.Module, rates: Sequence[Tree] = ()) -> None:
+        super().__init__()
+        self.net = net
+        named = [{name.replace(".", "/"): nn.Parameter(rate) for name, rate in tree.items()} for tree in rates]
+        self.rates = nn.ModuleList(nn.ParameterDict(tree) for tree in named)
+
+    @property
+    def theta(self) -> Theta:
+        """What is meta-learned, as the inner loop takes it."""
+        trees = cast(Iterable[nn.ParameterDict], self.rates)
+        rates = [{name.replace("/", "."): rate for name, rate in tree.items()} for tree in trees]
+        return Theta(parameters_of(self.net), rates)
 
 
 @dataclass(frozen=True)

@@ -7,17 +7,17 @@ True). J_j is the score on the query set after j gradient steps, so that progres
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from classic_metarl.gradient.fewshot import problem_family
-from classic_metarl.gradient.functional import GradientSteps, Order, Over, Theta, Tree, apply, parameters_of
+from classic_metarl.gradient.functional import GradientSteps, Initial, Order, Over, Theta, Tree, apply
 from classic_metarl.gradient.networks import of_tasks
 from mrt.errors import ConfigError
 from mrt.metrics import cumulative_regret
@@ -103,7 +103,7 @@ class EpisodicLearner(FewShotLearner):
         return torch.stack([torch.full_like(scores, torch.nan), scores], 1)
 
 
-class MetaLearner(FewShotLearner):
+class MetaLearner(Initial, FewShotLearner):
     """theta, and the loss after adaptation by gradient steps.
 
     Args:
@@ -113,17 +113,8 @@ class MetaLearner(FewShotLearner):
     """
 
     def __init__(self, net: nn.Module, family: FewShot, steps: GradientSteps, rates: Sequence[Tree] = ()) -> None:
-        super().__init__()
-        self.net, self.steps, self.family = net, steps, family
-        named = [{name.replace(".", "/"): nn.Parameter(rate) for name, rate in tree.items()} for tree in rates]
-        self.rates = nn.ModuleList(nn.ParameterDict(tree) for tree in named)
-
-    @property
-    def theta(self) -> Theta:
-        """What is meta-learned, as the inner loop takes it."""
-        trees = cast(Iterable[nn.ParameterDict], self.rates)
-        rates = [{name.replace("/", "."): rate for name, rate in tree.items()} for tree in trees]
-        return Theta(parameters_of(self.net), rates)
+        super().__init__(net, rates)
+        self.steps, self.family = steps, family
 
     def forward(self, stages: Sequence[Set], query: Set) -> Tensor:
         """(M, q) loss of every query after adaptation to the support sets in turn."""

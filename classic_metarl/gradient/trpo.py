@@ -70,8 +70,14 @@ class TrustRegion:
         if self.max_kl <= 0 or not 0 < self.shrink < 1:
             raise ConfigError(f"max_kl={self.max_kl}, shrink={self.shrink}: max_kl above 0, shrink between 0 and 1")
 
-    def step(self, parameters: Sequence[Tensor], evaluate: Evaluation) -> dict[str, float]:
+    def step(
+        self, parameters: Sequence[Tensor], evaluate: Evaluation, curvature: Callable[[], Tensor] | None = None
+    ) -> dict[str, float]:
         """Moves `parameters` in place to a larger surrogate within max_kl, or leaves them.
+
+        Args:
+            evaluate: surrogate and divergence; the line search calls it without gradients.
+            curvature: another divergence for the Fisher matrix, on a part of the data, say.
 
         Returns:
             surrogate and kl before and after, `accepted` (1 or 0), `backtracks`, and `expected`, the linear gain.
@@ -79,7 +85,7 @@ class TrustRegion:
         surrogate, kl = evaluate()
         slope = flat(torch.autograd.grad(surrogate, parameters, retain_graph=True)).detach()
         facts = {"surrogate_before": surrogate.item(), "surrogate": surrogate.item(), "kl": kl.item()}
-        product = fisher_product(kl, parameters, self.damping)
+        product = fisher_product(kl if curvature is None else curvature(), parameters, self.damping)
         direction = conjugate_gradient(product, slope, self.iterations).detach()
         curvature = float(direction @ product(direction))
         if not curvature > 0 or not bool(torch.isfinite(direction).all()):
@@ -89,7 +95,8 @@ class TrustRegion:
         facts["expected"] = float(slope @ full)
         for number in range(self.backtracks):
             assign(parameters, start + self.shrink**number * full)
-            after, distance = (value.item() for value in evaluate())
+            with torch.no_grad():
+                after, distance = (value.item() for value in evaluate())
             if after > facts["surrogate_before"] and distance <= self.max_kl:
                 return facts | {"surrogate": after, "kl": distance, "accepted": 1.0, "backtracks": float(number)}
         assign(parameters, start)
