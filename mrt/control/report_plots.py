@@ -66,6 +66,7 @@ def path_figure(name: str, colour: int, scene: Mapping[str, Any]) -> str:
 
     def draw(axes: Any) -> None:
         axes.set_axis_off()
+        axes.set_position((0.0, 0.0, 1.0, 1.0))
         axes.set_aspect("equal")
         for place, (number, episode) in enumerate(shown):
             dx, dy = wide * (place % columns), -high * (place // columns)
