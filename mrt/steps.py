@@ -4,6 +4,7 @@ A step that is finished is skipped, whoever finished it; one that fails stops th
 """
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -19,6 +20,8 @@ from mrt.errors import ConfigError
 from mrt.rundir import write_json
 
 POLL_SECONDS = 0.5
+MEMORY_SECONDS = 5.0  # between two looks at the memory of everything that runs: the kernel walks all its pages
+DRAW_SECONDS = 1.0  # between two drawings of the line in a terminal
 LINE_SECONDS = 30.0  # between two lines of progress where there is no terminal
 GRACE_SECONDS = 10.0  # from SIGTERM to SIGKILL
 TAIL_LINES = 15
@@ -62,6 +65,7 @@ class StepRunner:
         self.running: dict[str, subprocess.Popen[bytes]] = {}
         self.started: dict[str, float] = {}
         self.done: set[str] = set()
+        self.measured = -math.inf
         self.timings = self._read_timings()
 
     def run(self) -> dict[str, Any]:
@@ -74,8 +78,9 @@ class StepRunner:
                 for step in [s for s in self.steps if s.name in self.running]:
                     self._collect(step)
                 self.timings["seconds"] = round(before + time.monotonic() - begin, 1)
-                self.timings["peak_resident_gib"] = max(self.timings["peak_resident_gib"], resident_gib())
-                self.display.show({s.name: s.progress() for s in self.steps if s.name in self.running})
+                self._measure()
+                if self.display.due():
+                    self.display.show({s.name: s.progress() for s in self.steps if s.name in self.running})
                 if self.running:
                     time.sleep(POLL_SECONDS)
         finally:
@@ -89,13 +94,23 @@ class StepRunner:
         kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         return {"seconds": 0.0, "peak_resident_gib": 0.0, "steps": {}, "cores": os.cpu_count(), **kept}
 
+    def _measure(self) -> None:
+        now = time.monotonic()
+        if now - self.measured >= MEMORY_SECONDS:
+            self.measured = now
+            self.timings["peak_resident_gib"] = max(self.timings["peak_resident_gib"], resident_gib())
+
     def _launch(self) -> None:
+        """Starts what is ready. While everything is taken nothing is asked: `finished` may read a recipe."""
         for step in self.steps:
-            ready = step.name not in self.done and step.name not in self.running and self.done.issuperset(step.needs)
-            if ready and step.finished():
+            if len(self.running) >= self.width:
+                return
+            if step.name in self.done or step.name in self.running or not self.done.issuperset(step.needs):
+                continue
+            if step.finished():
                 self.done.add(step.name)
                 self.display.line(f"{step.name}: finished before")
-            elif ready and len(self.running) < self.width:
+            else:
                 with self._log(step, "log").open("ab") as errors, self._log(step, "json").open("wb") as answer:
                     self.running[step.name] = subprocess.Popen(
                         step.command,
@@ -154,6 +169,10 @@ class Display:
         self.begin = self.last = time.monotonic()
         self.drawn = False
 
+    def due(self) -> bool:
+        """Whether `show` would draw something now; reading how far a step has come is not free."""
+        return time.monotonic() - self.last >= (DRAW_SECONDS if self.live else LINE_SECONDS)
+
     def line(self, text: str) -> None:
         """A line that stays."""
         self.clear()
@@ -161,10 +180,9 @@ class Display:
 
     def show(self, progress: Mapping[str, Progress]) -> None:
         """How far everything that runs has come."""
-        now = time.monotonic()
-        if not progress or (not self.live and now - self.last < LINE_SECONDS):
+        if not progress or not (self.live or self.due()):
             return
-        self.last = now
+        self.last = time.monotonic()
         text = f"[{self._clock()}] " + " | ".join(self._part(name, item) for name, item in progress.items())
         if not self.live:
             print(text, file=self.stream, flush=True)

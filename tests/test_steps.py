@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,25 @@ def test_order_and_width(folder: Path) -> None:
 def test_no_more_than_the_width_at_a_time(folder: Path) -> None:
     run(folder, step("a"), step("b"), width=1)
     assert events(folder) == ["start a", "end a", "start b", "end b"]
+
+
+def test_waiting_asks_nothing(folder: Path) -> None:
+    """While every place is taken nobody asks whether the others are finished, nor, without a terminal, how far it is:
+    both may read files, twice a second for hours."""
+    asked: list[str] = []
+
+    def counted(name: str, *needs: str, seconds: float = 0.0) -> Step:
+        made = step(name, *needs, seconds=seconds)
+
+        def progress() -> Progress:
+            asked.append(f"progress {name}")
+            return Progress()
+
+        return replace(made, finished=lambda: asked.append(name) or made.finished(), progress=progress)
+
+    run(folder, counted("a", seconds=2.0), counted("b"), counted("c", "a"), width=1)
+    assert asked == ["a", "a", "b", "b", "c", "c"]  # before it starts, and after it ended
+    assert events(folder) == ["start a", "end a", "start b", "end b", "start c", "end c"]
 
 
 def test_what_is_finished_is_skipped(folder: Path) -> None:
