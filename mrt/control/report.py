@@ -55,11 +55,11 @@ def show(value: float | None) -> str:
 def part(name: str, place: int, found: Mapping[str, Any]) -> dict[str, Any]:
     """One environment's section: its table and its figures as SVG."""
     colours = colours_of(found["players"])
-    shown, units = found["shown"], len(found["players"]["random"]["curve"]["mean"])
-    rows = []
+    shown, units = found["shown"], _units(found)
+    rows, note = [], found.get("beside", "exact")
     for who, values in found["exact"].items():
         if any(key in values for key in shown):
-            rows.append({"name": who, "colour": None, "note": "exact", "cells": [_cell(values.get(k)) for k in shown]})
+            rows.append({"name": who, "colour": None, "note": note, "cells": [_cell(values.get(k)) for k in shown]})
     for who, player in found["players"].items():
         cells = [_cell(player["measures"][key]["mean"], player["measures"][key]["se"]) for key in shown]
         unlike = found["unlike_training"].get(who, {})
@@ -97,6 +97,10 @@ def colours_of(players: Mapping[str, Any]) -> dict[str, int]:
     return {name: i for i, name in enumerate(drawn, 1)} | {"random": 0}
 
 
+def _units(found: Mapping[str, Any]) -> int:
+    return len(next(iter(found["players"].values()))["curve"]["mean"])
+
+
 def _cell(mean: float | None, se: float | None = None) -> dict[str, float | None]:
     return {"mean": mean, "se": se}
 
@@ -108,15 +112,17 @@ def _series(found: Mapping[str, Any], colours: Mapping[str, int], key: str) -> l
         if curve:
             mean, se = curve["mean"], [value or 0.0 for value in curve["se"]]
             low, high = ([m + sign * Z * s for m, s in zip(mean, se, strict=True)] for sign in (-1, 1))
-            drawn.append(Series(colour, list(range(1, len(mean) + 1)), mean, low, high))
+            first = found.get("first", 1)
+            drawn.append(Series(colour, list(range(first, first + len(mean))), mean, low, high))
     return drawn
 
 
 def _curve(name: str, found: Mapping[str, Any], colours: Mapping[str, int]) -> str:
-    units, bounds = len(found["players"]["random"]["curve"]["mean"]), found["bounds"].get("total", {})
+    units, bounds, first = _units(found), found["bounds"].get("total", {}), found.get("first", 1)
     levels = [[value / units] for side in ("floor", "ceiling") if (value := bounds.get(side)) is not None]
-    best: Mapping[str, float] = next(iter(found["exact"].values()), {}) if found["unit"] == "episode" else {}
-    exact = [best.get(f"episode_{k}") for k in range(1, units + 1)]
+    word = {"episode": "episode", "gradient step": "step"}.get(found["unit"])
+    best: Mapping[str, float] = next(iter(found["exact"].values()), {}) if word else {}
+    exact = [best.get(f"{word}_{k}") for k in range(first, first + units)]
     return curve_figure(name, _series(found, colours, "curve"), found["unit"], levels, exact)
 
 
