@@ -59,7 +59,8 @@ def part(name: str, place: int, found: Mapping[str, Any]) -> dict[str, Any]:
     rows, note = [], found.get("beside", "exact")
     for who, values in found["exact"].items():
         if any(key in values for key in shown):
-            rows.append({"name": who, "colour": None, "note": note, "cells": [_cell(values.get(k)) for k in shown]})
+            cells = [_cell(values.get(key)) for key in (*shown, "relative_regret")]
+            rows.append({"name": who, "colour": None, "note": note, "cells": cells})
     for who, player in found["players"].items():
         cells = [_cell(player["measures"][key]["mean"], player["measures"][key]["se"]) for key in shown]
         unlike = found["unlike_training"].get(who, {})
