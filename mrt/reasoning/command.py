@@ -23,6 +23,9 @@ def add_arguments(parser: ArgumentParser, positive: Callable[[str], int]) -> Non
         "--train-file", metavar="FILE", action="append", default=[], help="what it was trained on: contamination report"
     )
     parser.add_argument("--ngram", type=positive, default=13, help="words of an n-gram in that report (default 13)")
+    parser.add_argument(
+        "--engine", metavar="E", help="transformers (default), vllm, or the address of a `vllm serve` (http://...)"
+    )
     parser.add_argument("--regrade", action="store_true", help="MODEL is an evaluation: grade its answers again")
     parser.add_argument("--export", choices=("lm-eval",), help="write the problems to --out as another harness's task")
     parser.set_defaults(n=None, probe=None, temperature=None)  # what is not given is the suite's to say
@@ -113,7 +116,7 @@ def _from_suite(ns: Namespace, dials: Mapping[str, Any]) -> dict[str, Any]:
 def _run(ns: Namespace, asked: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
     from mrt.reasoning.evaluate import run_eval
 
-    given = {"probe": ns.probe, "temperature": ns.temperature}
+    given = {"probe": ns.probe, "temperature": ns.temperature, "engine": ns.engine}
     options = {**asked["settings"], **{k: v for k, v in given.items() if v is not None}, **settings}
     return run_eval(
         model=asked["model"],

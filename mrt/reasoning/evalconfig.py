@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mrt.errors import ConfigError
+from mrt.reasoning.engines.opening import check_engine
 from mrt.reasoning.problems import Problem
 
 CHUNK = 50  # problems sampled together, at most
@@ -25,7 +26,8 @@ class EvalConfig:
     answers are forced at every boundary for [maj@p]_j; a sampled probe takes its J from the same answers.
     `extensions` are numbers of continue cues appended where a thought ends, each followed by at most
     `extension_tokens` tokens, cue included. `window` is the number of episodes that the linearized evaluation keeps in
-    sight (0: none is run), `window_tokens` how far one context may grow before it slides.
+    sight (0: none is run), `window_tokens` how far one context may grow before it slides. `engine` and its
+    `engine_options` are those of `mrt.reasoning.engines.opening.open_engine`.
     """
 
     model: str
@@ -51,6 +53,8 @@ class EvalConfig:
     window: int = 0
     window_tokens: int = 512
     window_budgets: tuple[int, ...] = ()
+    engine: str = "transformers"
+    engine_options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         grids = {"budgets": self.budgets, "extensions": self.extensions, "window_budgets": self.window_budgets}
@@ -65,6 +69,7 @@ class EvalConfig:
             raise ConfigError("extensions are counted from 1, of at least 2 tokens each, with at least one cue")
         if min(self.votes, self.window, self.top_k) < 0 or self.window_tokens < 1:
             raise ConfigError("votes, window and top_k must not be negative, window_tokens at least 1")
+        check_engine(self.engine, self.engine_options)
         if not 0 < self.top_p <= 1 or self.temperature < 0:
             raise ConfigError(
                 f"top_p={self.top_p} must be above 0 and at most 1, temperature={self.temperature} from 0 on"

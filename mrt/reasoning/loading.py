@@ -15,17 +15,27 @@ def load_model(path: str) -> tuple[Any, Any]:
         ConfigError: when the path or name cannot be loaded.
     """
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    tokenizer = load_tokenizer(path)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
         dtype = torch.bfloat16 if device == "cuda" else torch.float32
         model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
     except (OSError, ValueError) as error:
         raise ConfigError(f"model '{path}' cannot be loaded: {str(error).splitlines()[0]}") from error
     model = model.eval()
     return (model.cuda() if device == "cuda" else model), tokenizer
+
+
+def load_tokenizer(path: str) -> Any:
+    """The tokenizer of a model. Raises ConfigError when the path or name cannot be loaded."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"model '{path}' cannot be loaded: {str(error).splitlines()[0]}") from error
 
 
 def check_model(path: str) -> None:

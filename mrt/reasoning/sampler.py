@@ -14,11 +14,10 @@ import torch
 
 from mrt.errors import ConfigError
 from mrt.reasoning.engines.base import Branch
+from mrt.reasoning.engines.opening import open_engine
 from mrt.reasoning.engines.sampling import Sampling
-from mrt.reasoning.engines.transformers import TransformersEngine
 from mrt.reasoning.evalconfig import EvalConfig
 from mrt.reasoning.grading import Grade, Verdict
-from mrt.reasoning.loading import load_model, pad_id
 from mrt.reasoning.longer import Stop, extend, linearize
 from mrt.reasoning.probes import MAX_SOLUTIONS, Forced, Probe, Sampled, Trace, force_answers, make_probe
 from mrt.reasoning.problems import Problem, ProblemSet
@@ -60,13 +59,12 @@ class Evaluator:
         self.config, self.problem_set = config, problem_set
         self.solutions = {problem.key: problem_set.solutions(problem) for problem in chosen}
         self.probe = choose_probe(config, self.solutions.values())
-        model, self.tokenizer = load_model(config.model)
-        self.engine = TransformersEngine(model, pad_id(self.tokenizer))
+        opened = open_engine(config.model, config.engine, config.engine_options)
+        self.engine, self.tokenizer, self.context = opened.engine, opened.tokenizer, opened.context
         fmt = think_format(self.tokenizer)
         self.fmt: ThinkFormat = replace(fmt, max_answer_tokens=config.answer_tokens or fmt.max_answer_tokens)
         self.segment = make_segmenter(config.segmenter, **config.segmenter_options)
         self.sampling = Sampling(config.temperature, config.top_p, config.top_k)
-        self.context = getattr(model.config, "max_position_embeddings", None)
         self.accuracies: list[float] = []  # of every problem so far, at the full budget
         self.started = time.monotonic()
 
@@ -111,7 +109,8 @@ class Evaluator:
         if self.context and most > self.context:
             raise ConfigError(
                 f"prompt, {self.config.full + extra} thinking tokens and answer take {most} positions, more than the "
-                f"{self.context} of '{self.config.model}'. Cure: smaller budgets, fewer extensions"
+                f"{self.context} of '{self.config.model}'. Cure: smaller budgets, fewer extensions, or a larger "
+                "max_model_len where vLLM was started with a small one"
             )
 
     def _think(self, prompts: Sequence[Sequence[int]]) -> list[Trial]:

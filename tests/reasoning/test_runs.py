@@ -136,7 +136,7 @@ def test_no_answer_lies_beyond_its_budget(everything):
 def test_grading_again_changes_nothing_and_needs_no_model(everything, monkeypatch):
     out, found = everything
     before = (out / "samples.jsonl").read_bytes()
-    monkeypatch.setattr("mrt.reasoning.sampler.load_model", None)
+    monkeypatch.setattr("mrt.reasoning.sampler.open_engine", None)
     again = regrade(out)
     assert (out / "samples.jsonl").read_bytes() == before
     assert again.pop("regraded")["changed"] == 0

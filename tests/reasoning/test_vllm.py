@@ -11,8 +11,16 @@ In a virtual environment of its own, for it brings other versions of many packag
 
 from __future__ import annotations
 
+import json
 import math
 import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +124,106 @@ def test_branches_reuse_their_prefix(llm: Any, tiny: str) -> None:
     fresh, _ = engines(llm, tiny)
     fresh.answers(fresh.prefill(given), branches[:1], 1, 4, [])
     assert fresh.counts.reused == 0
+
+
+def test_an_evaluation_in_process(llm: Any, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`mrt eval --engine vllm`: greedy, the rows of our own engine; drawn, the same rows again."""
+    import vllm
+
+    from mrt.reasoning.evaluate import run_eval
+
+    monkeypatch.setattr(vllm, "LLM", lambda **options: llm if options["model"] == tiny else None)
+    dials = {"high": 9, "train": 0, "warmstart": 0, "test": 20}
+    options: dict[str, Any] = {"n": 2, "budgets": [0, 6, 12], "answer_tokens": 8, "limit": 4, "votes": 2}
+    for name, engine in (("own", "transformers"), ("vllm", "vllm")):
+        run_eval(tiny, "countdown", tmp_path / name, dials, name="e", engine=engine, temperature=0.0, **options)
+    own, theirs = ((tmp_path / name / "samples.jsonl").read_text().splitlines() for name in ("own", "vllm"))
+    assert len(own) == len(theirs) == 8
+    for one, other in zip(map(json.loads, own), map(json.loads, theirs), strict=True):
+        assert one.pop("stop_values") == pytest.approx(other.pop("stop_values"), abs=1e-4)
+        assert one == other
+    drawn = [run_eval(tiny, "countdown", tmp_path / name, dials, engine="vllm", **options) for name in ("a", "b")]
+    assert drawn[0]["tokens"] == drawn[1]["tokens"]
+    assert (tmp_path / "a/samples.jsonl").read_text() == (tmp_path / "b/samples.jsonl").read_text()
+
+
+@pytest.fixture(scope="module")
+def server(tiny: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real `vllm serve`, as the documentation starts it, with a small cache."""
+    log = tmp_path_factory.mktemp("serve") / "log"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [str(Path(sys.executable).with_name("vllm")), "serve", tiny, "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--enable-prompt-tokens-details", "--logprobs-mode", "processed_logprobs", "--dtype", "float32"]
+    command += ["--max-model-len", "1024", "--enforce-eager", "--gpu-memory-utilization", str(MEMORY)]
+    url = f"http://127.0.0.1:{port}"
+    with log.open("wb") as file:
+        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
+        try:
+            end = time.monotonic() + 600
+            while not answers(url):
+                assert process.poll() is None, log.read_text()[-3000:]
+                assert time.monotonic() < end, log.read_text()[-3000:]
+                time.sleep(1)
+            yield url
+        finally:
+            os.killpg(process.pid, signal.SIGTERM)
+            process.wait(60)
+
+
+def answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url + "/v1/models", timeout=5):
+            return True
+    except OSError:
+        return False
+
+
+def test_a_server_says_what_transformers_says(server: str, tiny: str) -> None:
+    from mrt.reasoning.engines.base import Branch
+    from mrt.reasoning.engines.opening import open_engine
+    from mrt.reasoning.engines.sampling import Sampling
+
+    opened, own = open_engine(tiny, server), open_engine(tiny).engine
+    served = opened.engine
+    assert opened.context == 1024
+    given = rows(300, 140, 20)
+    branches = [Branch(0, 290, (5, 6)), Branch(0, 130, (5, 6)), Branch(1, 140, (5,)), Branch(2, 3, (5, 6))]
+    continuations = [[[9, 10, 11], [9, 12], [20], [9, 10, 12, 13]]] * 4
+    scores = [torch.stack(e.score(e.prefill(given), branches, continuations)) for e in (served, own)]
+    assert torch.allclose(*scores, atol=1e-4)
+    assert torch.allclose(*(torch.cat(e.token_logprobs(given)) for e in (served, own)), atol=1e-4)
+    greedy = Sampling(temperature=0)
+    texts = [e.answers(e.prefill(given), branches, 1, GREEDY_LENGTH, [1, 2], greedy) for e in (served, own)]
+    assert [one.ids for one in texts[0]] == [one.ids for one in texts[1]]
+    assert [one.stopped for one in texts[0]] == [one.stopped for one in texts[1]]
+    torch.manual_seed(0)
+    (answer,) = served.answers(served.prefill(given), branches[:1], 16, 12, [], Sampling(temperature=0.7))
+    torch.manual_seed(0)
+    (again,) = served.answers(served.prefill(given), branches[:1], 16, 12, [], Sampling(temperature=0.7))
+    assert answer.ids == again.ids
+    assert len({tuple(ids) for ids in answer.ids}) > 8
+    assert served.counts.reused >= 256 * 16, "the row's two whole blocks come from the server's cache"
+    for ids, logprobs in zip(answer.ids, answer.logprobs, strict=True):
+        with torch.no_grad():
+            logits = own.model(torch.tensor([[*given[0][:290], 5, 6, *ids]])).logits[0, 291:-1] / 0.7
+        expected = logits.log_softmax(-1).gather(-1, torch.tensor(ids)[:, None])[:, 0]
+        assert torch.allclose(torch.tensor(logprobs), expected, atol=1e-4)
+
+
+def test_an_evaluation_on_a_server(server: str, tiny: str, tmp_path: Path) -> None:
+    from mrt.reasoning.evaluate import run_eval
+
+    dials = {"high": 9, "train": 0, "warmstart": 0, "test": 20}
+    options: dict[str, Any] = {"n": 2, "budgets": [0, 6, 12], "answer_tokens": 8, "limit": 4, "temperature": 0.0}
+    found = [
+        run_eval(tiny, "countdown", tmp_path / name, dials, name="e", engine=engine, **options)
+        for name, engine in (("own", "transformers"), ("served", server))
+    ]
+    for key in ("accuracy", "tokens", "verdicts", "accuracy_at_budget"):
+        assert found[0][key] == found[1][key]
+    assert found[0]["normalised_regret"]["mean"] == pytest.approx(found[1]["normalised_regret"]["mean"], abs=1e-4)
 
 
 def odd_tokens(completions: Any, completion_ids: list[list[int]], **_: Any) -> list[float]:

@@ -78,7 +78,7 @@ class Colocated:
     """
 
     def __init__(self, llm: Any) -> None:
-        _require()
+        require_vllm()
         self.llm = llm
 
     def __call__(self, requests: Sequence[Request]) -> list[Reply]:
@@ -114,7 +114,8 @@ class Served:
 
     def __init__(self, url: str, timeout: float = TIMEOUT) -> None:
         self.url, self.timeout = url.rstrip("/"), timeout
-        self.model = str(self._call("/v1/models")["data"][0]["id"])
+        self.card: dict[str, Any] = self._call("/v1/models")["data"][0]
+        self.model = str(self.card["id"])
 
     def __call__(self, requests: Sequence[Request]) -> list[Reply]:
         with ThreadPoolExecutor(CONCURRENT) as pool:
@@ -165,7 +166,7 @@ def prepare_vllm(args: Any) -> None:
     Raises:
         ConfigError: where vLLM is not installed.
     """
-    _require()
+    require_vllm()
     if not args.use_cpu:
         return
     import trl.generation.vllm_generation as theirs
@@ -185,10 +186,12 @@ def precision(generation: Any) -> torch.dtype:
     return generation.llm.llm_engine.model_config.dtype if generation.mode == "colocate" else torch.bfloat16
 
 
-def _require() -> None:
+def require_vllm() -> None:
+    """Raises ConfigError, with the cure, where vLLM cannot be imported."""
     try:
         import vllm  # noqa: F401
     except ImportError as error:
         raise ConfigError(
-            f"use_vllm needs vLLM, which cannot be imported ({error}): pip install 'mrt[vllm]', or set use_vllm=false"
+            f"this needs vLLM, which cannot be imported ({error}): pip install 'mrt[vllm]', or set use_vllm=false "
+            "(an evaluation: engine=transformers)"
         ) from error
