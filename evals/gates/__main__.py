@@ -60,31 +60,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(chosen: Sequence[Gate], ns: argparse.Namespace) -> None:
     """Trains and measures whatever is not stored yet."""
-    steps = [step for gate in chosen for seed in _seeds(gate, ns) for step in _steps(gate, seed, ns)]
+    trained: dict[Path, str] = {}
+    steps = [step for gate in chosen for seed in _seeds(gate, ns) for step in _steps(gate, seed, ns, trained)]
     if steps:
         StepRunner(ns.runs, steps, ns.width).run()
 
 
-def _steps(gate: Gate, seed: int, ns: argparse.Namespace) -> list[Step]:
+def _steps(gate: Gate, seed: int, ns: argparse.Namespace, trained: dict[Path, str]) -> list[Step]:
+    """Training and measuring; `trained` names the step that trains a folder: gates share runs of one recipe."""
     if is_stored(ns.store, gate, seed):
         return []
     folder, label = _folder(ns.runs, gate, seed), f"{gate.name}-{gate.system}-{seed}"
     overrides = gate.overrides_for(seed, folder)
     keep = ["--store", str(ns.store), "--runs", str(ns.runs), "--store-one", f"{gate.name}:{gate.system}:{seed}"]
-    return [
-        Step(
-            label,
-            [sys.executable, "-m", "mrt", "train", gate.recipe, *overrides, "--json"],
-            lambda: inspect_run(folder, gate.load(seed, folder)) is RunState.FINISHED,
-            lambda: _progress(folder),
-        ),
-        Step(
-            f"measure-{label}",
-            [sys.executable, "-m", "evals.gates", gate.name, *keep],
-            lambda: is_stored(ns.store, gate, seed),
-            needs=(label,),
-        ),
-    ]
+    first = trained.setdefault(folder, label)
+    training = Step(
+        label,
+        [sys.executable, "-m", "mrt", "train", gate.recipe, *overrides, "--json"],
+        lambda: inspect_run(folder, gate.load(seed, folder)) is RunState.FINISHED,
+        lambda: _progress(folder),
+    )
+    measuring = Step(
+        f"measure-{label}",
+        [sys.executable, "-m", "evals.gates", gate.name, *keep],
+        lambda: is_stored(ns.store, gate, seed),
+        needs=(first,),
+    )
+    return [training, measuring] if first == label else [measuring]
 
 
 def _progress(folder: Path) -> Progress:

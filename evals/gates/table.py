@@ -6,7 +6,7 @@ import hashlib
 import importlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,7 @@ class Gate:
     seeds: int = 3
     function: str = ""  # module:function that measures; empty for policies of control
     greedy: bool = True  # False: a policy of control draws its actions, as in training
+    measured: Mapping[str, Any] = field(default_factory=dict)  # dials of the tasks it is measured on, over the recipe's
 
     @property
     def number(self) -> str:
@@ -84,9 +85,9 @@ class Gate:
         return content
 
     def run_name(self, seed: int) -> str:
-        """A folder's name: a run of another recipe lies elsewhere, one that is measured differently does not."""
+        """A folder's name: a run of another recipe lies elsewhere, one that is only measured differently does not."""
         text = json.dumps(self.training(seed), sort_keys=True)
-        return f"{self.name}-{self.system}-{hashlib.sha256(text.encode()).hexdigest()[:8]}-seed{seed}"
+        return f"{Path(self.recipe).name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}-seed{seed}"
 
     def digest(self, seed: int) -> str:
         """What decides the stored result: the recipe and the measurement."""
@@ -97,13 +98,15 @@ class Gate:
             "function": self.function,
         }
         content |= {} if self.greedy else {"greedy": False}
+        content |= {"measured": self.measured} if self.measured else {}
         text = json.dumps({**content, "schema": SCHEMA_VERSION}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def score(self, run: Path, seed: int) -> dict[str, Score]:
         """Measures a trained run."""
         function = _function(self.function) if self.function else partial(control, greedy=self.greedy)
-        return function(run, self.load(seed, run), self.tasks, self.measures)
+        recipe = self.load(seed, run)
+        return function(run, replace(recipe, tasks={**recipe.tasks, **self.measured}), self.tasks, self.measures)
 
 
 def gates(names: list[str] | None = None, systems: list[str] | None = None) -> list[Gate]:
@@ -148,6 +151,7 @@ def _gate(name: str, system: str, entry: Mapping[str, Any]) -> Gate:
         seeds=entry.get("seeds", 3),
         function=entry.get("function", ""),
         greedy=entry.get("greedy", True),
+        measured=own.get("measured", {}),
     )
 
 
