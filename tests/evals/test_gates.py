@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from evals.gates import __main__ as runner
-from evals.gates import measures, table
+from evals.gates import measures, readme, table
 from evals.gates.table import Bar, gates
 from mrt.control.envs import make_env
 from mrt.errors import ConfigError
@@ -142,7 +142,7 @@ def test_a_seed_that_differs_from_what_is_stored_is_told(small: list[str], capsy
     again.parent.mkdir(parents=True)
     again.write_text(json.dumps(stored))  # as if the run had just been repeated
     assert runner.main(["S1", "--check-seed", "1", *small]) == 0
-    assert "agrees" in capsys.readouterr().out
+    assert "equal" in capsys.readouterr().out
     stored["scores"]["total"]["mean"] += 1.0
     path.write_text(json.dumps(stored))
     assert runner.main(["S1", "--check-seed", "1", *small]) == 1
@@ -158,6 +158,22 @@ def test_results_of_other_settings_do_not_count(
     table.TABLE.write_text(SMALL.replace("args.max_steps=2", "args.max_steps=3"))
     assert runner.main(["S1", "--cached", *small]) == 2
     assert "not stored with these settings" in capsys.readouterr().err
+
+
+def test_readme_shows_what_is_stored() -> None:
+    """Cure: `python -m evals.gates --readme`."""
+    assert f"{readme.BEGIN}\n{readme.markdown(runner.STORE)}\n{readme.END}" in readme.README.read_text(encoding="utf-8")
+
+
+def test_readmes_table_is_written_between_its_marks(small: list[str], tmp_path: Path) -> None:
+    run_here(["S1"], small)
+    page = tmp_path / "README.md"
+    page.write_text(f"before\n{readme.BEGIN}\nold\n{readme.END}\nafter\n")
+    readme.write(tmp_path / "store", page)
+    lines = page.read_text().splitlines()
+    assert (lines[:2], lines[-2:]) == (["before", readme.BEGIN], [readme.END, "after"])
+    assert [line.count("|") for line in lines[2:-2]] == [11, 11, 11], "head, rule, and the one measure with a band"
+    assert lines[4].startswith("| S1 a bandit, hardly trained | rl2 | total | **")
 
 
 def test_a_gate_that_misses_its_band_fails(small: list[str], capsys: pytest.CaptureFixture[str]) -> None:
