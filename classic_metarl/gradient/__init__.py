@@ -11,6 +11,11 @@ baldwin.py                                                           evolved, fi
 mil.py mil_baselines.py                                              from one demonstration
 nearest.py finetune.py matching.py mann.py tcml.py                   rows to compare with, in classification
 
+rl.py           the trainer that meta-RL shares, and how a system hangs itself in: read it second
+task_policy.py  policies whose weights differ by task, and playing   meta_policy.py  theta and its inner step
+stages.py       stages of adaptation in the record                   paired.py       dense in training, sparse at test
+maml_trpo.py emaml.py promp.py maesn.py                              rl_measures.py  returns after each gradient step
+
 estimators.py   surrogates of the policy gradient, told apart by their Hessians
 trpo.py         the trust-region step                                baseline.py  linear-feature values
 """

@@ -65,9 +65,9 @@ def test_it_learns_to_adapt_and_knows_nothing_before(name: str, tmp_path: Path) 
     untrained = measured()
     trainer.train()
     before, after = measured()
-    assert untrained[1] < 3.3
+    assert untrained[1] < 3.6
     assert before == pytest.approx(2.5, abs=0.2)
-    assert 3.9 < after < 4.6
+    assert max(4.0, untrained[1] + 0.6) < after < 4.6
     logged = [row for row in trainer.state.log_history if "regret/stop" in row]
     assert logged[-1]["progress/mean"] > 0.8
     assert logged[-1]["regret/stop"] < logged[0]["regret/stop"]
