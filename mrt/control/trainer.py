@@ -104,6 +104,7 @@ class ControlTrainer(TrialTrainer):
         self._collection: Trials | None = None
         self._left: list[Tensor] = []
         self._named: set[str] = set()
+        self._unwrapped: tuple[Any, Any] | None = None
         self.register_state("collection", (self._collection_state, self._load_collection))
 
     @classmethod
@@ -175,7 +176,9 @@ class ControlTrainer(TrialTrainer):
     @property
     def policy(self) -> Any:
         """The policy itself, out of whatever wraps it for training."""
-        return self.accelerator.unwrap_model(self.model)
+        if self._unwrapped is None or self._unwrapped[0] is not self.model:  # asking anew takes as long as a small step
+            self._unwrapped = self.model, self.accelerator.unwrap_model(self.model)
+        return self._unwrapped[1]
 
     def _weighed(self, trials: Trials) -> Trials:
         """The trials with credit and value targets; rewards of free episodes count for nothing."""
