@@ -17,12 +17,12 @@ ROWS = 16  # of all processes and micro-batches together
 TOLERANCE = 1e-5
 
 
-def update(processes: int, accumulation: int, *options: str) -> dict[str, Any]:
-    """What tests/programs/splits.py prints of one update of ROWS rows."""
+def update(processes: int, accumulation: int, *options: str, program: str = "splits.py") -> dict[str, Any]:
+    """What tests/programs/splits.py, or fsdp.py, prints of one update of ROWS rows."""
     rows = ROWS // processes // accumulation
     launcher = ["-m", "torch.distributed.run", "--nproc_per_node", str(processes)] if processes > 1 else []
     done = subprocess.run(
-        [sys.executable, *launcher, "splits.py", str(rows), str(accumulation), *options],
+        [sys.executable, *launcher, program, str(rows), str(accumulation), *options],
         capture_output=True,
         text=True,
         timeout=1200,
@@ -40,6 +40,20 @@ def assert_same(one: dict[str, Any], other: dict[str, Any]) -> None:
     assert one["reward"] == pytest.approx(other["reward"], abs=TOLERANCE)
     difference = max(abs(a - b) for a, b in zip(one["moved"], other["moved"], strict=True))
     assert difference < TOLERANCE * max(1.0, largest)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_weights_shared_by_fsdp2_change_nothing() -> None:
+    """recipes/accelerate/fsdp2.yaml on two CPU processes: the update of one process; and rollouts of different lengths
+    on the two, which would wait for each other's layers for ever were the weights not gathered for them."""
+    whole, split = update(1, 1), update(2, 1, program="fsdp.py")
+    assert_same(whole, split)
+    assert split["sharded"]
+    assert not whole["sharded"]
+    sampled = update(2, 1, "sampled=1", program="fsdp.py")
+    assert sampled["sharded"]
+    assert max(map(abs, sampled["moved"])) > 1e-4
 
 
 @pytest.mark.slow

@@ -98,7 +98,9 @@ class MRTTrainer(TrialMixin, GRPOTrainer):
         how = (args.schedule(), args.rollout, args.train_forced, args.thinking_budget)
         self.rollout = Rollout(fmt, segment, self.judge, probe, *how, pool)
         if probe is not None:
-            self.held_out = HeldOutProver.of(self.model, args.held_out_prover)
+            # It looks at what each process has, when it has it: sharded weights would have to be gathered for it.
+            sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
+            self.held_out = HeldOutProver.of(self.model, "none" if sharded else args.held_out_prover)
         self.register_state("prefix_pool", pool)
         self.register_state("cost", CostState(self))
 

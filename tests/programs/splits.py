@@ -19,6 +19,8 @@ import torch
 from datasets import Dataset
 
 from mrt.reasoning.config import MRTConfig
+from mrt.reasoning.engines.attach import own_engine
+from mrt.reasoning.engines.base import Branch
 from mrt.reasoning.tiny import build_model, build_tokenizer
 from mrt.reasoning.trainer import MRTTrainer
 from mrt.reasoning.trial import read_trial
@@ -36,6 +38,7 @@ class Fixed(MRTTrainer):
     """Draws every trace from a generator seeded with its prompt and its place in the group."""
 
     groups: list[str]
+    sampled = False  # the traces are those of the model
 
     def _collect(self, prompts: list[Any], trainer: Any) -> dict[str, Any]:
         rollout = self.rollout
@@ -51,7 +54,12 @@ class Fixed(MRTTrainer):
                 trials.append(read_trial([rng.randrange(9, 200) for _ in range(length)], rollout.fmt, rollout.segment))
             return trials
 
-        rollout._act = act  # type: ignore[method-assign]
+        if not self.sampled:
+            rollout._act = act  # type: ignore[method-assign]
+        else:  # the longer traces of one process must not wait for the other
+            with own_engine(self) as engine:
+                steps = 3 + 20 * self.accelerator.process_index
+                engine.answers(engine.prefill([[9, 10, 11]]), [Branch(0, 3)], 1, steps, [])
         self.groups = [str(row["key"]) for row in self.rollout_rows]
         return super()._collect(prompts, trainer)
 
@@ -74,11 +82,15 @@ def build(rows: int, accumulation: int, **changed: Any) -> Fixed:
 
 
 def main(rows: str, accumulation: str, *options: str) -> None:
-    changed: dict[str, Any] = dict(option.split("=", 1) for option in options)
+    pairs = (option.split("=", 1) for option in options)
+    changed: dict[str, Any] = {name: int(value) if value.isdecimal() else value for name, value in pairs}
+    Fixed.sampled = bool(changed.pop("sampled", ""))
     trainer = build(int(rows), int(accumulation), **changed)
     start = {name: value.detach().clone() for name, value in trainer.model.named_parameters()}
     trainer.train()
-    moved = torch.cat([(value.detach() - start[name]).flatten() for name, value in trainer.model.named_parameters()])
+    ends = {name: getattr(value, "full_tensor", lambda value=value: value)().detach()
+            for name, value in trainer.model.named_parameters()}  # fmt: skip
+    moved = torch.cat([(value - start[name]).flatten() for name, value in ends.items()])
     groups: list[Any] = [trainer.groups]
     if trainer.args.world_size > 1:
         from accelerate.utils import gather_object
@@ -87,6 +99,7 @@ def main(rows: str, accumulation: str, *options: str) -> None:
     (row,) = [row for row in trainer.state.log_history if "loss" in row]
     if trainer.args.process_index == 0:
         found = {"loss": row["loss"], "moved": moved.tolist(), "groups": groups, "reward": row["reward"]}
+        found["sharded"] = any(hasattr(value, "full_tensor") for value in trainer.model.parameters())
         print(json.dumps(found), flush=True)
     if torch.distributed.is_initialized():
         torch.distributed.barrier()

@@ -47,5 +47,35 @@ def own_engine(trainer: Any) -> Iterator[TransformersEngine]:
             trainer.model_wrapped, trainer.accelerator, gather_deepspeed3_params=trainer.args.ds3_gather_for_generation
         ) as model,
         trainer._dist.summon_full_params(trainer.model_wrapped, recurse=False),
+        gathered(model),
     ):
         yield TransformersEngine(model, trainer._tokenizer.pad_token_id)
+
+
+@contextmanager
+def gathered(model: Any) -> Iterator[None]:
+    """Under FSDP2 the weights of all layers, gathered once and kept until the end; nothing to do elsewhere.
+
+    Its modules gather their weights in every forward pass, a collective that all processes have to join; but one
+    process decodes longer traces or probes more boundaries than another, and the two would wait for ever.
+    """
+    from torch.distributed.fsdp import FSDPModule
+
+    sharded = [module for module in model.modules() if isinstance(module, FSDPModule)]
+    if not sharded:
+        yield
+        return
+    if isinstance(model, FSDPModule):
+        model._get_fsdp_state()._lazy_init()  # before the first forward pass nobody has said which one is the root
+    groups = [group for module in sharded for group in module._get_fsdp_state()._fsdp_param_groups]
+    reshard = [group.post_forward_mesh_info for group in groups]
+    try:
+        for module in sharded:
+            module.set_reshard_after_forward(False, recurse=False)
+            module.unshard()
+        yield
+    finally:
+        for group, mesh in zip(groups, reshard, strict=True):
+            group.post_forward_mesh_info = mesh
+        for module in sharded:
+            module.reshard()

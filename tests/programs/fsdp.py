@@ -1,0 +1,43 @@
+"""One update on two processes that share the weights by FSDP2, on CPUs: `torchrun --nproc_per_node 2 fsdp.py ROWS
+ACCUMULATION [name=value ...]` prints what splits.py prints.
+
+PyTorch shards on CPUs as well, accelerate offers it on accelerators only: so its state is told what
+recipes/accelerate/fsdp2.yaml says, in float32. `save=1` saves after the update, resumes in a new trainer and prints the
+update after that.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import splits
+import yaml
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+
+CONFIG = Path(__file__).resolve().parents[2] / "recipes" / "accelerate" / "fsdp2.yaml"
+
+
+def shard() -> None:
+    """What `accelerate launch --config_file fsdp2.yaml` does, on a CPU."""
+    content = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))
+    settings = {key.upper(): str(value).lower() if isinstance(value, bool) else str(value)
+                for key, value in content["fsdp_config"].items()}  # fmt: skip
+    os.environ.update(settings | {"ACCELERATE_USE_FSDP": "true"})
+    begin = AcceleratorState.__init__
+
+    def begin_sharded(self: AcceleratorState, *args: Any, fsdp_plugin: Any = None, **options: Any) -> None:
+        begin(self, *args, fsdp_plugin=fsdp_plugin, **options)
+        if self.distributed_type is DistributedType.MULTI_CPU:
+            self.distributed_type = DistributedType.FSDP
+            self.fsdp_plugin = fsdp_plugin or FullyShardedDataParallelPlugin()
+
+    AcceleratorState.__init__ = begin_sharded  # type: ignore[method-assign]
+
+
+if __name__ == "__main__":
+    shard()
+    splits.main(*sys.argv[1:])
