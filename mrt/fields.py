@@ -26,17 +26,17 @@ def is_secret(key: str) -> bool:
     return last not in NOT_SECRET and (last in SECRET_ENDINGS or last.endswith(tuple("_" + e for e in SECRET_ENDINGS)))
 
 
-def redact(value: Any, key: str = "") -> Any:
+def redact(value: Any, key: str = "", by_key: bool = True) -> Any:
     """The value as it may be written to disk or shown: credentials become `***`, keys become text, at every depth.
 
-    A credential is told by its key (`hub_token`) or by its own form (`hf_...`).
+    A credential is told by its key (`hub_token`), unless `by_key` is off, or by its own form (`hf_...`).
     """
-    if key and is_secret(key) and value is not None and not isinstance(value, bool):
+    if by_key and key and is_secret(key) and value is not None and not isinstance(value, bool):
         return "***"
     if isinstance(value, Mapping):
-        return {str(k): redact(v, str(k)) for k, v in value.items()}
+        return {str(k): redact(v, str(k), by_key) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [redact(v) for v in value]
+        return [redact(v, "", by_key) for v in value]
     return SECRET_TEXT.sub("***", value) if isinstance(value, str) else value
 
 

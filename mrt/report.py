@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from mrt.errors import ConfigError
+from mrt.fields import redact
 from mrt.report_compute import compute_cards, contamination_rows, environments, heat_maps, thinking_table
 from mrt.report_data import Arm, Estimate, embed, flatten, number, read_arms, read_runs, settings, stored_problems
 from mrt.report_plots import AXES, Series, band_figure, bar_figure, training_panels
@@ -56,7 +57,7 @@ def write_report(
     stored, total = stored_problems(arms, problems, seed)
     head = embed({"arms": [{"name": arm.name, "colour": arm.colour} for arm in arms], "baseline": chosen})
     html = _render(
-        title=title,
+        title=redact(title),
         arms=arms,
         runs=trainings,
         baseline=chosen,

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mrt.errors import ConfigError, DataError, nearest
+from mrt.fields import redact
 
 SCHEMA_VERSION = 1
 COLOURS = 7  # --arm-0 .. --arm-6 in templates/report.css; 0 is the baseline's grey
@@ -111,7 +112,7 @@ def read_arms(evals: Sequence[Path], baseline: str | None) -> tuple[list[Arm], s
         found.append((folder, read_json(folder / "eval.json"), read_json(folder / "results.json")))
     names: list[str] = []
     for folder, config, results in found:
-        name = unnumbered = str(results.get("name") or config.get("name") or folder.name)
+        name = unnumbered = str(redact(results.get("name") or config.get("name") or folder.name))
         repeat = 1
         while name in names:
             repeat += 1
@@ -135,7 +136,7 @@ def read_runs(runs: Sequence[Path], arms: Sequence[Arm]) -> list[Arm]:
     for folder in map(Path, runs):
         _check(folder, _RUN_FILES, "training run", "mrt train")
         config = read_json(folder / "run.json")
-        name = str(config.get("name") or folder.name)
+        name = str(redact(config.get("name") or folder.name))
         colour = colours.setdefault(name, 1 + sum(value > 0 for value in colours.values()) % (COLOURS - 1))
         rows: dict[float, dict[str, Any]] = {}
         for _, row in read_jsonl(folder / "metrics.jsonl"):
@@ -232,7 +233,7 @@ def stored_problems(arms: Sequence[Arm], limit: int, seed: int) -> tuple[list[st
 
 
 def settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration as stored, without environment variables should somebody have written them there."""
+    """A configuration as stored, without environment variables and credentials that somebody wrote there."""
     kept: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, Mapping):
@@ -240,7 +241,7 @@ def settings(config: Mapping[str, Any]) -> dict[str, Any]:
             leaked = key.lower() in _ENVIRONMENT and any(str(name).isupper() for name in value)
             kept[key] = "(environment variables are left out)" if leaked else settings(value)
         else:
-            kept[key] = value
+            kept[key] = redact(value, str(key))
     return kept
 
 

@@ -115,6 +115,13 @@ class SavingMixin(Behind):
             arguments = redact(json.loads(self.args.to_json_string()))
             (folder / "training_args.json").write_text(json.dumps(arguments, indent=2) + "\n", encoding="utf-8")
 
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """The card as the trainer behind writes it, without what has the form of a credential."""
+        super().create_model_card(*args, **kwargs)
+        card = Path(self.args.output_dir) / "README.md"
+        if self.is_world_process_zero() and card.is_file():
+            card.write_text(redact(card.read_text(encoding="utf-8")), encoding="utf-8")
+
     def push_to_hub(
         self,
         commit_message: str | None = None,

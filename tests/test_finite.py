@@ -25,7 +25,7 @@ from mrt.trials import Trials
 
 
 class Injected(bandit.BanditTrainer):
-    """Losses and gradients that are not finite, in the micro-batches named in `bad` {(step, micro-batch): kind}."""
+    """Losses, gradients, logits and advantages that are not finite, where `bad` {(step, micro-batch): kind} says so."""
 
     bad: dict[tuple[int, int], str]
     at = (-1, 0)
@@ -33,8 +33,16 @@ class Injected(bandit.BanditTrainer):
     def losses(self, trials: Trials, weights: Tensor) -> dict[str, Tensor]:
         step = self.state.global_step
         self.at = (step, self.at[1] + 1 if self.at[0] == step else 0)
-        loss = super().losses(trials, weights)["policy"]
         kind = self.bad.get(self.at)
+        if kind == "advantage":  # a single one, of one step of one trial
+            weights = weights.clone()
+            weights[-1, 2] = torch.inf
+        if kind == "logits":
+            spoilt = self.model.head.register_forward_hook(lambda module, seen, logits: logits * torch.nan)
+            loss = super().losses(trials, weights)["policy"]
+            spoilt.remove()
+        else:
+            loss = super().losses(trials, weights)["policy"]
         if kind == "loss nan":
             loss = loss * torch.nan
         elif kind == "loss inf":
@@ -70,7 +78,10 @@ def inject(folder: Path, bad: dict[tuple[int, int], str], **options: Any) -> tup
     return trainer, watch.digests
 
 
-@pytest.mark.parametrize(("kind", "micro"), [("loss nan", 0), ("loss inf", 1), ("gradient", 0), ("gradient", 1)])
+@pytest.mark.parametrize(
+    ("kind", "micro"),
+    [("loss nan", 0), ("loss inf", 1), ("gradient", 0), ("gradient", 1), ("logits", 1), ("advantage", 0)],
+)
 def test_an_update_that_is_not_finite_is_dropped_whole(kind: str, micro: int, tmp_path: Path) -> None:
     """In either of two accumulated micro-batches: neither weights nor Adam's moments move, and the run goes on."""
     options = {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 4, "max_steps": 6, "save_steps": 4}
@@ -107,7 +118,8 @@ def test_too_many_in_a_row_end_the_run_with_finite_weights(tmp_path: Path) -> No
 def test_two_hundred_injections_are_all_caught(tmp_path: Path) -> None:
     rng = random.Random(0)
     steps = rng.sample(range(400), 200)
-    bad = {(step, rng.randrange(2)): rng.choice(["loss nan", "loss inf", "gradient"]) for step in steps}
+    kinds = ["loss nan", "loss inf", "gradient", "logits", "advantage"]
+    bad = {(step, rng.randrange(2)): rng.choice(kinds) for step in steps}
     options = {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 2, "max_steps": 400, "save_steps": 400}
     trainer, digests = inject(tmp_path, bad, max_skipped_steps=50, **options)
     moved = [before != after for before, after in pairwise(digests)]

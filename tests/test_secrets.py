@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 import string
 from pathlib import Path
 
@@ -31,6 +32,39 @@ def credentials() -> list[str]:
 
 def written(folder: Path) -> str:
     return "\n".join(path.read_text(errors="replace") for path in folder.rglob("*") if path.is_file())
+
+
+def test_neither_evaluation_nor_model_card_nor_adapter_holds_one(
+    tiny_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A real run and its evaluation: card, arguments, checkpoint, samples, results, report."""
+    monkeypatch.chdir(tmp_path)
+    planted = credentials()
+    known, keyed, environment = planted[:8], planted[75:79], planted[8:12]
+    for number, value in enumerate(environment):
+        monkeypatch.setenv(f"{NAMES[number]}", value)
+    model = tmp_path / known[0]  # a folder that somebody named after a credential
+    shutil.copytree(tiny_dir, model)
+    problems = "problems={name: countdown, high: 9, train: 8, warmstart: 0, test: 8}"
+    run = [
+        "train", "countdown/mrt", problems, f"model={known[0]}", "output_dir=runs/r", "args.max_steps=1",
+        "args.per_device_train_batch_size=4", "args.num_generations=4", "args.max_completion_length=32",
+        "args.thinking_budget=8", "args.generation_batch_size=4", f"args.run_name={known[1]}",
+        f"args.hub_token={keyed[0]}", f"args.hub_model_id=me/{known[2]}",
+    ]  # fmt: skip
+    assert cli.main([*run, "--json"]) == 0
+    evaluation = ["eval", "runs/r/model", "--problems", "countdown", "high=9", "train=0", "warmstart=0", "test=8"]
+    evaluation += ["--n", "1", "--limit", "2", "--budgets", "0,4", "settings.answer_tokens=8", "--out", "runs/e"]
+    assert cli.main([*evaluation, "--name", known[3], "--json"]) == 0
+    page = ["report", "runs/e", "--runs", "runs/r", "--out", "report.html", f"--title={known[4]}"]
+    assert cli.main([*page, "--json"]) == 0
+    assert cli.main(["compare", "runs/e", "runs/e", "--json"]) == 0
+    shutil.rmtree(model)
+    said = "".join(capsys.readouterr())
+    cards = list(tmp_path.rglob("README.md"))
+    assert cards, "the trainer writes a model card"
+    everything = said + written(tmp_path)
+    assert [(number, value) for number, value in enumerate(planted) if value in everything] == []
 
 
 def test_none_of_a_hundred_is_written(
@@ -66,6 +100,12 @@ def test_none_of_a_hundred_is_written(
             assert cli.main([*command, "--json"]) in (1, 2)
         source.unlink()
         said += "".join(capsys.readouterr())
+    run_dirs = [str(tmp_path / "runs" / str(number)) for number in range(25)]
+    title = f"--title=what {typed[0]} gave"
+    assert cli.main(["report", "--runs", *run_dirs, "--out", "report.html", title, "--json"]) == 0
+    assert cli.main(["report", f"nowhere-{typed[1]}", "--out", "x.html", f"--baseline={typed[2]}"]) == 2
+    said += "".join(capsys.readouterr())
+    assert "***" in (tmp_path / "report.html").read_text()
     everything = said + written(tmp_path)
     assert "***" in everything
     assert "runs/24" in everything

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from mrt.errors import ConfigError, DataError
+from mrt.fields import redact
 from mrt.rundir import write_json
 
 SCHEMA_VERSION = 1
@@ -39,14 +40,14 @@ def claim(
         ConfigError: naming what differs.
     """
     path = out / "eval.json"
-    identity = dict(identity or {})
+    # By form alone: `key` is the name of a column here, and what stands there is read again.
+    content, name = redact(json.loads(json.dumps(content)), by_key=False), redact(name)
+    identity, notes = dict(identity or {}), redact(notes or {}, by_key=False)
     if not path.is_file():
-        write_json(
-            path, {"schema_version": SCHEMA_VERSION, "name": name, **content, "identity": identity, **(notes or {})}
-        )
+        write_json(path, {"schema_version": SCHEMA_VERSION, "name": name, **content, "identity": identity, **notes})
         return
     there = {**(defaults or {}), **json.loads(path.read_text(encoding="utf-8"))}
-    changed = [key for key, value in content.items() if there.get(key) != json.loads(json.dumps(value))]
+    changed = [key for key, value in content.items() if there.get(key) != value]
     if changed:
         raise ConfigError(
             f"{out} holds another evaluation: {', '.join(f'{k}={there.get(k)!r} there' for k in changed)}. "
