@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -96,6 +98,22 @@ def test_promp_learns_several_times_from_a_collection(tmp_path: Path) -> None:
     assert trainer.next_trials(range(12, 24)) is not first[0]
 
 
+@pytest.mark.slow
+def test_two_processes_keep_one_policy(tmp_path: Path) -> None:
+    """Each plays tasks of its own, and the meta-gradient, through the inner step, is averaged over both."""
+    programs = Path(__file__).resolve().parents[1] / "programs"
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "meta_rl_ddp.py", str(tmp_path)]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(programs.parents[1])}
+    done = subprocess.run(command, cwd=programs, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
+    lines = done.stdout.replace("policy", "\npolicy").splitlines()
+    said = sorted(line.split(maxsplit=3)[1:] for line in lines if line.startswith("policy "))
+    assert len(said) == 2
+    assert said[0][1] == said[1][1], "the same weights in both"
+    assert said[0][2] != said[1][2], "other tasks in each"
+    assert (tmp_path / "report.html").is_file()
+
+
 # ---- MAESN
 
 
@@ -176,7 +194,7 @@ def test_a_run_is_measured_and_drawn(tmp_path: Path) -> None:
     scores = returns(tmp_path, recipe, 5, ["return_1", "return_0"])
     learner, _, args = load_meta_policy(tmp_path, recipe)
     args.inner_rates = trainer.args.inner_rates
-    assert learner.inner_rates == [0.5, 0.25]
+    assert learner.inner_rates == [0.5, 0.1]
     assert scores["return_0"].mean == pytest.approx(float(expected[:, 0].mean()), abs=1e-5)
     assert scores["return_0"].se == pytest.approx(error[0], abs=1e-5)
     assert scores["return_1"].mean == pytest.approx(float(expected[:, 1].mean()), abs=1e-5)
