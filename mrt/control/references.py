@@ -23,6 +23,7 @@ from mrt.control.envs.base import TensorEnv
 from mrt.control.envs.buses import BusGrid
 from mrt.control.envs.corridors import Hallway, TMaze
 from mrt.control.envs.decisions import CueRecall, ObjectChoice, TabularMDP, TwoStep
+from mrt.control.envs.drifting import FadingLegs
 from mrt.control.envs.grids import DarkRoom, GridNavi
 from mrt.control.envs.navigation import PointEnv
 from mrt.control.oracles import bandit_policies as bandits
@@ -30,6 +31,7 @@ from mrt.control.oracles import bandits as values
 from mrt.control.oracles import mdps
 from mrt.control.oracles.base import Policy
 from mrt.control.oracles.buses import uninformed_bus
+from mrt.control.oracles.drifting import StraightLegs
 from mrt.control.oracles.grids import first_episode_bound, grid_navi_bayes
 from mrt.control.oracles.hallway import hallway_bayes, hallway_posterior_sampling, hallway_steps
 from mrt.control.oracles.navigation import StraightPolicy
@@ -211,6 +213,11 @@ def _(env: TMaze) -> dict[str, dict[str, float]]:
 def _(env: BusGrid) -> dict[str, dict[str, float]]:
     paid = env.spec.episodes - env.spec.free_episodes
     return {"without exploring": {"total": uninformed_bus(env)}} if paid == 1 else {}
+
+
+@players.register
+def _(env: FadingLegs) -> dict[str, Player]:
+    return {"known forces, straight": _plain(StraightLegs, env)}
 
 
 @players.register

@@ -18,9 +18,11 @@ from mrt.control.envs.base import SPLITS, EnvTasks, Spec, Step, TensorEnv
 from mrt.control.envs.buses import BusGrid, MapGrid
 from mrt.control.envs.corridors import Hallway, TMaze
 from mrt.control.envs.decisions import CueRecall, ObjectChoice, TabularMDP, TwoStep
+from mrt.control.envs.drifting import FadingLegs
 from mrt.control.envs.grids import DarkRoom, GridNavi, KeyToDoor
 from mrt.control.envs.mazes import Maze
 from mrt.control.envs.navigation import FourCorners, Navigation2D, PointRobot, SparseSemicircle
+from mrt.control.envs.sumo import Sumo
 from mrt.errors import ConfigError, nearest
 
 __all__ = ["ENVS", "SPLITS", "EnvTasks", "Spec", "Step", "TensorEnv", "make_env", "make_tasks"]
@@ -33,6 +35,7 @@ ENVS: dict[str, Callable[..., TensorEnv]] = {
             *(TwoStep, ObjectChoice, CueRecall, TabularMDP),
             *(GridNavi, DarkRoom, KeyToDoor, Hallway, Maze, BusGrid, MapGrid),
             *(PointRobot, SparseSemicircle, Navigation2D, FourCorners),
+            *(FadingLegs, Sumo),
         )
     },
     "t-maze": TMaze,  # its own name says whether the cue has to be fetched

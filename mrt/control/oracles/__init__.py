@@ -1,7 +1,8 @@
 """What can be reached: exact Bayes-optimal values, classical baselines, the known-task optimum and random play.
 
 `bandits`: exact values by dynamic programming. `bandit_policies` and `mdps`: policies that play the environments.
-`bounds`: floor and ceiling of every task. `grids`, `hallway`, `buses`, `navigation`: the same for places.
+`bounds`: floor and ceiling of every task. `grids`, `hallway`, `buses`, `navigation`: the same for places,
+`drifting` for worlds that change.
 """
 
 from mrt.control.oracles.base import Policy as Policy
@@ -13,5 +14,6 @@ from mrt.control.oracles.bounds import floor_and_ceiling as floor_and_ceiling
 from mrt.control.oracles.bounds import task_bounds as task_bounds
 
 # Imported for their entries in `floor_and_ceiling`.
+from mrt.control.oracles import drifting as drifting  # isort: skip
 from mrt.control.oracles import grids as grids  # isort: skip
 from mrt.control.oracles import navigation as navigation  # isort: skip
