@@ -31,7 +31,7 @@ def dice(logprobs: Tensor, trials: Trials, gamma: float = 1.0) -> Tensor:
     """(B,) sum_t gamma^t box_t r_t with box_t = exp(sum over t' <= t of log pi - sg(log pi)): the infinitely
     differentiable Monte Carlo estimator (Foerster et al. 2018, 1802.05098, equation 7). All derivatives are unbiased.
     """
-    discount = gamma ** (trials.mask.long().cumsum(1) - 1).clamp(min=0)
+    discount = gamma ** (trials.mask.long().cumsum(1) - 1).clamp(min=0).to(trials.rewards.dtype)
     return (_box(_inside(logprobs, trials).cumsum(1)) * discount * trials.rewards * trials.mask).sum(1)
 
 
