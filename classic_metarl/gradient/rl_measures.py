@@ -27,6 +27,8 @@ from mrt.recipe import Recipe, import_trainer
 from mrt.rundir import write_json
 from mrt.trials import Trials
 
+EPISODES = 20  # of each task after each step, as in the paper's training
+
 
 def adaptation_returns(
     learner: MetaPolicy,
@@ -34,7 +36,7 @@ def adaptation_returns(
     args: GradientRLConfig,
     count: int = 40,
     steps: int = 3,
-    episodes: int = 20,
+    episodes: int = EPISODES,
     seed: int = 0,
     weighed: Callable[[Trials], Trials] | None = None,
 ) -> Tensor:
@@ -112,7 +114,10 @@ def write_adaptation(learner: MetaPolicy, tasks: PairedTasks, args: GradientRLCo
     if args.paper:
         found["exact"]["the paper's own"] = dict(zip(names, args.paper, strict=False))
     results = {"schema_version": 1, "kind": "control", "suite": f"{run.name}: returns after each gradient step"}
-    results |= {"description": f"20 new episodes of each of {count} held-out tasks after every step.", "greedy": False}
+    results |= {
+        "description": f"{EPISODES} new episodes of each of {count} held-out tasks after every step.",
+        "greedy": False,
+    }
     write_json(run / "adaptation" / "results.json", {**results, "seed": 0, "environments": {test.name: found}})
     return write_report(run / "adaptation", run / "report.html")
 
