@@ -120,7 +120,7 @@
         svg("text", { x: left - 6, y: Y(y) + 3, "text-anchor": "end" }, String(y))]),
       svg("path", { class: "band", d: `M${[...upper, ...lower].join("L")}Z` }),
       svg("path", { d: "M" + walk((point) => point[1]).join("L") }), ...marks,
-      svg("text", { x: left, y: height - 2 }, "J over thinking tokens; dots: forced answers, filled when right"),
+      svg("text", { x: left, y: height - 2 }, "J over tokens; dots: answers forced, filled: right"),
       svg("text", { x: X(last), y: height - 2, "text-anchor": "end" }, String(last)));
     return node;
   }
