@@ -26,6 +26,7 @@ from classic_metarl.gradient.maml_trpo import MAMLTRPOConfig, MAMLTRPOTrainer
 from classic_metarl.gradient.meta_policy import MetaPolicy, inner_loop
 from classic_metarl.gradient.paired import PairedTasks
 from classic_metarl.gradient.rl import learned_rates
+from classic_metarl.gradient.stages import numbers_of
 from classic_metarl.gradient.task_policy import TaskPolicy, play
 from mrt.control.envs.base import EnvTasks
 from mrt.errors import ConfigError
@@ -108,8 +109,8 @@ class MAESNTrainer(MAMLTRPOTrainer):
 
     def objective(self, phis: list[Tree], trials: Trials) -> Tensor:
         """MAML's, less the divergence of the latents from the prior."""
-        numbers = trials.privileged["task"][:: self.args.episodes]
-        return super().objective(phis, trials) - self.args.penalty * self.learner.divergence(numbers).mean()
+        apart = self.learner.divergence(numbers_of(trials))
+        return super().objective(phis, trials) - self.args.penalty * apart.mean()
 
 
 @torch.no_grad()

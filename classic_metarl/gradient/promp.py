@@ -20,7 +20,7 @@ from torch import Tensor
 
 from classic_metarl.gradient import estimators
 from classic_metarl.gradient.rl import GradientRLConfig, GradientRLTrainer
-from classic_metarl.gradient.stages import stage, task_means
+from classic_metarl.gradient.stages import WEIGHTS, stage, task_means
 from mrt.trials import Trials
 
 
@@ -53,7 +53,7 @@ class ProMPTrainer(GradientRLTrainer):
         def objective() -> Tensor:
             phis, net = self.adapted(trials), self.learner.net
             logprobs = net.logprobs(phis[k], last)
-            each = estimators.clipped(logprobs, last.privileged["credit"], last, self.args.clip)
+            each = estimators.clipped(logprobs, last.privileged[WEIGHTS], last, self.args.clip)
             kl = torch.stack([self._divergence(phis[j], stage(trials, j)) for j in range(k)]).mean()
             with torch.no_grad():
                 self.log_metric("kl/inner", float(kl))

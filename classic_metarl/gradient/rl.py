@@ -38,7 +38,7 @@ from classic_metarl.gradient.baseline import linear_values
 from classic_metarl.gradient.functional import Order, Tree, rates_like
 from classic_metarl.gradient.meta_policy import SURROGATES, MetaPolicy, inner_loop
 from classic_metarl.gradient.paired import PairedTasks, paired_tasks
-from classic_metarl.gradient.stages import WEIGHTS, join, stage
+from classic_metarl.gradient.stages import NUMBER, WEIGHTS, join, numbers_of, stage
 from classic_metarl.gradient.task_policy import Std, TaskPolicy, play
 from mrt.control.evaluate import bounds_of
 from mrt.credit import Credit, make_credit
@@ -177,9 +177,10 @@ class GradientRLTrainer(TrialTrainer):
             if number < self.args.inner_steps:
                 phi = self.learner.adapt(phi, number, stages[-1], order="first")
         trials = join(stages)
-        keys = [self.tasks.env.task_key(params, row // self.args.episodes) for row in range(self.rows_written or 0)]
-        keys = (keys + [""] * len(trials))[: len(trials)]  # a key takes longer to write than an episode to play
-        known = {"task": numbers.repeat_interleave(self.args.episodes), **trials.privileged, **self._bounds(params)}
+        written = range(min(self.rows_written or 0, len(trials)))
+        keys = [self.tasks.env.task_key(params, row // self.args.episodes) for row in written]
+        keys += [""] * (len(trials) - len(keys))  # a key takes longer to write than an episode to play
+        known = {NUMBER: numbers.repeat_interleave(self.args.episodes), **trials.privileged, **self._bounds(params)}
         return replace(trials, privileged=known, task_keys=tuple(keys))
 
     def stage_params(self, params: Mapping[str, Tensor], number: int) -> Mapping[str, Tensor]:
@@ -212,7 +213,7 @@ class GradientRLTrainer(TrialTrainer):
 
     def adapted(self, trials: Trials, order: Order | None = None) -> list[Tree]:
         """phi_0, ..., phi_k of the tasks, each from the episodes of the stage before, with gradients into theta."""
-        phis = [self.learner.start(trials.privileged["task"][:: self.args.episodes])]
+        phis = [self.learner.start(numbers_of(trials))]
         for number in range(self.args.inner_steps):
             phis.append(self.learner.adapt(phis[-1], number, stage(trials, number), order))
         return phis

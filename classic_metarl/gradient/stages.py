@@ -16,6 +16,7 @@ from mrt.grouping import group_mean, group_std
 from mrt.trials import PROVERS, Trials
 
 WEIGHTS = "credit"  # where the credit of a step stands among `privileged`, (B, T)
+NUMBER = "task"  # and the number of a row's task in the run, (B,)
 FIELDS = ("actions", "rewards", "mask", "logprobs")  # what a surrogate reads, inputs and credit aside
 
 
@@ -77,6 +78,11 @@ def stages_of(trials: Trials) -> list[Trials]:
 def task_number(trials: Trials) -> int:
     """M."""
     return int(trials.group[-1]) + 1
+
+
+def numbers_of(trials: Trials) -> Tensor:
+    """(M,) the tasks' numbers in the run."""
+    return trials.privileged[NUMBER].unflatten(0, (task_number(trials), -1))[:, 0]
 
 
 def task_means(values: Tensor, trials: Trials) -> Tensor:

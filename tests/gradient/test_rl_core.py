@@ -18,7 +18,7 @@ from classic_metarl.gradient.meta_policy import inner_loop
 from classic_metarl.gradient.paired import paired_tasks
 from classic_metarl.gradient.promp import ProMPConfig, ProMPTrainer
 from classic_metarl.gradient.rl import GradientRLConfig, credit_of
-from classic_metarl.gradient.stages import WEIGHTS, as_data, as_trials, join, stage, stages_of, task_means
+from classic_metarl.gradient.stages import WEIGHTS, as_data, as_trials, join, numbers_of, stage, stages_of, task_means
 from classic_metarl.gradient.task_policy import TaskPolicy, play
 from mrt.control.envs import Spec
 from mrt.errors import ConfigError
@@ -311,6 +311,7 @@ def test_a_share_of_each_task_is_of_every_task(tmp_path: Path) -> None:
     trials = trainer.next_trials(range(M))
     part = fewer(trials, N, 0.5)
     assert part.group.tolist() == [0, 0, 1, 1, 2, 2]
+    assert numbers_of(part).tolist() == numbers_of(trials).tolist() == [0, 1, 2]
     assert torch.equal(part.actions[2:4], trials.actions[N : N + 2])
     assert fewer(trials, N, 1.0) is trials
     assert len(fewer(trials, N, 0.01)) == M

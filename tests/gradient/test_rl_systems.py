@@ -145,7 +145,7 @@ def test_a_latent_holds_for_an_episode(tmp_path: Path) -> None:
 
 
 def test_latents_of_tasks_move_and_tests_start_from_the_prior(tmp_path: Path) -> None:
-    trainer = maesn(tmp_path)
+    trainer = maesn(tmp_path, curvature_share=0.5)
     learner = trainer.learner
     with torch.no_grad():
         learner.means[3], learner.log_stds[3] = torch.tensor([1.0, -2.0]), torch.tensor([0.0, 0.5])
