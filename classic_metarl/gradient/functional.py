@@ -2,7 +2,7 @@
 
 Letters: M tasks, n examples. A `Tree` holds tensors by name; a per-task tree has (M,) before every shape. The inner
 gradient is taken by `torch.func`, so that whatever differentiates the result (autograd, another transform) goes through
-it.
+it; where tasks are folded it is autograd's own, which costs half as much and which transforms do not see.
 
 Three ways over the tasks compute the same numbers. `vmap` maps the loss of one task. `fold` gives the loss all tasks as
 one batch and wants a loss (M,) of each: fewer and larger operations, and the way for modules that vmap has no rule for
@@ -130,10 +130,22 @@ class GradientSteps:
         def loss(these: Tree) -> Tensor:
             return self.loss({**rest, **these}, data).sum()
 
+        if self.over == "fold":
+            return self._by_autograd(loss, moving)
         if self.order == "second":
             return grad(loss)(moving)
         with torch.no_grad():  # `grad` heeds only a no_grad inside its function: this one keeps the result a constant
             return grad(loss)({name: value.detach() for name, value in moving.items()})
+
+    def _by_autograd(self, loss: Callable[[Tree], Tensor], moving: Tree) -> Tree:
+        """grad of `loss` without the layer that a transform puts around every operation."""
+        second = self.order == "second" and torch.is_grad_enabled()
+        with torch.enable_grad():
+            at = {n: v if second and v.requires_grad else v.detach().requires_grad_() for n, v in moving.items()}
+            slopes = torch.autograd.grad(
+                loss(at), [*at.values()], create_graph=second, allow_unused=True, materialize_grads=True
+            )
+        return dict(zip(at, slopes, strict=True))
 
     def moving(self, phi: Mapping[str, Tensor]) -> Tree:
         """The parameters that adapt."""
@@ -150,7 +162,10 @@ class GradientSteps:
             phi = dict(phi)
             for name, slope in self.gradient(phi, data).items():
                 slope = slope if self.clip is None else slope.clamp(-self.clip, self.clip)
-                phi[name] = phi[name] - (self.rate if rates is None else rates[name]) * slope
+                if rates is None:
+                    phi[name] = torch.sub(phi[name], slope, alpha=self.rate)
+                else:
+                    phi[name] = phi[name] - rates[name] * slope
         return phi
 
 
