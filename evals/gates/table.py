@@ -148,7 +148,7 @@ def _gate(name: str, system: str, entry: Mapping[str, Any]) -> Gate:
         tasks=entry["tasks"],
         bars=bars,
         paper=entry.get("paper", {}),
-        seeds=entry.get("seeds", 3),
+        seeds=own.get("seeds", entry.get("seeds", 3)),
         function=entry.get("function", ""),
         greedy=entry.get("greedy", True),
         measured=own.get("measured", {}),
