@@ -43,7 +43,7 @@ QUICK: dict[str, Any] = {
 }
 SYSTEMS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "maml-trpo": (MAMLTRPOTrainer, MAMLTRPOConfig, {"max_steps": 12, "max_kl": 0.05}),
-    "emaml": (EMAMLTrainer, EMAMLConfig, {"max_steps": 12, "max_kl": 0.05, "sampling": 0.1}),
+    "emaml": (EMAMLTrainer, EMAMLConfig, {"max_steps": 25, "max_kl": 0.05, "sampling": 0.1}),
     "promp": (ProMPTrainer, ProMPConfig, {"max_steps": 60, "learning_rate": 0.03}),
 }
 
