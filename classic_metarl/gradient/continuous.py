@@ -16,6 +16,9 @@ truncates it, `importance: step` takes the ratio of each step alone (biased, of 
 effective share of episodes is logged as `chain/effective`. `adapt: false` is the same policy without adaptation, and
 `restart: false` goes on from phi_(i-1), where no ratio is needed.
 
+What theta earns by itself on the first task counts too (`first`; not in the paper): without it theta is free to be
+good for nothing but the step, and whatever a good phi does then says nothing about theta.
+
 Deviations: the baseline is fitted to each task's episodes; losses of a stage are means over its steps.
 """
 
@@ -54,6 +57,7 @@ class ContinuousConfig(GradientRLConfig):
     importance: Ratios = field(default="episode", metadata={"help": "ratio of policies by: episode | step | none"})
     most: float = field(default=2.0, metadata={"help": "ratios are truncated there"})
     sampling: float = field(default=1.0, metadata={"help": "weight of the score of what adaptation saw; 0: without"})
+    first: bool = field(default=True, metadata={"help": "the first task of a chain counts as well, played by theta"})
     adapt: bool = field(default=True, metadata={"help": "false: the same policy for all tasks"})
     clip: float = field(default=0.2, metadata={"help": "PPO's clip of the outer ratio"})
     learn_rates: Literal["no", "tensor", "entry"] = field(
@@ -148,9 +152,9 @@ class ContinuousTrainer(GradientRLTrainer):
         return trials
 
     def losses(self, trials: Trials, weights: Tensor) -> dict[str, Tensor]:
-        """Minus the clipped surrogate of every task that another one came before, and equation 8's score term."""
+        """Minus the clipped surrogate of every task of the chain, and equation 8's score term."""
         args, net = self.args, self.learner.net
-        first = args.steps_each if args.adapt else 0
+        first = 0 if args.first or not args.adapt else args.steps_each
 
         def objective() -> Tensor:
             phis, total = self.adapted(trials), torch.zeros((), device=args.device)
@@ -160,7 +164,7 @@ class ContinuousTrainer(GradientRLTrainer):
                 one, logprobs = stages[number], spoken[number]
                 clipped = estimators.clipped(logprobs, one.privileged[WEIGHTS], one, args.clip)
                 total = total + task_means(clipped, one).mean()
-                if args.sampling and args.adapt:
+                if args.sampling and args.adapt and number:
                     before, said = stages[number - 1], spoken[number - 1]
                     earned = standard(group_mean(one.returns, one.group))
                     score = estimators.sampling_term(said, before, earned)

@@ -162,6 +162,10 @@ def test_the_fastest_straight_run_is_the_linear_programme() -> None:
     assert torch.allclose((forces * levers * actions).sum(1), torch.zeros(40).double(), atol=1e-9)
     assert torch.allclose((forces * actions).sum(1), value, atol=1e-9)
     assert value[:2].tolist() == [0, 2]
+    signs = (torch.rand(40, 6) - 0.5).sign().double()  # a force turned round is as good as it was
+    assert all(
+        torch.equal(a, b) for a, b in zip(straight(signs * forces, levers), (value, signs * actions), strict=True)
+    )
 
 
 def test_straight_running_earns_the_ceiling() -> None:

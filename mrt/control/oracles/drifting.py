@@ -17,12 +17,13 @@ FLOOR_TRIALS = 16  # of random play, a task
 
 
 def straight(forces: Tensor, levers: Tensor) -> tuple[Tensor, Tensor]:
-    """The fastest actions that do not turn the body: (B,) sum of the pushes and (B, L) actions, for forces (B, L) >= 0.
+    """The fastest actions that do not turn the body: (B,) sum of the pushes and (B, L) actions, for forces (B, L).
 
     max sum f a  with  sum f l a = 0, |a| <= 1. Its dual is min over x of sum f |1 - x l|, convex and linear between
     x = 1 / l_i: the least of these is the value. Legs with 1 - x l above 0 push fully, those below 0 pull, and the one
-    at 0 balances.
+    at 0 balances. A force below 0 is one turned round.
     """
+    forces, turned = forces.abs(), forces.sign()
     candidates = (1 - levers / levers[:, None]).abs()  # (i, j): |1 - l_j / l_i|
     totals = forces @ candidates.T
     value, best = totals.min(1)
@@ -34,7 +35,7 @@ def straight(forces: Tensor, levers: Tensor) -> tuple[Tensor, Tensor]:
     level = levers == levers[best][:, None]  # legs of the same lever share the balance
     share = (forces * level).sum(1)
     balance = torch.where(own == 0, torch.zeros_like(own), -torque / (levers[best] * share).where(share > 0, own + 1))
-    return value, torch.where(level, balance[:, None], actions)
+    return value, turned * torch.where(level, balance[:, None], actions)
 
 
 class StraightLegs:
