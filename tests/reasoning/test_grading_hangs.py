@@ -45,6 +45,43 @@ HANGS = [
 ]
 
 
+def families() -> list[tuple[str, str]]:
+    """More of each kind, to a hundred in all: numbers too large to write down, sums and products too long to run
+    through, integrals, determinants and polynomials too large to work out."""
+    names = "abcdefghijklmnopqrstuvwxyz"
+    pairs = [("5", rf"\binom{{{n}}}{{{n // 2}}}") for n in (10**6, 3 * 10**7, 10**9 + 7, 10**12)]
+    pairs += [("5", f"{n}!") for n in (10**6, 10**7, 123456789, 10**10)]
+    pairs += [("5", f"(({n}!)!)!") for n in (5, 6, 9)] + [("5", f"({n}!)!") for n in (10, 12, 20)]
+    pairs += [("5", f"{b}^{{{b}^{{{b}^{{{b}}}}}}}") for b in (4, 5, 7, 11)]
+    pairs += [(f"{b}^{{{b}^{{{b}^{{{b}}}}}}}+1", f"{b + 1}^{{{b}^{{{b}^{{{b}}}}}}}") for b in (5, 6, 7)]
+    pairs += [("5", rf"\sum_{{n=1}}^{{{10**k}}} \frac{{\cos n}}{{n^{k}+1}}") for k in (6, 7, 8, 12)]
+    pairs += [("5", rf"\sum_{{n=1}}^{{{10**k}}} \frac{{x^n}}{{n!}}") for k in (5, 6, 9)]
+    pairs += [("5", rf"\prod_{{n=1}}^{{{10**k}}} \frac{{n^3+n+1}}{{n^3+2}}") for k in (5, 6, 9)]
+    pairs += [("5", rf"\prod_{{n=1}}^{{{k}}} (x^n+y)") for k in (300, 2000, 10**6)]
+    infinite = [r"{\sin n}{n^3+n+1}", r"{\ln n}{n^3+n+1}", r"{\cos n}{n^4+n+3}", r"{\sin n^2}{n^2+5}"]
+    pairs += [(rf"\sum_{{n=1}}^{{\infty}} \frac{a}", rf"\sum_{{n=2}}^{{\infty}} \frac{a}") for a in infinite]
+    wild = [r"\sin x \cos x e^{x^2}", r"\ln x \sin x^2", r"e^{\sin x} \cos x^3", r"\tan x e^{-x^2}", r"x^x \sin x"]
+    for i, one in enumerate(wild):
+        below = rf"x^{5 + i}+x^2+{i + 1}"
+        pairs.append((rf"\int_0^1 \frac{{{one}}}{{{below}}} dx", rf"\int_0^3 \frac{{{one}}}{{{below}+x}} dx"))
+    pairs += [("5", rf"\int ({'+'.join(names[:k])}+x)^{{{200 + 50 * k}}} dx") for k in (2, 3, 4, 5)]
+    pairs += [(f"(x+y+z)^{{{k}}}", f"(x+y+z)^{{{k - 1}}}(x+y+z)+1") for k in (3000, 9000, 40000)]
+    pairs += [(f"x^{{{k}}}-x-1=0", f"x^{{{k + 2}}}-x-1=0") for k in (7, 9, 13, 17, 23)]
+    for size in (4, 5):
+        letters = iter(names)
+        rows = r"\\".join("&".join(next(letters) for _ in range(size)) for _ in range(size))
+        matrix = rf"\begin{{pmatrix}}{rows}\end{{pmatrix}}"
+        pairs += [("5", matrix + "^{-1}"), (matrix + "^{-1}", matrix + "^{-2}"), ("5", matrix + "^{9}")]
+    pairs += [("5", rf"\{f}(10^{{10^{{{k}}}}})") for f, k in (("cos", 9), ("tan", 10), ("ln", 11))]
+    pairs += [("5", rf"{b}^{{10^{{{k}}}}}") for b, k in (("1.000001", 14), ("0.99999", 13), ("3", 10), ("7", 12))]
+    pairs += [("5", "(" * k + "x+y" + ")^3" * k) for k in (9, 14, 19)]
+    pairs += [("5", r"\frac{1}{1+" * k + "x" + "}" * k) for k in (15, 19, 60)]
+    return pairs + [("5", r"\sqrt[3]{5+" * k + r"\sqrt{2}" + "}" * k) for k in (10, 19, 40)]
+
+
+HANGS += families()
+
+
 def bounded(grader: MathGrader, pairs: list[tuple[str, str]]) -> list[Grade]:
     """Grades each pair and asserts the bound, and that the next item is graded properly."""
     grades = []
@@ -119,7 +156,7 @@ def test_hanging_expressions_are_bounded(grader: MathGrader, context: Callable[.
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("context", CONTEXTS)
 def test_all_hanging_expressions_are_bounded(grader: MathGrader, context: Callable[..., list[Grade]]) -> None:
-    assert len(HANGS) >= 20
+    assert len(HANGS) >= 100
     verdicts = [grade.verdict for grade in context(grader, HANGS)]
     assert len(verdicts) == len(HANGS)
     assert verdicts.count(Verdict.TIMEOUT) >= 8
