@@ -43,9 +43,9 @@ class EMAMLTrainer(MAMLTRPOTrainer):
     def args_class(cls) -> type:
         return EMAMLConfig
 
-    def objective(self, phis: list[Tree], trials: Trials) -> Tensor:
+    def meta_objective(self, phis: list[Tree], trials: Trials) -> Tensor:
         """MAML's, and the sampling term of every stage that adaptation saw."""
-        gain = super().objective(phis, trials)
+        gain = super().meta_objective(phis, trials)
         earned = standardised(stage(trials, self.args.inner_steps))
         for number in range(self.args.inner_steps):
             seen = stage(trials, number)

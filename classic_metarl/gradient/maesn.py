@@ -14,7 +14,7 @@ Deviations: those of `maml_trpo.py`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -27,8 +27,8 @@ from classic_metarl.gradient.meta_policy import MetaPolicy, inner_loop
 from classic_metarl.gradient.paired import PairedTasks
 from classic_metarl.gradient.rl import learned_rates
 from classic_metarl.gradient.stages import numbers_of
-from classic_metarl.gradient.task_policy import TaskPolicy, play
-from mrt.control.envs.base import EnvTasks
+from classic_metarl.gradient.task_policy import Std, TaskPolicy, play
+from mrt.control.envs.base import EnvTasks, Spec
 from mrt.errors import ConfigError
 from mrt.trials import Trials
 
@@ -39,8 +39,16 @@ NOISE = "noise"
 class LatentPolicy(TaskPolicy):
     """A `TaskPolicy` that also sees z = mu + sigma eps; its own mu and sigma are those of the prior, 0 and 1."""
 
-    def __init__(self, spec: Any, *args: Any, latent: int = 2, **kwargs: Any) -> None:
-        super().__init__(spec, *args, extra=latent, **kwargs)
+    def __init__(
+        self,
+        spec: Spec,
+        hidden: Sequence[int] = (64, 64),
+        activation: str = "tanh",
+        std: Std = "free",
+        init_std: float = 1.0,
+        latent: int = 2,
+    ) -> None:
+        super().__init__(spec, hidden, activation, std, init_std, extra=latent)
         self.latent_mean, self.latent_log_std = (
             nn.Parameter(torch.zeros(latent), requires_grad=False) for _ in range(2)
         )
@@ -103,14 +111,14 @@ class MAESNTrainer(MAMLTRPOTrainer):
 
     @classmethod
     def build(cls, tasks: PairedTasks, args: Any) -> MetaPolicy:
-        net = LatentPolicy(tasks.env.spec, args.hidden, args.activation, args.std, args.init_std, latent=args.latent)
+        net = LatentPolicy(tasks.env.spec, args.hidden, args.activation, args.std, args.init_std, args.latent)
         steps = inner_loop(net, args.surrogate, args.order)
         return LatentMetaPolicy(net, steps, args.inner_rates, learned_rates(net, args), tasks=args.num_tasks)
 
-    def objective(self, phis: list[Tree], trials: Trials) -> Tensor:
+    def meta_objective(self, phis: list[Tree], trials: Trials) -> Tensor:
         """MAML's, less the divergence of the latents from the prior."""
         apart = self.learner.divergence(numbers_of(trials))
-        return super().objective(phis, trials) - self.args.penalty * apart.mean()
+        return super().meta_objective(phis, trials) - self.args.penalty * apart.mean()
 
 
 @torch.no_grad()

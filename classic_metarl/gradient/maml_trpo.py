@@ -60,7 +60,7 @@ class MAMLTRPOConfig(GradientRLConfig):
 
 
 class MAMLTRPOTrainer(GradientRLTrainer):
-    """MAML with TRPO. A system that differs in the outer objective alone overrides `objective`.
+    """MAML with TRPO. A system that differs in the outer objective alone overrides `meta_objective`.
 
     Raises:
         ConfigError: in several processes.
@@ -86,7 +86,7 @@ class MAMLTRPOTrainer(GradientRLTrainer):
 
         def evaluate() -> tuple[Tensor, Tensor]:
             phis = self.adapted(trials, None if torch.is_grad_enabled() else "first")
-            return self.objective(phis, trials), self._divergence(phis, trials, old)
+            return self.meta_objective(phis, trials), self._divergence(phis, trials, old)
 
         def curvature() -> Tensor:
             return self._divergence(self.adapted(part), part, old_part)
@@ -97,7 +97,7 @@ class MAMLTRPOTrainer(GradientRLTrainer):
         self.log_metric("trpo/gain", facts["surrogate"] - facts["surrogate_before"])
         return True
 
-    def objective(self, phis: list[Tree], trials: Trials) -> Tensor:
+    def meta_objective(self, phis: list[Tree], trials: Trials) -> Tensor:
         """What is maximised: the mean over tasks and steps of ratio times credit in the last stage."""
         last = stage(trials, self.args.inner_steps)
         logprobs = self.learner.net.logprobs(phis[-1], last)

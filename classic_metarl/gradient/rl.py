@@ -224,7 +224,7 @@ class GradientRLTrainer(TrialTrainer):
         if self.args.curve_tasks and self.is_world_process_zero():
             from classic_metarl.gradient.rl_measures import write_adaptation
 
-            write_adaptation(self.learner, self.tasks, self.args, Path(self.args.output_dir))
+            write_adaptation(self.learner, self.tasks, self.args, Path(str(self.args.output_dir)))
         return result
 
     # What is kept over a resume.

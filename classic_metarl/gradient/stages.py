@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from operator import attrgetter
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,12 +37,13 @@ def join(stages: Sequence[Trials]) -> Trials:
     deviations = torch.stack([group_std(one.returns, one.group)[one.group] for one in stages], 1)
     size = last.group.bincount()[last.group][:, None]
     unknown = torch.full_like(means[:, :1], torch.nan)
+    new: dict[str, Any] = {name: side_by_side(attrgetter(name)) for name in (*FIELDS, "stop")}
     return replace(
         last,
-        **{name: side_by_side(lambda one, name=name: getattr(one, name)) for name in (*FIELDS, "stop")},
+        **new,
         values=None,
         episode=torch.cat([torch.where(one.episode >= 0, j, -1) for j, one in enumerate(stages)], 1),
-        inputs={name: side_by_side(lambda one, name=name: one.inputs[name]) for name in last.inputs},
+        inputs={name: torch.cat([one.inputs[name] for one in stages], 1) for name in last.inputs},
         privileged={WEIGHTS: side_by_side(lambda one: one.privileged[WEIGHTS])},
         stop_values=torch.cat([means, unknown], 1),
         stop_value_se=torch.cat([deviations / size.sqrt(), unknown], 1),
@@ -58,9 +61,10 @@ def stage(trials: Trials, number: int) -> Trials:
     def cut(value: Tensor) -> Tensor:
         return value[:, begin:end] if value.ndim > 1 and value.shape[1] == steps else value
 
+    new: dict[str, Any] = {name: cut(getattr(trials, name)) for name in FIELDS}
     return replace(
         trials,
-        **{name: cut(getattr(trials, name)) for name in FIELDS},
+        **new,
         episode=torch.where(cut(trials.episode) == number, 0, -1),
         inputs={name: cut(value) for name, value in trials.inputs.items()},
         privileged={name: cut(value) for name, value in trials.privileged.items()},
@@ -103,8 +107,9 @@ def as_trials(data: Tree) -> Trials:
     """Back from `as_data`, as far as surrogates look."""
     tasks, each = data["mask"].shape[:2]
     flat = {name: value.flatten(0, 1) for name, value in data.items()}
+    new: dict[str, Any] = {name: flat[name] for name in FIELDS}
     return Trials(
-        **{name: flat[name] for name in FIELDS},
+        **new,
         episode=torch.zeros_like(flat["mask"], dtype=torch.long),
         group=torch.arange(tasks, device=flat["mask"].device).repeat_interleave(each),
         inputs={name.removeprefix("inputs/"): value for name, value in flat.items() if name.startswith("inputs/")},

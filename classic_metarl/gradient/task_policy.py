@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from classic_metarl.gradient.functional import Tree, parameters_of
 from classic_metarl.gradient.networks import MLP
-from mrt.control.distributions import Categorical, Gaussian
+from mrt.control.distributions import Categorical, Distribution, Gaussian
 from mrt.control.envs.base import Spec, TensorEnv
 from mrt.control.policy import Heads
 from mrt.control.rollout import rollout
@@ -60,7 +60,7 @@ class TaskPolicy(nn.Module):
             nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
         free = not spec.actions and not own
         self.log_std = nn.Parameter(torch.full((spec.action_size,), math.log(init_std))) if free else None
-        self.distribution: Categorical | Gaussian = Categorical() if spec.actions else Gaussian()
+        self.distribution: Distribution = Categorical() if spec.actions else Gaussian()
 
     def of_tasks(self, parameters: Tree, inputs: Mapping[str, Tensor]) -> Tensor:
         """Logits (M, q, W) of inputs {name: (M, q, ...)}; parameters without (M,) are shared by the tasks."""

@@ -87,10 +87,10 @@ class TrustRegion:
         facts = {"surrogate_before": surrogate.item(), "surrogate": surrogate.item(), "kl": kl.item()}
         product = fisher_product(kl if curvature is None else curvature(), parameters, self.damping)
         direction = conjugate_gradient(product, slope, self.iterations).detach()
-        curvature = float(direction @ product(direction))
-        if not curvature > 0 or not bool(torch.isfinite(direction).all()):
+        steepness = float(direction @ product(direction))
+        if not steepness > 0 or not bool(torch.isfinite(direction).all()):
             return facts | {"accepted": 0.0, "backtracks": 0.0, "expected": 0.0}
-        full = (2 * self.max_kl / curvature) ** 0.5 * direction
+        full = (2 * self.max_kl / steepness) ** 0.5 * direction
         start = flat(parameters).detach().clone()
         facts["expected"] = float(slope @ full)
         for number in range(self.backtracks):

@@ -196,7 +196,7 @@ def test_meta_gradients_against_finite_differences(name: str, tmp_path: Path) ->
     parameters = [p for p in trainer.learner.parameters() if p.requires_grad]
 
     def objective() -> Tensor:
-        return trainer.objective(trainer.adapted(trials), trials)
+        return trainer.meta_objective(trainer.adapted(trials), trials)
 
     exact = torch.autograd.grad(objective(), parameters)
     assert sum(float(slope.abs().sum()) for slope in exact) > 0.1
@@ -263,7 +263,7 @@ def test_the_sampling_term_by_hand(tmp_path: Path) -> None:
 
     def gradient(weight: float) -> Tensor:
         trainer.args.sampling = weight
-        value = trainer.objective(trainer.adapted(trials), trials)
+        value = trainer.meta_objective(trainer.adapted(trials), trials)
         slopes = torch.autograd.grad(value, parameters, allow_unused=True)
         return torch.cat([slope.flatten() for slope in slopes])
 
