@@ -219,7 +219,7 @@ class LOLATrainer(TrialTrainer):
             slope = torch.autograd.grad(value, pair[other], create_graph=True)[0]
             pair[other] = pair[other] + self.args.inner_rate * slope
             if self.args.estimator == "dice":
-                trials = self._play(*pair, rows=len(trials))
+                trials = self._play(pair[0], pair[1], len(trials))
         return self._value(pair, trials, player)
 
     def _value(self, pair: Sequence[Tensor], trials: Trials, player: int) -> Tensor:
