@@ -208,7 +208,7 @@ class ControlTrainer(TrialTrainer):
 
     def _of_all(self, values: Tensor) -> Tensor:
         """(N,) of every process together: their policies keep one set of units, their weights one scale."""
-        padded = self.accelerator.pad_across_processes(values, pad_index=torch.nan)  # type: ignore[arg-type]
+        padded = self.accelerator.pad_across_processes(values, pad_index=torch.nan)
         everyone = self.accelerator.gather(padded)
         return everyone[~everyone.isnan()]
 
