@@ -164,7 +164,9 @@ def test_exact_lookahead_finds_reciprocity_and_naive_learning_does_not(
 
 def test_the_players_move_by_their_own_losses_alone(tmp_path: Path) -> None:
     """Naive players: each loss's gradient is that of its own value at the present pair."""
-    trainer = trainer_of(tmp_path, "args.lookahead=0", "args.estimator=exact", "args.max_steps=1")
+    trainer = trainer_of(
+        tmp_path, "args.lookahead=0", "args.estimator=exact", "args.max_steps=1", "args.learning_rate=0.2"
+    )
     pair = [trainer.model.one.detach().double(), trainer.model.two.detach().double()]
     trainer.train()
     for player, name in enumerate(lola.PLAYERS):
