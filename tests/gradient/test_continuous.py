@@ -95,7 +95,7 @@ def test_the_next_task_comes_after_so_many_steps(tmp_path: Path) -> None:
 
 def test_the_score_of_what_adaptation_saw_is_in_the_loss(tmp_path: Path) -> None:
     """Equation 8: the loss with the term less the loss without is minus mean log pi_theta times standard returns."""
-    trainer = build(tmp_path, sampling=1.0)
+    trainer = build(tmp_path, sampling=1.0, first=False)
     with torch.no_grad():
         trials = trainer.collect_on([0, 1, 2])
     whole = trainer.losses(trials, trials.mask.float())["policy"]
@@ -153,3 +153,16 @@ def test_mistakes_are_told(tmp_path: Path) -> None:
             build(tmp_path, **changed)
     with pytest.raises(ConfigError, match="wants tasks that change"):
         build(tmp_path, {"name": "navigation-2d"})
+
+
+def test_the_first_task_counts_where_it_is_asked_to(tmp_path: Path) -> None:
+    """With `first` the loss is the mean of both tasks' surrogates; the ratios are 1 where the policy has just acted."""
+    trainer = build(tmp_path, sampling=0.0, first=True)
+    with torch.no_grad():
+        trials = trainer.collect_on([0, 1, 2])
+    stages = [stage(trials, number) for number in (0, 1)]
+    both = [task_means((one.privileged[WEIGHTS] * one.mask).sum(1), one).mean() for one in stages]
+    found = trainer.losses(trials, trials.mask.float())["policy"].item()
+    assert found == pytest.approx(-sum(both).item() / 2, abs=1e-5)
+    trainer.args.first = False
+    assert trainer.losses(trials, trials.mask.float())["policy"].item() == pytest.approx(-both[1].item(), abs=1e-5)
