@@ -60,6 +60,10 @@ SIGNATURES = {
         "_push_from_checkpoint": ["checkpoint_folder"],
         "push_to_hub": ["commit_message", "blocking", "token", "revision", "private", "kwargs"],
         "save_model": ["output_dir", "_internal_call"],
+        "create_model_card": [
+            *("language", "license", "tags", "model_name", "finetuned_from", "tasks", "dataset_tags", "dataset"),
+            "dataset_args",
+        ],
         "is_world_process_zero": [],
     },
     GRPOTrainer: {
@@ -82,7 +86,7 @@ SIGNATURES = {
         "_load_optimizer_and_scheduler": ["checkpoint"],
     },
     SFTTrainer: {"log": ["logs", "start_time"], "_save_checkpoint": ["model", "trial"]},
-    _BaseTrainer: {"_send_telemetry": []},
+    _BaseTrainer: {"_send_telemetry": [], "create_model_card": ["model_name", "dataset_name", "tags"]},
 }
 
 

@@ -162,7 +162,8 @@ def test_all_hanging_expressions_are_bounded(grader: MathGrader, context: Callab
     assert verdicts.count(Verdict.TIMEOUT) >= 8
 
 
-def test_long_input_is_read_in_no_time(grader: MathGrader) -> None:
+def test_long_input_is_read_in_no_time() -> None:
+    """Within two seconds each: half of one, as elsewhere here, is too little on a machine with other work."""
     million = 1_000_000
     texts = ["a" * million, "{" * million, "\\" * million, "\\boxed{" * 140_000, "\\boxed{" + "9" * million + "}"]
     texts += ["\\boxed{" * 100_000 + "}" * 100_000, "\\boxed{1}\\boxed{2}" * 50_000, "<think>" * 140_000, "}" * million]
@@ -183,8 +184,10 @@ def test_long_input_is_read_in_no_time(grader: MathGrader) -> None:
         "' ",
     ]
     texts += ["\\boxed{" + piece * (19_000 // len(piece)) + "!}" for piece in pieces]
-    for text in texts:
-        start = time.monotonic()
-        assert grader.grade(text, "5").reward == 0.0
-        assert time.monotonic() - start < 2.0, text[:20]
-    assert grader.grade("a" * million + r"</think>\boxed{5}", "5").verdict is Verdict.CORRECT
+    with MathGrader(seconds=2.0) as grader:
+        grader.grade_answer("1", "1")
+        for text in texts:
+            start = time.monotonic()
+            assert grader.grade(text, "5").reward == 0.0
+            assert time.monotonic() - start < 2.0, text[:20]
+        assert grader.grade("a" * million + r"</think>\boxed{5}", "5").verdict is Verdict.CORRECT
