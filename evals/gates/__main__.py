@@ -52,9 +52,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return check(chosen, ns)
         if not ns.cached:
             run(chosen, ns)
-        rows = [row for gate in chosen for row in table(gate, ns.store, _seeds(gate, ns))]
+        seeds = [stored_seeds(ns.store, gate) if ns.cached and not ns.seeds else _seeds(gate, ns) for gate in chosen]
+        if not any(seeds):
+            seeds = [_seeds(gate, ns) for gate in chosen]  # nothing is there: `table` says so
+        rows = [row for gate, have in zip(chosen, seeds, strict=True) if have for row in table(gate, ns.store, have)]
         print(json.dumps(rows, indent=2) if ns.json else text(rows))
-        return 0 if rows and all(row["passed"] for row in rows) else 1
+        absent = [f"{gate.name} {gate.system}" for gate, have in zip(chosen, seeds, strict=True) if not have]
+        if absent:
+            print(f"nothing is stored with these settings: {', '.join(absent)}", file=sys.stderr)
+        return 0 if not absent and all(row["passed"] for row in rows) else 1
     except MRTError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -231,6 +237,14 @@ def is_stored(store: Path, gate: Gate, seed: int) -> bool:
     return path.is_file() and json.loads(path.read_text()).get("digest") == gate.digest(seed)
 
 
+def stored_seeds(store: Path, gate: Gate) -> list[int]:
+    """The seeds 0, 1, ... that are stored without a gap."""
+    seeds: list[int] = []
+    while is_stored(store, gate, len(seeds)):
+        seeds.append(len(seeds))
+    return seeds
+
+
 def _stored(store: Path, gate: Gate, seed: int) -> Path:
     return store / gate.name / f"{gate.system}-seed{seed}.json"
 
@@ -253,7 +267,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("gates", nargs="*", help="which gates; all of table.yaml when left out")
     parser.add_argument("--systems", nargs="+", help="only these systems")
     parser.add_argument("--seeds", type=int, help="seeds of each gate (default: what table.yaml says, mostly 3)")
-    parser.add_argument("--cached", action="store_true", help="run nothing, print what is stored")
+    parser.add_argument("--cached", action="store_true", help="run nothing, print the seeds that are stored")
     parser.add_argument("--check-seed", type=int, help="run this seed again and compare it with what is stored")
     parser.add_argument("--json", action="store_true", help="print a list of objects")
     parser.add_argument("--readme", action="store_true", help="write README's table from what is stored")

@@ -15,13 +15,11 @@ HEAD = "| gate | system | measure | mean ± SE | seeds | random | optimum | pape
 
 def markdown(store: Path) -> str:
     """A line a gate, system and measure with a band, over the seeds 0, 1, ... that are stored without a gap."""
-    from evals.gates.__main__ import is_stored, table
+    from evals.gates.__main__ import stored_seeds, table
 
     lines = [HEAD, "|---" * HEAD.count(" | ") + "|---|"]
     for gate in gates():
-        seeds: list[int] = []
-        while is_stored(store, gate, len(seeds)):
-            seeds.append(len(seeds))
+        seeds = stored_seeds(store, gate)
         for row in table(gate, store, seeds) if seeds else []:
             name = row["measure"].removesuffix(f"_{gate.variant}") if gate.variant else row["measure"]
             if name in gate.bars:

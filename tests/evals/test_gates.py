@@ -205,6 +205,17 @@ def test_gates_share_a_run_that_they_measure_on_other_tasks(small: list[str], tm
     assert floors == pytest.approx([2.0, 5.0], abs=0.2)
 
 
+def test_cached_prints_the_seeds_that_are_there(small: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """One of two seeds, and a gate of which nothing is stored: its name, and no success."""
+    run_here(["S1", "--seeds", "1"], small)
+    capsys.readouterr()
+    assert runner.main(["S1", "--cached", "--json", *small]) == 0
+    assert [len(row["seeds"]) for row in json.loads(capsys.readouterr().out)] == [1, 1]
+    table.TABLE.write_text(SMALL + SMALL.replace("S1:", "S2:").replace("pulls=4", "pulls=5"))
+    assert runner.main(["--cached", *small]) == 1
+    assert "nothing is stored with these settings: S2 rl2" in capsys.readouterr().err
+
+
 def test_unknown_names_are_told() -> None:
     with pytest.raises(ConfigError, match="no gate 'T111'"):
         gates(["T111"])
