@@ -62,6 +62,7 @@ class Sizes:
     tasks: int = 4096
     plain: tuple[int, ...] = (16, 256)
     calls: int = 4000  # environment steps of the plain side, a repetition
+    tensor_calls: int = 200  # steps of all tensor rows at once, a repetition
     updates: int = 64
     skipped: int = 16
     rows: int = 512
@@ -71,8 +72,8 @@ class Sizes:
 
 
 SMOKE = Sizes(
-    trials=2, steps=6, every=2, shape=(8, 1, 2), tasks=8, plain=(2,), calls=40, updates=8, skipped=8, rows=8,
-    lengths=(8, 16), update_rows=2, repetitions=1,
+    trials=2, steps=6, every=2, shape=(8, 1, 2), tasks=8, plain=(2,), calls=40, tensor_calls=20, updates=8,
+    skipped=8, rows=8, lengths=(8, 16), update_rows=2, repetitions=1,
 )  # fmt: skip
 
 
@@ -141,10 +142,12 @@ def measure_tensors(sizes: Sizes) -> dict[str, Any]:
         draws = torch.randint(spec.actions, (calls, sizes.tasks))
 
         def tensor(tasks: Any = tasks, draws: Any = draws) -> int:
-            tasks.env.reset(tasks.batch(0, range(sizes.tasks)), 0)
-            for actions in draws:
-                tasks.env.step(actions)
-            return draws.numel()
+            rounds = max(1, sizes.tensor_calls // len(draws))  # a bandit's ten steps alone are over in a millisecond
+            for number in range(rounds):
+                tasks.env.reset(tasks.batch(number, range(sizes.tasks)), number)
+                for actions in draws:
+                    tasks.env.step(actions)
+            return rounds * draws.numel()
 
         def sync(count: int, name: str = name) -> int:
             rounds = max(1, sizes.calls // count)

@@ -86,7 +86,7 @@ class Room(FiniteEnv):
         return {"cell": torch.full((len(u),), cell, device=self.device)}
 
     def observe(self) -> Tensor:
-        return self.views[self.state["cell"]]
+        return self.views.index_select(0, self.state["cell"])  # copies whole rows; `views[cell]` goes number by number
 
     def walk(self, actions: Tensor) -> Tensor:
         """(B,) the cells that the actions (B,) lead to."""
