@@ -111,6 +111,14 @@ class TrialMixin(SavingMixin):
 
     # Training.
 
+    @property
+    def unwrapped(self) -> Any:
+        """The model itself, out of whatever wraps it for training."""
+        known = getattr(self, "_unwrapped", None)
+        if known is None or known[0] is not self.model:  # asking anew takes as long as a small update
+            known = self._unwrapped = self.model, self.accelerator.unwrap_model(self.model)
+        return known[1]
+
     def train(
         self,
         resume_from_checkpoint: str | bool | None = None,

@@ -65,6 +65,18 @@ def read_run(run_dir: Path) -> dict[str, Any]:
     return run
 
 
+def trained_weights(run_dir: Path) -> Path:
+    """RUN/model/model.safetensors.
+
+    Raises:
+        ConfigError: where no trained model lies there.
+    """
+    path = run_dir / "model" / "model.safetensors"
+    if not path.is_file():
+        raise ConfigError(f"{path} is not there: train the recipe first, or let the run finish")
+    return path
+
+
 def inspect_run(run_dir: Path, recipe: Recipe) -> RunState:
     """What is there for this recipe. Raises ConfigError, naming the difference, when it belongs to another one."""
     run, saved = read_run(run_dir), any(run_dir.glob("checkpoint-*"))

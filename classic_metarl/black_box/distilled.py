@@ -102,9 +102,8 @@ class DistilledTrainer(ControlTrainer):
                 "oracle": bounds.ceiling / env.spec.episodes,
                 "floor": bounds.floor / env.spec.episodes,
             }
-        keys = [env.task_key(params, row) for row in range(min(self.rows_written or 0, len(indices)))]
-        keys += [""] * (len(indices) - len(keys))
-        return dataclasses.replace(trials, privileged=privileged, task_keys=tuple(keys))
+        keys = env.task_keys(params, len(indices), self.rows_written or 0)
+        return dataclasses.replace(trials, privileged=privileged, task_keys=keys)
 
     def _weighed(self, trials: Trials) -> Trials:
         """Every act of the teacher counts alike."""

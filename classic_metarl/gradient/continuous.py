@@ -32,13 +32,13 @@ import torch
 from torch import Tensor
 
 from classic_metarl.gradient import estimators
-from classic_metarl.gradient.functional import Order, Tree, rates_like
+from classic_metarl.gradient.emaml import standardised
+from classic_metarl.gradient.functional import Order, Tree
 from classic_metarl.gradient.meta_policy import MetaPolicy, inner_loop
-from classic_metarl.gradient.rl import GradientRLConfig, GradientRLTrainer
+from classic_metarl.gradient.rl import GradientRLConfig, GradientRLTrainer, learned_rates, with_credit
 from classic_metarl.gradient.stages import WEIGHTS, stage, task_means
 from classic_metarl.gradient.task_policy import TaskPolicy, play
 from mrt.errors import ConfigError
-from mrt.grouping import group_mean
 from mrt.trials import Trials
 
 Ratios = Literal["episode", "step", "none"]
@@ -81,10 +81,7 @@ class ChainPolicy(MetaPolicy):
     """theta, the step sizes, and equation 9."""
 
     def __init__(self, net: TaskPolicy, args: ContinuousConfig) -> None:
-        starts = [args.inner_rates[min(i, len(args.inner_rates) - 1)] for i in range(args.steps_each)]
-        rates: list[Tree] = []
-        if args.adapt and args.learn_rates != "no":
-            rates = [rates_like(dict(net.named_parameters()), start, args.learn_rates) for start in starts]
+        rates = learned_rates(net, args, args.steps_each) if args.adapt else []
         super().__init__(net, inner_loop(net, args.surrogate, args.order), args.inner_rates, rates)
         self.rule, self.effective = args, 1.0
 
@@ -166,8 +163,7 @@ class ContinuousTrainer(GradientRLTrainer):
                 total = total + task_means(clipped, one).mean()
                 if args.sampling and args.adapt and number:
                     before, said = stages[number - 1], spoken[number - 1]
-                    earned = standard(group_mean(one.returns, one.group))
-                    score = estimators.sampling_term(said, before, earned)
+                    score = estimators.sampling_term(said, before, standardised(one))
                     total = total + args.sampling * task_means(score, before).mean()
             return total / (args.inner_steps + 1 - first)
 
@@ -177,11 +173,6 @@ class ContinuousTrainer(GradientRLTrainer):
 def next_stage(params: Mapping[str, Tensor], ahead: int) -> dict[str, Tensor]:
     """The tasks {name: (M, ...)} that come `ahead` stages later in their chains."""
     return {**params, "stage": params["stage"] + ahead}
-
-
-def standard(values: Tensor) -> Tensor:
-    """(M,) to mean 0 and deviation 1."""
-    return (values - values.mean()) / (values.std() + 1e-8) if len(values) > 1 else torch.zeros_like(values)
 
 
 def effective_share(ratio: Tensor, group: Tensor) -> Tensor:
@@ -196,8 +187,6 @@ def chain_returns(learner: ChainPolicy, tasks: Any, args: ContinuousConfig, coun
     Each stage lasts `env.each` episodes, `steps_each` equal parts of which are followed by a gradient step. Torch's own
     random state is left as it was.
     """
-    from classic_metarl.gradient.rl_measures import with_credit
-
     env, parts = tasks.env, args.steps_each
     episodes, left = divmod(env.each, parts)
     if left or not episodes:
@@ -209,5 +198,5 @@ def chain_returns(learner: ChainPolicy, tasks: Any, args: ContinuousConfig, coun
         for number in range(env.stages * parts):
             trials = play(env, learner.net, phi, next_stage(params, number // parts), episodes)
             returns.append(trials.returns.unflatten(0, (count, -1)).mean(1))
-            phi = learner.adapt(phi, number, with_credit(trials, args), order="first")
+            phi = learner.adapt(phi, number, with_credit(trials, args.make_credit(), args), order="first")
     return torch.stack(returns, 1).unflatten(1, (env.stages, parts)).mean(2)

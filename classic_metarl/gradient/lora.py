@@ -27,6 +27,7 @@ from classic_metarl.gradient.operations import Operations
 from classic_metarl.gradient.supervised import FewShotConfig, FewShotLearner, FewShotTrainer, Set, score_curve
 from mrt.errors import ConfigError, nearest
 from mrt.recipe import Recipe
+from mrt.rundir import trained_weights
 
 PEFT = {"r": 8, "lora_alpha": 16, "target_modules": "all-linear"}
 
@@ -170,9 +171,7 @@ def load_learner(run: Path, recipe: Recipe, **changed: Any) -> LoRALearner:
     """
     from safetensors.torch import load_model
 
-    path = run / "model" / "model.safetensors"
-    if not path.is_file():
-        raise ConfigError(f"{path} is not there: train the recipe first, or let the run finish")
+    path = trained_weights(run)
     made = replace(recipe, problems={**recipe.problems, **changed})
     learner = learner_of(made, recipe.build_args(LoRAMAMLConfig, run))
     load_model(learner, path)

@@ -113,7 +113,8 @@ class MAESNTrainer(MAMLTRPOTrainer):
     def build(cls, tasks: PairedTasks, args: Any) -> MetaPolicy:
         net = LatentPolicy(tasks.env.spec, args.hidden, args.activation, args.std, args.init_std, args.latent)
         steps = inner_loop(net, args.surrogate, args.order)
-        return LatentMetaPolicy(net, steps, args.inner_rates, learned_rates(net, args), tasks=args.num_tasks)
+        rates = learned_rates(net, args, args.inner_steps)
+        return LatentMetaPolicy(net, steps, args.inner_rates, rates, tasks=args.num_tasks)
 
     def meta_objective(self, phis: list[Tree], trials: Trials) -> Tensor:
         """MAML's, less the divergence of the latents from the prior."""

@@ -148,7 +148,8 @@ class GradientRLTrainer(TrialTrainer):
     def build(cls, tasks: PairedTasks, args: Any) -> MetaPolicy:
         """The system's policy and its inner step."""
         net = TaskPolicy(tasks.env.spec, args.hidden, args.activation, args.std, args.init_std)
-        return MetaPolicy(net, inner_loop(net, args.surrogate, args.order), args.inner_rates, learned_rates(net, args))
+        steps = inner_loop(net, args.surrogate, args.order)
+        return MetaPolicy(net, steps, args.inner_rates, learned_rates(net, args, args.inner_steps))
 
     # Collecting.
 
@@ -177,11 +178,9 @@ class GradientRLTrainer(TrialTrainer):
             if number < self.args.inner_steps:
                 phi = self.learner.adapt(phi, number, stages[-1], order="first")
         trials = join(stages)
-        written = range(min(self.rows_written or 0, len(trials)))
-        keys = [self.tasks.env.task_key(params, row // self.args.episodes) for row in written]
-        keys += [""] * (len(trials) - len(keys))  # a key takes longer to write than an episode to play
+        keys = self.tasks.env.task_keys(params, len(trials), self.rows_written or 0, each=self.args.episodes)
         known = {NUMBER: numbers.repeat_interleave(self.args.episodes), **trials.privileged, **self._bounds(params)}
-        return replace(trials, privileged=known, task_keys=tuple(keys))
+        return replace(trials, privileged=known, task_keys=keys)
 
     def stage_params(self, params: Mapping[str, Tensor], number: int) -> Mapping[str, Tensor]:
         """The tasks {name: (M, ...)} that stage `number` is played on."""
@@ -189,8 +188,7 @@ class GradientRLTrainer(TrialTrainer):
 
     def weighed(self, trials: Trials) -> Trials:
         """The episodes of one stage with fitted values, and their credit among `privileged`."""
-        weights = credit_of(trials, super().weigh, self.args.gamma, self.args.normalise)
-        return replace(trials, privileged={**trials.privileged, WEIGHTS: weights})
+        return with_credit(trials, super().weigh, self.args)
 
     def weigh(self, trials: Trials) -> Tensor:
         return trials.privileged[WEIGHTS]
@@ -209,7 +207,7 @@ class GradientRLTrainer(TrialTrainer):
     @property
     def learner(self) -> Any:
         """The `MetaPolicy` itself, out of whatever wraps it for training."""
-        return self.accelerator.unwrap_model(self.model)
+        return self.unwrapped
 
     def adapted(self, trials: Trials, order: Order | None = None) -> list[Tree]:
         """phi_0, ..., phi_k of the tasks, each from the episodes of the stage before, with gradients into theta."""
@@ -253,9 +251,15 @@ def credit_of(trials: Trials, credit: Callable[[Trials], Tensor], gamma: float, 
     return centred / (deviation[trials.group][:, None] + 1e-8)
 
 
-def learned_rates(net: TaskPolicy, args: GradientRLConfig) -> list[Tree]:
-    """A tree of step sizes for each gradient step of training, where they are learned."""
+def with_credit(trials: Trials, credit: Callable[[Trials], Tensor], args: GradientRLConfig) -> Trials:
+    """One stage's episodes with their credit among `privileged`, over values fitted as the arguments say."""
+    weights = credit_of(trials, credit, args.gamma, args.normalise)
+    return replace(trials, privileged={**trials.privileged, WEIGHTS: weights})
+
+
+def learned_rates(net: TaskPolicy, args: GradientRLConfig, steps: int) -> list[Tree]:
+    """A tree of step sizes for each of `steps` gradient steps, where they are learned."""
     if args.learn_rates == "no":
         return []
-    starts = [args.inner_rates[min(i, len(args.inner_rates) - 1)] for i in range(args.inner_steps)]
+    starts = [args.inner_rates[min(i, len(args.inner_rates) - 1)] for i in range(steps)]
     return [rates_like(dict(net.named_parameters()), start, args.learn_rates) for start in starts]

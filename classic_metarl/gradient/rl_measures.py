@@ -6,8 +6,6 @@ section 5.3: the numbers of figures 4 and 5).
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +14,13 @@ from torch import Tensor
 
 from classic_metarl.gradient.meta_policy import MetaPolicy
 from classic_metarl.gradient.paired import PairedTasks
-from classic_metarl.gradient.rl import GradientRLConfig, credit_of
-from classic_metarl.gradient.stages import WEIGHTS
+from classic_metarl.gradient.rl import GradientRLConfig, with_credit
 from classic_metarl.gradient.task_policy import play
 from mrt.control.envs.base import EnvTasks
 from mrt.control.evaluate import HELD_OUT, bounds_of
 from mrt.control.report import write_report
-from mrt.errors import ConfigError
 from mrt.recipe import Recipe, import_trainer
-from mrt.rundir import write_json
-from mrt.trials import Trials
+from mrt.rundir import trained_weights, write_json
 
 EPISODES = 20  # of each task after each step, as in the paper's training
 
@@ -38,20 +33,17 @@ def adaptation_returns(
     steps: int = 3,
     episodes: int = EPISODES,
     seed: int = 0,
-    weighed: Callable[[Trials], Trials] | None = None,
 ) -> Tensor:
     """(count, steps + 1) mean return of each held-out task's episodes after each number of gradient steps.
 
     Args:
         episodes: of each task after each step: those that the next step is taken on.
-        weighed: the credit of a stage; that of training when left out.
 
     Torch's own random state is left as it was.
     """
-    weighed = weighed or (lambda trials: with_credit(trials, args))
     device = next(learner.parameters()).device
     params = {name: value.to(device) for name, value in tasks.batch(HELD_OUT + seed, range(count)).items()}
-    returns = []
+    returns, credit = [], args.make_credit()
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(HELD_OUT + seed)
         phi = learner.start()
@@ -59,14 +51,8 @@ def adaptation_returns(
             trials = play(tasks.env, learner.net, phi, params, episodes)
             returns.append(trials.returns.unflatten(0, (count, -1)).mean(1))
             if number < steps:
-                phi = learner.adapt(phi, number, weighed(trials), order="first")
+                phi = learner.adapt(phi, number, with_credit(trials, credit, args), order="first")
     return torch.stack(returns, 1).cpu()
-
-
-def with_credit(trials: Trials, args: GradientRLConfig) -> Trials:
-    """One stage's episodes with the credit that the arguments describe."""
-    weights = credit_of(trials, args.make_credit(), args.gamma, args.normalise)
-    return replace(trials, privileged={**trials.privileged, WEIGHTS: weights})
 
 
 def load_meta_policy(run: Path, recipe: Recipe) -> tuple[MetaPolicy, PairedTasks, Any]:
@@ -77,9 +63,7 @@ def load_meta_policy(run: Path, recipe: Recipe) -> tuple[MetaPolicy, PairedTasks
     """
     from safetensors.torch import load_model
 
-    path, trainer = run / "model" / "model.safetensors", import_trainer(recipe.trainer)
-    if not path.is_file():
-        raise ConfigError(f"{path} is not there: train the recipe first, or let the run finish")
+    path, trainer = trained_weights(run), import_trainer(recipe.trainer)
     args = recipe.build_args(trainer.args_class(), run)
     tasks = trainer.tasks_of(recipe)  # type: ignore[attr-defined]
     learner = trainer.build(tasks, args)  # type: ignore[attr-defined]

@@ -22,6 +22,7 @@ from classic_metarl.gradient.networks import of_tasks
 from mrt.errors import ConfigError
 from mrt.metrics import cumulative_regret
 from mrt.recipe import Recipe, import_trainer
+from mrt.rundir import trained_weights
 from mrt.tasks import Task
 from mrt.trainer import TrialConfig, TrialTrainer
 from mrt.trials import Trials
@@ -238,9 +239,7 @@ def load_learner(run: Path, recipe: Recipe) -> Any:
     """
     from safetensors.torch import load_model
 
-    path, trainer = run / "model" / "model.safetensors", import_trainer(recipe.trainer)
-    if not path.is_file():
-        raise ConfigError(f"{path} is not there: train the recipe first, or let the run finish")
+    path, trainer = trained_weights(run), import_trainer(recipe.trainer)
     args = recipe.build_args(trainer.args_class(), run)
     learner = trainer.build(problem_family(**recipe.problems), args)  # type: ignore[attr-defined]
     load_model(learner, path)

@@ -21,6 +21,7 @@ from classic_metarl.gradient.sinusoid import Sinusoids
 from classic_metarl.gradient.supervised import load_learner
 from evals.gates.measures import Score
 from mrt.recipe import Recipe, import_trainer, load_recipe
+from mrt.rundir import trained_weights
 
 KNOWS_NOTHING = 3.006  # mean squared error of the best predictor that has not seen the task (sinusoid.py)
 
@@ -98,7 +99,7 @@ def optimiser(run: Path, recipe: Recipe, tasks: int, measures: Sequence[str]) ->
 def _load(model: Any, run: Path) -> None:
     from safetensors.torch import load_model
 
-    load_model(model, run / "model" / "model.safetensors")
+    load_model(model, trained_weights(run))
 
 
 def _of_curve(name: str, losses: Tensor) -> Score:

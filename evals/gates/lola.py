@@ -11,6 +11,7 @@ from classic_metarl.gradient.lola import GAMES, Game, Players, exact_values
 from evals.gates.measures import Score
 from mrt.errors import ConfigError
 from mrt.recipe import Recipe
+from mrt.rundir import trained_weights
 
 STATES = ("start", "cc", "cd", "dc", "dd")
 
@@ -26,7 +27,7 @@ def payoffs(run: Path, recipe: Recipe, tasks: int, measures: Sequence[str]) -> d
     if recipe.problems["name"] not in GAMES:
         raise ConfigError(f"{recipe.problems['name']!r} is no game of these players")
     players = Players()
-    load_model(players, run / "model" / "model.safetensors")
+    load_model(players, trained_weights(run))
     table, gamma = Game(recipe.problems["name"]).payoffs, float(recipe.args["gamma"])
     with torch.no_grad():
         one, two = ((1 - gamma) * exact_values(players.one, players.two, table, gamma)).tolist()

@@ -104,7 +104,6 @@ class ControlTrainer(TrialTrainer):
         self._collection: Trials | None = None
         self._left: list[Tensor] = []
         self._named: set[str] = set()
-        self._unwrapped: tuple[Any, Any] | None = None
         self.register_state("collection", (self._collection_state, self._load_collection))
 
     @classmethod
@@ -159,7 +158,7 @@ class ControlTrainer(TrialTrainer):
         params = self.tasks.batch(self.args.seed, indices)
         params = {name: value.repeat_interleave(repeats, 0).to(self.args.device) for name, value in params.items()}
         group = torch.arange(len(indices), device=self.args.device).repeat_interleave(repeats)
-        keys = [env.task_key(params, row) for row in range(min(self.rows_written or 0, len(group)))]
+        keys = env.task_keys(params, len(group), self.rows_written or 0)
         probe = ExploitProbe(self.policy, self.args.probe_samples) if self.args.probe_samples else None
         seed = int(torch.randint(2**31, (1,)))
         trials = rollout(env, self.policy, params, seed=seed, group=group, probe=probe)
@@ -170,15 +169,12 @@ class ControlTrainer(TrialTrainer):
                 "oracle": bounds.ceiling / env.spec.episodes,
                 "floor": bounds.floor / env.spec.episodes,
             }
-        keys += [""] * (len(group) - len(keys))  # a key takes longer to write than a trial to play
-        return dataclasses.replace(trials, privileged=privileged, task_keys=tuple(keys))
+        return dataclasses.replace(trials, privileged=privileged, task_keys=keys)
 
     @property
     def policy(self) -> Any:
         """The policy itself, out of whatever wraps it for training."""
-        if self._unwrapped is None or self._unwrapped[0] is not self.model:  # asking anew takes as long as a small step
-            self._unwrapped = self.model, self.accelerator.unwrap_model(self.model)
-        return self._unwrapped[1]
+        return self.unwrapped
 
     def _weighed(self, trials: Trials) -> Trials:
         """The trials with credit and value targets; rewards of free episodes count for nothing."""

@@ -11,7 +11,7 @@ import torch
 from classic_metarl.gradient import estimators
 from classic_metarl.gradient.continuous import ContinuousConfig, ContinuousTrainer, chain_returns, effective_share
 from classic_metarl.gradient.paired import paired_tasks
-from classic_metarl.gradient.rl_measures import with_credit
+from classic_metarl.gradient.rl import with_credit
 from classic_metarl.gradient.stages import WEIGHTS, stage, task_means
 from classic_metarl.gradient.task_policy import play
 from mrt.errors import ConfigError
@@ -45,7 +45,8 @@ def moved(phi: dict[str, torch.Tensor], by: float) -> dict[str, torch.Tensor]:
 
 def played(trainer: Any, phi: dict[str, torch.Tensor]) -> Any:
     params = trainer.tasks.batch(5, range(3))
-    return with_credit(play(trainer.tasks.env, trainer.learner.net, phi, params, 4), trainer.args)
+    played = play(trainer.tasks.env, trainer.learner.net, phi, params, 4)
+    return with_credit(played, trainer.args.make_credit(), trainer.args)
 
 
 @pytest.mark.parametrize("importance", ["episode", "step", "none"])

@@ -108,6 +108,14 @@ class TensorEnv(ABC):
         parts = [f"{name}={_text(value[row])}" for name, value in sorted(params.items())]
         return f"{self.name}:{';'.join(parts)}"
 
+    def task_keys(self, params: Mapping[str, Tensor], rows: int, written: int, each: int = 1) -> tuple[str, ...]:
+        """A key for every one of `rows` rows, of which each task of `params` has `each`: those of the first `written`.
+
+        The others are empty: a key takes longer to write than a trial to play.
+        """
+        keys = [self.task_key(params, row // each) for row in range(min(written, rows))]
+        return (*keys, *[""] * (rows - len(keys)))
+
     # The trial.
 
     def reset(self, params: Mapping[str, Tensor], seed: int = 0, noise: Tensor | None = None) -> Tensor:
