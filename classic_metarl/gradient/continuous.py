@@ -14,7 +14,9 @@ The outer step is PPO's, as in the paper: `epochs` updates on one collection und
 A product of ratios over whole episodes has next to no effective sample size once phi is away from theta; `most`
 truncates it, `importance: step` takes the ratio of each step alone (biased, of bounded variance), and `none` none. The
 effective share of episodes is logged as `chain/effective`. `adapt: false` is the same policy without adaptation, and
-`restart: false` goes on from phi_(i-1), where no ratio is needed.
+`restart: false` goes on from phi_(i-1), where no ratio is needed. Of the two it is the one to use where phi moves by
+more than a standard deviation of the actions: the episodes of a well-adapted phi then weigh nothing under theta, and
+equation 9 adapts in every other task only (LOG.md).
 
 What theta earns by itself on the first task counts too (`first`; not in the paper): without it theta is free to be
 good for nothing but the step, and whatever a good phi does then says nothing about theta.
@@ -59,6 +61,9 @@ class ContinuousConfig(GradientRLConfig):
     sampling: float = field(default=1.0, metadata={"help": "weight of the score of what adaptation saw; 0: without"})
     first: bool = field(default=True, metadata={"help": "the first task of a chain counts as well, played by theta"})
     adapt: bool = field(default=True, metadata={"help": "false: the same policy for all tasks"})
+    adapted: list[str] = field(
+        default_factory=list, metadata={"help": "prefixes of the parameters that adapt (net: all but log_std); [] all"}
+    )
     clip: float = field(default=0.2, metadata={"help": "PPO's clip of the outer ratio"})
     learn_rates: Literal["no", "tensor", "entry"] = field(
         default="tensor", metadata={"help": "learn the step sizes, one a tensor or an entry"}
@@ -82,7 +87,8 @@ class ChainPolicy(MetaPolicy):
 
     def __init__(self, net: TaskPolicy, args: ContinuousConfig) -> None:
         rates = learned_rates(net, args, args.steps_each) if args.adapt else []
-        super().__init__(net, inner_loop(net, args.surrogate, args.order), args.inner_rates, rates)
+        steps = inner_loop(net, args.surrogate, args.order, adapted=tuple(args.adapted))
+        super().__init__(net, steps, args.inner_rates, rates)
         self.rule, self.effective = args, 1.0
 
     def adapt(self, phi: Tree, number: int, trials: Trials, order: Order | None = None) -> Tree:

@@ -167,3 +167,15 @@ def test_the_first_task_counts_where_it_is_asked_to(tmp_path: Path) -> None:
     assert found == pytest.approx(-sum(both).item() / 2, abs=1e-5)
     trainer.args.first = False
     assert trainer.losses(trials, trials.mask.float())["policy"].item() == pytest.approx(-both[1].item(), abs=1e-5)
+
+
+def test_only_what_is_named_adapts(tmp_path: Path) -> None:
+    """`adapted: [net]` leaves the standard deviation to the outer loop; a name that is none is told."""
+    trainer = build(tmp_path, adapted=["net"], restart=False, importance="none", inner_rates=[0.7])
+    learner = trainer.learner
+    phi = learner.adapt(learner.start(), 0, played(trainer, moved(learner.start(), 0.1)))
+    start = {name: p.expand_as(phi[name]) for name, p in learner.net.named_parameters()}
+    assert torch.equal(phi["log_std"], start["log_std"])
+    assert all(not torch.equal(phi[name], start[name]) for name in phi if name.startswith("net."))
+    with pytest.raises(ConfigError, match="adapted"):
+        build(tmp_path, adapted=["nett"]).learner.adapt(phi, 0, played(trainer, phi))

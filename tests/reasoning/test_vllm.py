@@ -149,12 +149,15 @@ def test_an_evaluation_in_process(llm: Any, tiny: str, tmp_path: Path, monkeypat
 
 @pytest.fixture(scope="module")
 def server(tiny: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A real `vllm serve`, as the documentation starts it, with a small cache."""
+    """A real server, as `vllm serve` starts it, with a small cache. The command itself asks for the package `vllm`, which
+    the CPU build is not called.
+    """
     log = tmp_path_factory.mktemp("serve") / "log"
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [str(Path(sys.executable).with_name("vllm")), "serve", tiny, "--host", "127.0.0.1", "--port", str(port)]
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", tiny]
+    command += ["--host", "127.0.0.1", "--port", str(port)]
     command += ["--enable-prompt-tokens-details", "--logprobs-mode", "processed_logprobs", "--dtype", "float32"]
     command += ["--max-model-len", "1024", "--enforce-eager", "--gpu-memory-utilization", str(MEMORY)]
     url = f"http://127.0.0.1:{port}"
@@ -168,7 +171,8 @@ def server(tiny: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]
                 time.sleep(1)
             yield url
         finally:
-            os.killpg(process.pid, signal.SIGTERM)
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGTERM)
             process.wait(60)
 
 

@@ -24,11 +24,11 @@ class FadingLegs(TensorEnv):
     """A body that runs on six legs, two of which lose their force from stage to stage, down to none in the last.
 
     After the paper's six-legged robot (section 5.1: a pair of legs is scaled down from 1 to 0 over seven episodes), as
-    a point with a heading. Leg i pushes with a_i in [-1, 1] times its force, at the lever LEVERS[i] to the left or
-    right of the middle:
+    a point with a heading. Leg i pushes with a_i times its force, at the lever LEVERS[i] to the left or right of the
+    middle:
 
         speed <- 0.7 speed + 0.3 mean(push)     turn <- 0.7 turn + 0.3 mean(lever push)     heading += GAIN turn
-        reward = speed * cos(heading): the way made along the track
+        reward = speed * cos(heading) - effort * mean(a^2): the way made along the track, less what it took
 
     Observation: speed, and the time in the episode. The body has no compass: what a weak leg does to the heading shows
     in the rewards alone, unless `compass` adds (cos, sin) of the heading and the turn. 15 tasks, the pairs of legs.
@@ -37,6 +37,7 @@ class FadingLegs(TensorEnv):
         stages: from full force to none. each: episodes of a stage. steps: of an episode.
         start: "first": trials begin in stage 0. "any": in one of all but the last, drawn for each task.
         loss: share of their force that the legs have lost in the last stage; 2 turns it round.
+        effort: price of a push; above 0, for nothing else bounds it.
     """
 
     name = "fading-legs"
@@ -51,14 +52,18 @@ class FadingLegs(TensorEnv):
         steps: int = 30,
         start: Start = "first",
         loss: float = 1.0,
+        effort: float = 0.5,
         compass: bool = False,
         device: str | torch.device = "cpu",
     ) -> None:
         if stages < 2 or each < 1 or start not in ("first", "any"):
             raise ValueError(f"stages={stages}, each={each}, start={start!r}: at least 2 and 1; start first or any")
+        if effort <= 0:
+            raise ValueError(f"effort={effort} is to be above 0")
         legs = len(self.LEVERS)
         super().__init__(Spec(5 if compass else 2, steps, stages * each, action_size=legs), device)
-        self.stages, self.each, self.start, self.loss, self.compass = stages, each, start, loss, compass
+        self.stages, self.each, self.start, self.loss = stages, each, start, loss
+        self.effort, self.compass = effort, compass
         self.levers = torch.tensor(self.LEVERS, device=device)
         self.pairs = torch.tensor(list(itertools.combinations(range(legs), 2)), device=device)
 
@@ -83,11 +88,11 @@ class FadingLegs(TensorEnv):
         return whole.scatter(1, chosen, weak[:, None].expand_as(chosen))
 
     def move(self, actions: Tensor, u: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-        push = actions.clamp(-1, 1) * self.forces()
+        push = actions * self.forces()
         speed = 0.7 * self.state["speed"] + 0.3 * push.mean(1)
         turn = 0.7 * self.state["turn"] + 0.3 * (push * self.levers).mean(1)
         heading = rotated(self.state["heading"], self.GAIN * turn)
-        reward = speed * heading[:, 0]
+        reward = speed * heading[:, 0] - self.effort * actions.square().mean(1)
         return {"speed": speed, "turn": turn, "heading": heading}, reward, torch.zeros_like(self.waiting)
 
     def observe(self) -> Tensor:

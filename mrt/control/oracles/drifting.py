@@ -16,26 +16,13 @@ from mrt.control.oracles.bounds import Bounds, floor_and_ceiling
 FLOOR_TRIALS = 16  # of random play, a task
 
 
-def straight(forces: Tensor, levers: Tensor) -> tuple[Tensor, Tensor]:
-    """The fastest actions that do not turn the body: (B,) sum of the pushes and (B, L) actions, for forces (B, L).
-
-    max sum f a  with  sum f l a = 0, |a| <= 1. Its dual is min over x of sum f |1 - x l|, convex and linear between
-    x = 1 / l_i: the least of these is the value. Legs with 1 - x l above 0 push fully, those below 0 pull, and the one
-    at 0 balances. A force below 0 is one turned round.
+def straight(forces: Tensor, levers: Tensor) -> Tensor:
+    """(B, L) the best pushes that do not turn the body, for forces (B, L), up to a factor: most of sum f d - sum d^2 / 2
+    with sum f l d = 0 is d_i = f_i (1 - mu l_i), mu = sum f^2 l / sum f^2 l^2. Its way is sum f d = sum d^2.
     """
-    forces, turned = forces.abs(), forces.sign()
-    candidates = (1 - levers / levers[:, None]).abs()  # (i, j): |1 - l_j / l_i|
-    totals = forces @ candidates.T
-    value, best = totals.min(1)
-    actions = (1 - levers / levers[best][:, None]).sign()
-    rows = torch.arange(len(forces), device=forces.device)
-    actions[rows, best] = 0
-    torque = (forces * levers * actions).sum(1)
-    own = (forces * levers)[rows, best]
-    level = levers == levers[best][:, None]  # legs of the same lever share the balance
-    share = (forces * level).sum(1)
-    balance = torch.where(own == 0, torch.zeros_like(own), -torque / (levers[best] * share).where(share > 0, own + 1))
-    return value, turned * torch.where(level, balance[:, None], actions)
+    square = forces.square()
+    torque, lever = (square * levers).sum(1, keepdim=True), (square * levers.square()).sum(1, keepdim=True)
+    return forces * (1 - torque / lever.clamp(min=1e-12) * levers)
 
 
 class StraightLegs:
@@ -50,7 +37,9 @@ class StraightLegs:
         """Nothing is remembered."""
 
     def act(self, observation: Tensor) -> Tensor:
-        return straight(self.env.forces(), self.env.levers)[1]
+        env = self.env
+        reach = 1 - 0.7 ** (env.spec.episode_steps - env.clock).to(env.levers.dtype)  # of a push on all speeds to come
+        return reach[:, None] * straight(env.forces(), env.levers) / (2 * env.effort)
 
     def update(self, actions: Tensor, step: Step) -> None:
         """Nothing is learned."""
@@ -58,15 +47,17 @@ class StraightLegs:
 
 @floor_and_ceiling.register
 def _legs(env: FadingLegs, params: Mapping[str, Tensor]) -> Bounds:
-    """Floor: mean of `FLOOR_TRIALS` random trials a task, seed 0. Ceiling: straight on, in closed form a step."""
+    """Floor: mean of `FLOOR_TRIALS` random trials a task, seed 0. Ceiling: straight on, in closed form:
+    sum_t reach_t^2 mean(d^2) / (4 effort) an episode.
+    """
     rows, steps = len(params["pair"]), env.spec.episode_steps
     scene = env.with_spec()
     scene.reset(params)
     total = torch.zeros(rows, device=env.device)
-    pace = sum(1 - 0.7**t for t in range(1, steps + 1))  # the speeds of an episode while pushing by 1
+    pace = sum((1 - 0.7**t) ** 2 for t in range(1, steps + 1))
     for episode in range(env.spec.episodes):
         scene.episode = torch.full_like(scene.episode, episode)
-        total += straight(scene.forces(), env.levers)[0] / len(env.LEVERS) * pace
+        total += straight(scene.forces(), env.levers).square().mean(1) * pace / (4 * env.effort)
     return Bounds(_random(env, params), total)
 
 
