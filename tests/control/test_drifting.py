@@ -173,7 +173,7 @@ def test_straight_running_earns_the_ceiling() -> None:
     bounds = floor_and_ceiling(env, params)
     earned = play(env, StraightLegs(env), params).sum(1)
     assert torch.allclose(earned.float(), bounds.ceiling, rtol=1e-4)
-    assert torch.allclose(bounds.floor, torch.tensor(-35.0), atol=4)  # random pushes only cost: 210 steps of mean(a^2) / 2
+    assert torch.allclose(bounds.floor, torch.tensor(-35.0), atol=4)  # pushes at random only cost: 210 mean(a^2) / 2
     full = sum((1 - 0.7**t) ** 2 for t in range(1, 31)) / 2  # with all legs at their best, in the first stage
     once = env.with_spec(episodes=1)
     assert floor_and_ceiling(once, params).ceiling[0].item() == pytest.approx(full, rel=1e-5)

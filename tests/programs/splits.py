@@ -13,6 +13,7 @@ import json
 import random
 import sys
 import tempfile
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -81,16 +82,20 @@ def build(rows: int, accumulation: int, **changed: Any) -> Fixed:
     )  # fmt: skip
 
 
-def main(rows: str, accumulation: str, *options: str) -> None:
+def whole(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """A copy of every parameter, gathered where processes share it."""
+    return {name: getattr(value, "full_tensor", lambda value=value: value)().detach().clone()
+            for name, value in model.named_parameters()}  # fmt: skip
+
+
+def main(rows: str, accumulation: str, *options: str, gather: Callable[..., Any] = whole) -> None:
     pairs = (option.split("=", 1) for option in options)
     changed: dict[str, Any] = {name: int(value) if value.isdecimal() else value for name, value in pairs}
     Fixed.sampled = bool(changed.pop("sampled", ""))
     trainer = build(int(rows), int(accumulation), **changed)
-    start = {name: value.detach().clone() for name, value in trainer.model.named_parameters()}
+    start = gather(trainer.model)
     trainer.train()
-    ends = {name: getattr(value, "full_tensor", lambda value=value: value)().detach()
-            for name, value in trainer.model.named_parameters()}  # fmt: skip
-    moved = torch.cat([(value - start[name]).flatten() for name, value in ends.items()])
+    moved = torch.cat([(value - start[name]).flatten() for name, value in gather(trainer.model).items()])
     groups: list[Any] = [trainer.groups]
     if trainer.args.world_size > 1:
         from accelerate.utils import gather_object
@@ -99,7 +104,8 @@ def main(rows: str, accumulation: str, *options: str) -> None:
     (row,) = [row for row in trainer.state.log_history if "loss" in row]
     if trainer.args.process_index == 0:
         found = {"loss": row["loss"], "moved": moved.tolist(), "groups": groups, "reward": row["reward"]}
-        found["sharded"] = any(hasattr(value, "full_tensor") for value in trainer.model.parameters())
+        parameters = list(trainer.model.parameters())
+        found["sharded"] = any(hasattr(value, "full_tensor") or hasattr(value, "ds_tensor") for value in parameters)
         print(json.dumps(found), flush=True)
     if torch.distributed.is_initialized():
         torch.distributed.barrier()

@@ -149,8 +149,8 @@ def test_an_evaluation_in_process(llm: Any, tiny: str, tmp_path: Path, monkeypat
 
 @pytest.fixture(scope="module")
 def server(tiny: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A real server, as `vllm serve` starts it, with a small cache. The command itself asks for the package `vllm`, which
-    the CPU build is not called.
+    """A real server, as `vllm serve` starts it, with a small cache. The command itself asks for a package of the name
+    `vllm`, which the CPU build does not have.
     """
     log = tmp_path_factory.mktemp("serve") / "log"
     with socket.socket() as free:

@@ -17,8 +17,10 @@ FLOOR_TRIALS = 16  # of random play, a task
 
 
 def straight(forces: Tensor, levers: Tensor) -> Tensor:
-    """(B, L) the best pushes that do not turn the body, for forces (B, L), up to a factor: most of sum f d - sum d^2 / 2
-    with sum f l d = 0 is d_i = f_i (1 - mu l_i), mu = sum f^2 l / sum f^2 l^2. Its way is sum f d = sum d^2.
+    """(B, L) the best pushes that do not turn the body, for forces (B, L), up to a factor.
+
+    The largest sum f d - sum d^2 / 2 with sum f l d = 0 is at d_i = f_i (1 - mu l_i), mu = sum f^2 l / sum f^2 l^2; its
+    way is sum f d = sum d^2.
     """
     square = forces.square()
     torque, lever = (square * levers).sum(1, keepdim=True), (square * levers.square()).sum(1, keepdim=True)
