@@ -18,7 +18,7 @@ TOLERANCE = 1e-5
 
 
 def update(processes: int, accumulation: int, *options: str, program: str = "splits.py") -> dict[str, Any]:
-    """What tests/programs/splits.py, or fsdp.py, prints of one update of ROWS rows."""
+    """What tests/programs/splits.py, fsdp.py or zero3.py prints of one update of ROWS rows."""
     rows = ROWS // processes // accumulation
     launcher = ["-m", "torch.distributed.run", "--nproc_per_node", str(processes)] if processes > 1 else []
     done = subprocess.run(
@@ -44,14 +44,19 @@ def assert_same(one: dict[str, Any], other: dict[str, Any]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_weights_shared_by_fsdp2_change_nothing() -> None:
-    """recipes/accelerate/fsdp2.yaml on two CPU processes: the update of one process; and rollouts of different lengths
-    on the two, which would wait for each other's layers for ever were the weights not gathered for them."""
-    whole, split = update(1, 1), update(2, 1, program="fsdp.py")
+@pytest.mark.parametrize("kind", ["fsdp", "zero3"])
+def test_weights_that_processes_share_change_nothing(kind: str) -> None:
+    """recipes/accelerate/fsdp2.yaml and zero3.yaml on two CPU processes: the update of one process; and rollouts of
+    different lengths on the two, which would wait for each other's layers for ever were the weights not gathered for
+    them."""
+    if kind == "zero3":
+        pytest.importorskip("deepspeed", reason="ZeRO-3 is DeepSpeed's, which is installed separately")
+    program = f"{kind}.py"
+    whole, split = update(1, 1), update(2, 1, program=program)
     assert_same(whole, split)
     assert split["sharded"]
     assert not whole["sharded"]
-    sampled = update(2, 1, "sampled=1", program="fsdp.py")
+    sampled = update(2, 1, "sampled=1", program=program)
     assert sampled["sharded"]
     assert max(map(abs, sampled["moved"])) > 1e-4
 

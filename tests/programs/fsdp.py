@@ -2,8 +2,7 @@
 ACCUMULATION [name=value ...]` prints what splits.py prints.
 
 PyTorch shards on CPUs as well, accelerate offers it on accelerators only: so its state is told what
-recipes/accelerate/fsdp2.yaml says, in float32. `save=1` saves after the update, resumes in a new trainer and prints the
-update after that.
+recipes/accelerate/fsdp2.yaml says, in float32.
 """
 
 from __future__ import annotations

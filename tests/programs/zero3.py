@@ -29,4 +29,4 @@ def whole(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 
 if __name__ == "__main__":
-    splits.main(*sys.argv[1:], "use_cpu=0", gather=whole)
+    splits.main(*sys.argv[1:], "use_cpu=0", "ddp_backend=gloo", gather=whole)
