@@ -57,7 +57,8 @@ def test_only_the_demonstration_tells_the_targets_apart() -> None:
 
 @pytest.mark.parametrize(("loss", "heads"), [("actions", True), ("video", True), ("actions", False)])
 def test_the_inner_step_is_the_gradient_of_the_head_it_should_be(loss: str, heads: bool, tmp_path: Path) -> None:
-    trainer = trainer_of("mil", tmp_path, f"args.inner_loss={loss}", f"args.two_heads={str(heads).lower()}")
+    chosen = ["args.inner_rate=0.1", f"args.inner_loss={loss}", f"args.two_heads={str(heads).lower()}"]
+    trainer = trainer_of("mil", tmp_path, *chosen)
     learner, family = trainer.model, trainer.family
     tasks = [family.sample(0, index) for index in range(2)]
     first, second = (family.demonstration(tasks, number) for number in (0, 1))
