@@ -5,8 +5,8 @@ second scene has other positions and the order of the targets in the observation
 right target is reached half of the time, which is what tells a meta-learner from an average.
 
 Observation (8,): own position, position of target a, its colour, position of target b, its colour. Colours are one
-number in [-1, 1] each, drawn with the task, so that "which colour" has to be read off the demonstration. Actions (2,)
-are displacements of at most `STEP`.
+number in [-1, 1] each, drawn with the task so that either could be the right one: "which colour" has to be read off the
+demonstration. Actions (2,) are displacements of at most `STEP`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from mrt.errors import ConfigError
 from mrt.tasks import Task, generator
 
 STEP, NEAR = 0.2, 0.15
+APART = 0.2  # of the range of colours, at least
 Scene = tuple[Tensor, Tensor]  # targets (M, 2, 2) by place, and which place (M,) is right
 
 
@@ -56,10 +57,9 @@ class Reaching:
     def sample(self, seed: int, index: int) -> Task:
         """Two colours, the right one first, and two scenes of targets, order and the demonstrator's noise."""
         source = generator(seed, index)
-        colours = torch.rand(2, generator=source) * 2 - 1
-        colours = torch.where(
-            (colours[0] - colours[1]).abs() < 0.4, torch.stack([colours[0], -colours[0].sign()]), colours
-        )
+        first, between = torch.rand(2, generator=source)
+        second = (first + APART + (1 - 2 * APART) * between) % 1  # round a circle: neither colour tells which one it is
+        colours = torch.stack([first, second]) * 2 - 1
         targets = torch.rand(2, 2, 2, generator=source) * 2 - 1  # scene, right or wrong, place
         order = torch.randint(2, (2,), generator=source)  # of the right target in each scene
         noise = torch.randn(2, self.horizon, 2, generator=source)

@@ -50,9 +50,13 @@ def test_only_the_demonstration_tells_the_targets_apart() -> None:
         return reached.float().mean().item(), wrong.float().mean().item()
 
     assert walk(right)[0] == 1
-    for guess in (torch.zeros_like(right), colours.argmax(1)):
+    for guess in (torch.zeros_like(right), colours.argmax(1), colours.abs().argmin(1)):
         assert walk(guess)[0] == pytest.approx(0.5, abs=0.07)
     assert observation(targets[:1, 0], targets[:1], colours[:1]).shape == (1, 8)
+    right_first = torch.stack([task.data["colours"] for task in tasks])
+    cells = ((right_first + 1) * 2).long().clamp(max=3)  # either colour could be the right one: pairs can be exchanged
+    counts = torch.bincount(cells[:, 0] * 4 + cells[:, 1], minlength=16).view(4, 4).double()
+    assert ((counts - counts.T).abs() < 4.5 * (counts + counts.T).sqrt().clamp(min=1)).all()
 
 
 @pytest.mark.parametrize(("loss", "heads"), [("actions", True), ("video", True), ("actions", False)])
