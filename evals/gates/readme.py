@@ -45,11 +45,13 @@ def _line(title: str, row: dict[str, Any], measure: str, bar: Bar) -> str:
 
 def _band(bar: Bar) -> str:
     low, high = bar.band
-    if bar.chance:
-        return "random ± 3 SE"
-    if low is None:
-        return f"at most {high:g}"
-    return f"at least {low:g}" if high is None else f"{low:g} to {high:g}"
+    asked = ["random ± 3 SE"] if bar.chance else []
+    if low is not None or high is not None:
+        one_side = f"at most {high:g}" if low is None else f"at least {low:g}"
+        asked.append(one_side if None in bar.band else f"{low:g} to {high:g}")
+    if bar.above is not None and bar.above != low:
+        asked.append(f"mean - 2 SE above {bar.above:g}")
+    return ", ".join(asked)
 
 
 def write(store: Path, path: Path = README) -> None:

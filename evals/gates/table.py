@@ -122,7 +122,7 @@ def gates(names: list[str] | None = None, systems: list[str] | None = None) -> l
         if not same:
             raise ConfigError(f"no gate '{name}'; {nearest(name, set(table))}")
         chosen += same
-    found = [_gate(name, system, table[name]) for name in chosen for system in table[name]["systems"]]
+    found = [_gate(name, system, table[name]) for name in dict.fromkeys(chosen) for system in table[name]["systems"]]
     if systems:
         known = {gate.system for gate in found}
         for system in systems:

@@ -160,6 +160,26 @@ def test_results_of_other_settings_do_not_count(
     assert "not stored with these settings" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("bar", "said"),
+    [
+        (table.Bar((None, 2.0)), "at most 2"),
+        (table.Bar((6.58, None)), "at least 6.58"),
+        (table.Bar((6.58, 6.68), above=6.58), "6.58 to 6.68"),
+        (table.Bar(above=0.0), "mean - 2 SE above 0"),
+        (table.Bar(chance=True), "random ± 3 SE"),
+    ],
+)
+def test_readme_says_what_is_asked(bar: table.Bar, said: str) -> None:
+    assert readme._band(bar) == said
+
+
+def test_a_gate_is_listed_once_however_it_is_asked_for() -> None:
+    for names in (None, ["T24", "T24-ablation"]):
+        listed = [(gate.name, gate.system) for gate in table.gates(names)]
+        assert len(listed) == len(set(listed))
+
+
 def test_readme_shows_what_is_stored() -> None:
     """Cure: `python -m evals.gates --readme`."""
     assert f"{readme.BEGIN}\n{readme.markdown(runner.STORE)}\n{readme.END}" in readme.README.read_text(encoding="utf-8")
