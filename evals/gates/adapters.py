@@ -13,7 +13,9 @@ from torch import Tensor
 
 from classic_metarl.gradient.lora import LoRALearner, LoRAMAMLConfig, learner_of, load_learner
 from classic_metarl.gradient.measures import loss_curve
+from classic_metarl.gradient.operations import Operations
 from evals.gates.measures import Score
+from mrt.control.oracles import mean_and_se
 from mrt.recipe import Recipe
 
 RATES = (0.03, 0.1, 0.3, 1.0, 3.0)  # of plain fine-tuning; the best for the tasks it is chosen on is taken
@@ -31,25 +33,19 @@ def unseen_operations(run: Path, recipe: Recipe, tasks: int, measures: Sequence[
     score_steps, plain_steps = (max(step for kind, step in asked if kind == one) for one in (SCORE, PLAIN))
     ours = load_learner(run, recipe, split="test")
     curves = {SCORE: -loss_curve(ours, ours.family, tasks, score_steps).double()}
-    rates = {rate: _plain(run, recipe, rate, "train", CHOSEN_ON, plain_steps)[:, -1].mean() for rate in RATES}
+    constant = replace(recipe, args={**recipe.args, "learn_rates": False})
+    fresh = learner_of(constant, constant.build_args(LoRAMAMLConfig, run)).eval()
+    seen = replace(ours.family, split="train")
+    rates = {rate: _plain(fresh, rate, seen, CHOSEN_ON, plain_steps)[:, -1].mean() for rate in RATES}
     best = max(rates, key=lambda rate: float(rates[rate]))
-    curves[PLAIN] = _plain(run, recipe, best, "test", tasks, plain_steps)
+    curves[PLAIN] = _plain(fresh, best, ours.family, tasks, plain_steps)
     floor = float(curves[SCORE][:, 0].mean())
-    found = {f"{kind}_{step}": Score(*_mean(curves[kind][:, step]), floor, 1.0) for kind, step in asked}
-    found[OVER] = Score(*_mean(curves[SCORE][:, -1] - curves[PLAIN][:, -1]))
+    found = {f"{kind}_{step}": Score(*mean_and_se(curves[kind][:, step]), floor, 1.0) for kind, step in asked}
+    found[OVER] = Score(*mean_and_se(curves[SCORE][:, -1] - curves[PLAIN][:, -1]))
     return {name: found[name] for name in measures}
 
 
-def _plain(run: Path, recipe: Recipe, rate: float, split: str, tasks: int, steps: int) -> Tensor:
+def _plain(fresh: LoRALearner, rate: float, family: Operations, tasks: int, steps: int) -> Tensor:
     """(tasks, steps + 1) scores of new adapters fine-tuned by gradient steps of one rate."""
-    made = replace(
-        recipe,
-        problems={**recipe.problems, "split": split},
-        args={**recipe.args, "learn_rates": False, "inner_rate": rate},
-    )
-    learner: LoRALearner = learner_of(made, made.build_args(LoRAMAMLConfig, run)).eval()
-    return -loss_curve(learner, learner.family, tasks, steps).double()
-
-
-def _mean(values: Tensor) -> tuple[float, float]:
-    return float(values.mean()), float(values.std() / len(values) ** 0.5)
+    fresh.steps = replace(fresh.steps, rate=rate)
+    return -loss_curve(fresh, family, tasks, steps).double()

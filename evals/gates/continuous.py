@@ -18,7 +18,7 @@ from classic_metarl.gradient.rl_measures import load_meta_policy
 from evals.gates.measures import Score
 from mrt.control.envs import make_tasks
 from mrt.control.evaluate import HELD_OUT
-from mrt.control.oracles import play, task_bounds
+from mrt.control.oracles import mean_and_se, play, task_bounds
 from mrt.control.rollout import LearnedPolicy
 from mrt.control.trainer import load_policy
 from mrt.recipe import Recipe, import_trainer, load_recipe
@@ -44,9 +44,9 @@ def chain(run: Path, recipe: Recipe, tasks: int, measures: Sequence[str]) -> dic
     bounds = task_bounds(held_out.env, held_out.batch(seed, range(tasks)))
     floor, ceiling = (float(side.mean()) / held_out.env.spec.episodes for side in bounds)
     later = {name: one[:, 1:].mean(1) for name, one in (("chain", ours), ("static", theirs), ("rl2", memory))}
-    found = {name: Score(*_mean(one), floor, ceiling) for name, one in later.items()}
-    found |= {f"over_{name}": Score(*_mean(later["chain"] - later[name])) for name in ("static", "rl2")}
-    found |= {f"stage_{k}": Score(*_mean(ours[:, k])) for k in range(ours.shape[1])}
+    found = {name: Score(*mean_and_se(one), floor, ceiling) for name, one in later.items()}
+    found |= {f"over_{name}": Score(*mean_and_se(later["chain"] - later[name])) for name in ("static", "rl2")}
+    found |= {f"stage_{k}": Score(*mean_and_se(ours[:, k])) for k in range(ours.shape[1])}
     return {name: found[name] for name in measures}
 
 
@@ -68,8 +68,3 @@ def recurrent(recipe: Recipe, dials: dict[str, Any], held_out: Any, spent: int, 
     params = held_out.batch(HELD_OUT + recipe.seed, range(tasks))
     returns = play(held_out.env, LearnedPolicy(load_policy(folder).eval(), greedy=True), params, recipe.seed)
     return returns.unflatten(1, (held_out.env.stages, -1)).mean(2)
-
-
-def _mean(values: Tensor) -> tuple[float, float]:
-    values = values.double()
-    return float(values.mean()), float(values.std() / len(values) ** 0.5)

@@ -20,6 +20,7 @@ from classic_metarl.gradient.nearest import NearestNeighbour
 from classic_metarl.gradient.sinusoid import Sinusoids
 from classic_metarl.gradient.supervised import load_learner
 from evals.gates.measures import Score
+from mrt.control.oracles import mean_and_se
 from mrt.recipe import Recipe, import_trainer, load_recipe
 from mrt.rundir import trained_weights
 
@@ -64,7 +65,7 @@ def accuracy(run: Path, recipe: Recipe, tasks: int, measures: Sequence[str]) -> 
     players = {"accuracy": learner, "nearest": NearestNeighbour(test)}
     found = {}
     for name in measures:
-        mean, se = _mean(-loss_curve(players[name], test, tasks, None)[:, -1].double())
+        mean, se = mean_and_se(-loss_curve(players[name], test, tasks, None)[:, -1])
         found[name] = Score(mean, se, 1 / test.ways, 1.0)
     return found
 
@@ -77,7 +78,7 @@ def imitation(run: Path, recipe: Recipe, tasks: int, measures: Sequence[str]) ->
     held_out = [family.sample(TEST_SEED, index) for index in range(tasks)]
     right, wrong = family.reached(held_out, learner.policy(family.demonstration(held_out, 0)))
     found = {"reached": right, "wrong": wrong}
-    return {name: Score(*_mean(found[name].double()), 0.5, 1.0) for name in measures}
+    return {name: Score(*mean_and_se(found[name]), 0.5, 1.0) for name in measures}
 
 
 def optimiser(run: Path, recipe: Recipe, tasks: int, measures: Sequence[str]) -> dict[str, Score]:
@@ -92,7 +93,7 @@ def optimiser(run: Path, recipe: Recipe, tasks: int, measures: Sequence[str]) ->
     found = {}
     for name in measures:
         rule, step = name.split("_")
-        found[name] = Score(*_mean(curves[rule][:, int(step)]), 10.0, 0.0)
+        found[name] = Score(*mean_and_se(curves[rule][:, int(step)]), 10.0, 0.0)
     return found
 
 
@@ -104,7 +105,7 @@ def _load(model: Any, run: Path) -> None:
 
 def _of_curve(name: str, losses: Tensor) -> Score:
     if name == "diverged":
-        return Score(*_mean((~(losses[:, -1] <= DIVERGED)).double()))
+        return Score(*mean_and_se(~(losses[:, -1] <= DIVERGED)))
     kind, step = name.split("_")
     column = losses[:, int(step)].double()
     if kind == "median":
@@ -114,8 +115,4 @@ def _of_curve(name: str, losses: Tensor) -> Score:
 
 def _kept(values: Tensor) -> tuple[float, float]:
     """Mean and standard error over the tasks that did not diverge."""
-    return _mean(values[values <= DIVERGED].double())
-
-
-def _mean(values: Tensor) -> tuple[float, float]:
-    return float(values.mean()), float(values.std() / len(values) ** 0.5)
+    return mean_and_se(values[values <= DIVERGED])

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from classic_metarl.gradient.maesn import structured_noise
 from classic_metarl.gradient.rl_measures import adaptation_returns, load_meta_policy
 from evals.gates.measures import Score
 from mrt.control.evaluate import HELD_OUT, bounds_of
+from mrt.control.oracles import mean_and_se
 from mrt.recipe import Recipe
 
 STRUCTURE = "structure"
@@ -37,9 +37,5 @@ def returns(run: Path, recipe: Recipe, tasks: int, measures: Sequence[str], epis
             over, within = structured_noise(learner, test)
             scores[name] = Score(over / within, 0.0, 0.0)
         else:
-            scores[name] = Score(*_mean(found[:, int(name.split("_")[1])]), *sides)
+            scores[name] = Score(*mean_and_se(found[:, int(name.split("_")[1])]), *sides)
     return scores
-
-
-def _mean(values: Tensor) -> tuple[float, float]:
-    return float(values.mean()), float(values.std() / len(values) ** 0.5)
