@@ -1,4 +1,4 @@
-"""What gates measure of LOLA and of continuous adaptation, on runs that are hardly trained."""
+"""What gates measure of LOLA, of continuous adaptation and of adapters, on runs that are hardly trained."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import save_model
 
 from classic_metarl.gradient.lola import Players
-from evals.gates import continuous, lola
+from evals.gates import adapters, continuous, lola
+from mrt.reasoning.tiny import save_tiny
 from mrt.recipe import import_trainer, load_recipe
 
 QUICK = ("args.disable_tqdm=true", "args.report_to=none", "args.save_strategy=no")
@@ -45,3 +46,24 @@ def test_a_chain_is_measured_beside_no_adaptation_and_rl2(tmp_path: Path) -> Non
     assert chain.floor is not None
     assert chain.ceiling is not None
     assert chain.floor < chain.ceiling
+
+
+def test_adapters_are_measured_beside_new_ones_at_their_best_rate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run without an update is a set of new adapters: at equal steps and at its own rate the two are one."""
+    base = save_tiny(tmp_path / "base", hidden=32, layers=1, heads=2)
+    small = ("args.per_device_train_batch_size=2", "args.inner_steps=2", "args.learn_rates=false", "args.max_steps=1")
+    recipe = load_recipe("gradient/lora", [*QUICK, *small, f"model={base}", "problems.shots=4", "problems.queries=4"])
+    trainer = import_trainer(recipe.trainer).from_recipe(recipe, tmp_path)  # type: ignore[attr-defined]
+    (tmp_path / "model").mkdir()
+    save_model(trainer.model, str(tmp_path / "model" / "model.safetensors"))
+    monkeypatch.setattr(adapters, "RATES", (recipe.args["inner_rate"],))
+    monkeypatch.setattr(adapters, "CHOSEN_ON", 2)
+    names = ["over_plain", "score_2", "score_0", "plain_2", "plain_0"]
+    found = adapters.unseen_operations(tmp_path, recipe, 3, names)
+    assert sorted(found) == sorted(names)
+    assert found["score_2"].mean == found["plain_2"].mean
+    assert (found["over_plain"].mean, found["over_plain"].se) == (0.0, 0.0)
+    assert found["score_0"].floor == found["score_0"].mean == found["plain_0"].mean
+    assert found["score_2"].ceiling == 1.0
