@@ -89,6 +89,17 @@ def tree_bytes(tree: Any) -> int:
     return sum(tree_bytes(value) for value in tree) if isinstance(tree, list | tuple) else 0
 
 
+def tree_to(tree: Any, device: torch.device | str) -> Any:
+    """`tree` with every tensor of it on `device`; lists, tuples, named tuples and dictionaries are made anew."""
+    if isinstance(tree, Tensor):
+        return tree.to(device)
+    if isinstance(tree, dict):
+        return {key: tree_to(inner, device) for key, inner in tree.items()}
+    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
+        return type(tree)(*(tree_to(inner, device) for inner in tree))
+    return type(tree)(tree_to(inner, device) for inner in tree) if isinstance(tree, list | tuple) else tree
+
+
 class _Writer:
     """Turns a tree into JSON and sets its tensors aside, in shards of at most SHARD_BYTES."""
 

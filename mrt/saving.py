@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from mrt import checkpoint as ckpt
-from mrt.codec import load_tree, save_tree, tree_bytes
+from mrt.codec import load_tree, save_tree, tree_bytes, tree_to
 from mrt.errors import CheckpointError, ConfigError
 from mrt.fields import redact
 from mrt.tracking import METRICS, TRIALS, JsonLines
@@ -218,7 +218,7 @@ class SavingMixin(Behind):
         if "ref_model" in kept:
             self.ref_model.load_state_dict(kept.pop("ref_model"))
         for name, value in kept.items():
-            setattr(self, name, _to(value, self.args.device))
+            setattr(self, name, tree_to(value, self.args.device))
         for name, (_, put) in ours.items():
             put(saved[name])
 
@@ -226,7 +226,7 @@ class SavingMixin(Behind):
         """Puts back the sum of losses since the last log, which the outer loop has just set to zero."""
         loop, self._loop = self._loop, None
         for name, value in (loop or {}).items():
-            setattr(self, name, _to(value, self.args.device))
+            setattr(self, name, tree_to(value, self.args.device))
 
     def _windows(self) -> dict[str, dict[str, list[float]]]:
         """{train | eval: {metric: values since the last log}}; GRPO and SFT bring their own."""
@@ -268,14 +268,6 @@ def _accessors(name: str, obj: Any) -> Accessors:
     raise ConfigError(
         f"state '{name}' is a {type(obj).__name__}: give it state_dict() and load_state_dict(), or register (get, set)"
     )
-
-
-def _to(value: Any, device: torch.device) -> Any:
-    if isinstance(value, Tensor):
-        return value.to(device)
-    if isinstance(value, dict):
-        return {key: _to(inner, device) for key, inner in value.items()}
-    return type(value)(_to(inner, device) for inner in value) if isinstance(value, list | tuple) else value
 
 
 def _lists(value: Any) -> Any:

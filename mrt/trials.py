@@ -105,7 +105,7 @@ class Trials:
     @property
     def episodes(self) -> Tensor:
         """(B,) number of episodes K of each row."""
-        return self.episode.amax(1) + 1 if self.episode.shape[1] else torch.zeros(len(self), dtype=torch.long)
+        return self.episode.amax(1) + 1 if self.episode.shape[1] else torch.zeros_like(self.group)
 
     @property
     def returns(self) -> Tensor:
@@ -116,7 +116,7 @@ class Trials:
     def rows(self, index: Tensor | slice | Sequence[int]) -> Trials:
         """The rows at `index` (int64 or bool, as for tensors), every field alike."""
         index = torch.as_tensor(index) if not isinstance(index, slice) else index
-        positions = torch.arange(len(self))[index].tolist()
+        positions = torch.arange(len(self))[index.cpu() if isinstance(index, Tensor) else index].tolist()
         keys = tuple(self.task_keys[i] for i in positions) if self.task_keys else ()
         return self._map(lambda value: value[index], task_keys=keys)
 

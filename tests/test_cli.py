@@ -190,7 +190,12 @@ def test_as_a_process(folder: Path) -> None:
     ],
 )
 def test_under_a_launcher(folder: Path, launcher: list[str]) -> None:
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}", "ACCELERATE_USE_CPU": "true"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}",
+        "ACCELERATE_USE_CPU": "true",
+        "CUDA_VISIBLE_DEVICES": "",
+    }
     command = [sys.executable, "-m", *launcher, "-m", "mrt", "train", "r.yaml", "--allow-code", "--json"]
     for status in ("trained", "already finished"):
         done = subprocess.run(command, env=environment, capture_output=True, text=True)

@@ -77,7 +77,7 @@ def two_processes(folder: Path, *options: str) -> list[str]:
         text=True,
         timeout=600,
         cwd=PROGRAMS,
-        env={**os.environ, "ACCELERATE_USE_CPU": "true"},
+        env={**os.environ, "ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""},
     )
     assert done.returncode == 0, done.stderr
     return sorted(line for line in done.stdout.replace("digest", "\ndigest").splitlines() if line.startswith("digest "))

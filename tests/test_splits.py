@@ -27,7 +27,11 @@ def update(processes: int, accumulation: int, *options: str, program: str = "spl
         text=True,
         timeout=1200,
         cwd=PROGRAMS,
-        env={**os.environ, "ACCELERATE_USE_CPU": "true"},  # or processes without a GPU do not talk to each other
+        env={
+            **os.environ,
+            "ACCELERATE_USE_CPU": "true",
+            "CUDA_VISIBLE_DEVICES": "",
+        },  # or processes without a GPU do not talk to each other
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(next(line for line in done.stdout.splitlines() if line.startswith('{"')))

@@ -89,7 +89,6 @@ class DistilledTrainer(ControlTrainer):
     def play(self, indices: Sequence[int]) -> Trials:
         """One trial of the teacher on each task."""
         env, params = self.tasks.env, self.tasks.batch(self.args.seed, indices)
-        params = {name: value.to(self.args.device) for name, value in params.items()}
         seed = int(torch.randint(2**31, (1,)))
         trials = rollout(env, Teaching(self._teacher, env.spec.actions), params, seed=seed)
         if self.state.global_step % max(int(self.args.logging_steps), 1) == 0:
@@ -143,7 +142,10 @@ def make_teacher(name: str, env: TensorEnv) -> Policy:
 
 
 class Teaching:
-    """A written-down policy as `rollout` takes a learned one: its act has all the probability, its values are 0."""
+    """A written-down policy as `rollout` takes a learned one: its act has all the probability, its values are 0.
+
+    Written-down policies keep their memory on the CPU, wherever the environment is; so do the acts in the state.
+    """
 
     distribution: Distribution = Categorical()
 
@@ -160,6 +162,7 @@ class Teaching:
             fresh = seen["action"] < 0
             done, nothing = seen["done"] > 0.5, torch.zeros_like(fresh)
             self.policy.update(state, Step(seen["observation"], seen["reward"], done, nothing, fresh, nothing))
-        acts = self.policy.act(seen["observation"]).to(seen["done"].device)
+        acts = self.policy.act(seen["observation"])
         logits = seen["done"].new_full((len(acts), self.actions), -torch.inf)
-        return Heads(logits.scatter(1, acts[:, None], 0.0), torch.zeros_like(seen["done"])), acts
+        said = logits.scatter(1, acts.to(logits.device)[:, None], 0.0)
+        return Heads(said, torch.zeros_like(seen["done"])), acts

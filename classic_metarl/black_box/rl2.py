@@ -126,6 +126,17 @@ class RL2TRPOTrainer(ControlTrainer):
 
     def update(self, trials: Trials) -> bool:
         """A TRPO step on the actor, then a few steps on the baseline's squared error."""
+        # Fused attention and cuDNN's recurrent networks have no second derivative.
+        with sdpa_kernel(SDPBackend.MATH), torch.backends.cudnn.flags(enabled=False):
+            facts = self._step_actor(trials)
+        for name in ("kl", "accepted", "backtracks"):
+            self.log_metric(f"trpo/{name}", facts[name])
+        self.log_metric("trpo/gain", facts["surrogate"] - facts["surrogate_before"])
+        self._fit_baseline(trials)
+        return True
+
+    def _step_actor(self, trials: Trials) -> dict[str, float]:
+        """Moves the actor; the facts of the step."""
         weights, mask, distribution = self.weigh(trials), trials.mask, self.policy.distribution
         with torch.no_grad():
             old = self.policy(trials.inputs).logits[mask]
@@ -137,13 +148,7 @@ class RL2TRPOTrainer(ControlTrainer):
             gain = (ratio * weights[mask]).mean() + self.entropy_weight * distribution.entropy(logits).mean()
             return gain, distribution.kl(old, logits).mean()
 
-        with sdpa_kernel(SDPBackend.MATH):  # fused attention has no second derivative
-            facts = self.args.trust_region().step(self._actor, evaluate)
-        for name in ("kl", "accepted", "backtracks"):
-            self.log_metric(f"trpo/{name}", facts[name])
-        self.log_metric("trpo/gain", facts["surrogate"] - facts["surrogate_before"])
-        self._fit_baseline(trials)
-        return True
+        return self.args.trust_region().step(self._actor, evaluate)
 
     def _fit_baseline(self, trials: Trials) -> None:
         targets, mask = trials.privileged[TARGETS], trials.mask

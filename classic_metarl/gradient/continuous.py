@@ -39,7 +39,7 @@ from classic_metarl.gradient.functional import Order, Tree
 from classic_metarl.gradient.meta_policy import MetaPolicy, inner_loop
 from classic_metarl.gradient.rl import GradientRLConfig, GradientRLTrainer, learned_rates, with_credit
 from classic_metarl.gradient.stages import WEIGHTS, stage, task_means
-from classic_metarl.gradient.task_policy import TaskPolicy, play
+from classic_metarl.gradient.task_policy import TaskPolicy, own_draws, play
 from mrt.errors import ConfigError
 from mrt.trials import Trials
 
@@ -191,18 +191,18 @@ def chain_returns(learner: ChainPolicy, tasks: Any, args: ContinuousConfig, coun
     """(count, S) mean return of an episode in every stage of whole chains, executed as equation 9 says.
 
     Each stage lasts `env.each` episodes, `steps_each` equal parts of which are followed by a gradient step. Torch's own
-    random state is left as it was.
+    random state is left as it was. Played where the learner is.
     """
+    tasks = tasks.to(next(learner.parameters()).device)
     env, parts = tasks.env, args.steps_each
     episodes, left = divmod(env.each, parts)
     if left or not episodes:
         raise ConfigError(f"a stage of {tasks.name} has {env.each} episodes, which {parts} steps do not share evenly")
     params, returns = tasks.batch(seed, range(count)), []
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(seed)
+    with own_draws(seed, env.device), torch.no_grad():
         phi = learner.start()
         for number in range(env.stages * parts):
             trials = play(env, learner.net, phi, next_stage(params, number // parts), episodes)
             returns.append(trials.returns.unflatten(0, (count, -1)).mean(1))
             phi = learner.adapt(phi, number, with_credit(trials, args.make_credit(), args), order="first")
-    return torch.stack(returns, 1).unflatten(1, (env.stages, parts)).mean(2)
+    return torch.stack(returns, 1).unflatten(1, (env.stages, parts)).mean(2).cpu()

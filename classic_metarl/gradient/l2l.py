@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mrt.codec import tree_to
 from mrt.errors import ConfigError
 from mrt.recipe import Recipe
 from mrt.tasks import Task, generator
@@ -120,7 +121,7 @@ class L2LTrainer(TrialTrainer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.run: dict[str, Any] = {}
-        self.register_state("run", (lambda: dict(self.run), self.run.update))
+        self.register_state("run", (lambda: dict(self.run), self._load_run))
 
     @classmethod
     def args_class(cls) -> type:
@@ -157,6 +158,9 @@ class L2LTrainer(TrialTrainer):
             cost={"gradients": torch.full((rows,), self.args.unroll, device=value.device)},
             task_keys=tuple(run["keys"]),
         )
+
+    def _load_run(self, state: Any) -> None:
+        self.run.update(tree_to(state, self.args.device))
 
     def losses(self, trials: Trials, weights: Tensor) -> dict[str, Tensor]:
         """The mean of f over the stretch; what it leads to is kept for the next."""

@@ -193,13 +193,13 @@ class LOLATrainer(TrialTrainer):
             self.log_metric(f"payoff/{name}", float(trials.privileged["payoffs"][..., player].mean()))
         values = (1 - self.args.gamma) * self._exact(self.model.one, self.model.two)
         self.log_metric("value/joint", float(values.mean()))
-        pays = self.tasks.payoffs.mean(1)
+        pays = self.tasks.payoffs.mean(1).to(values)
         bounds = {"oracle": pays.max() * steps, "floor": pays.mean() * steps}  # best outcome, even actions
         plays = 1 + (2 * self.args.lookahead if self.args.estimator == "dice" else 0)
         return replace(
             trials,
             privileged={**trials.privileged, **{name: value.expand(rows) for name, value in bounds.items()}},
-            cost={"env_steps": torch.full((rows,), plays * steps)},
+            cost={"env_steps": torch.full_like(trials.group, plays * steps)},
             task_keys=tuple(task.key for task in tasks),
         )
 

@@ -22,13 +22,14 @@ def loss_curve(
     learner: FewShotLearner, family: FewShot, tasks: int, steps: int | None, seed: int = TEST_SEED
 ) -> Tensor:
     """(tasks, steps + 1) minus the mean score of each held-out task (its squared error, or minus its accuracy) after
-    each number of gradient steps; as many as in training where `steps` is None.
+    each number of gradient steps; as many as in training where `steps` is None. Computed where the learner is.
     """
+    device = next((parameter.device for parameter in learner.parameters()), torch.device("cpu"))
     held_out = [family.sample(seed, index) for index in range(tasks)]
     parts = []
     for start in range(0, tasks, BATCH):
-        stages, query = split(family, *family.examples(held_out[start : start + BATCH]))
-        parts.append(-learner.curve(stages, query, steps).mean(-1))
+        x, y = (part.to(device) for part in family.examples(held_out[start : start + BATCH]))
+        parts.append(-learner.curve(*split(family, x, y), steps).mean(-1).cpu())
     return torch.cat(parts)
 
 

@@ -31,6 +31,7 @@ from torch.nn import functional as F
 from classic_metarl.gradient.functional import GradientSteps, Theta, Tree, parameters_of
 from classic_metarl.gradient.reaching import Reaching
 from classic_metarl.gradient.supervised import FewShotConfig, FewShotLearner, FewShotTrainer, Set
+from mrt.codec import tree_to
 from mrt.errors import ConfigError
 
 INNER_CLIP = 10.0
@@ -109,9 +110,10 @@ class MIL(FewShotLearner):
 
     @torch.no_grad()
     def policy(self, demonstration: Set) -> Any:
-        """f(observations (M, n, inputs)) -> actions (M, n, 2) of the adapted agents."""
-        phi = self.adapted(demonstration)
-        return lambda x: self.net.of_tasks(phi, x)
+        """f(observations (M, n, inputs)) -> actions (M, n, 2) of the adapted agents, on the learner's device."""
+        device = self.net.after.weight.device
+        phi = self.adapted(tree_to(demonstration, device))
+        return lambda x: self.net.of_tasks(phi, x.to(device))
 
 
 class MILTrainer(FewShotTrainer):

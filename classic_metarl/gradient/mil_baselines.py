@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from classic_metarl.gradient.networks import MLP
 from classic_metarl.gradient.reaching import Reaching
 from classic_metarl.gradient.supervised import FewShotConfig, FewShotLearner, FewShotTrainer, Set
+from mrt.codec import tree_to
 from mrt.errors import ConfigError
 
 
@@ -72,8 +73,12 @@ class DemonstrationPolicy(FewShotLearner):
         return torch.stack([torch.full_like(scores, torch.nan), scores], 1)
 
     def policy(self, demonstration: Set) -> Any:
-        """f(observations (M, n, inputs)) -> actions (M, n, 2) of the agents that saw the demonstration."""
-        return torch.no_grad()(lambda x: self.act(demonstration, x))
+        """f(observations (M, n, inputs)) -> actions (M, n, 2), on the learner's device, of agents that saw the
+        demonstration.
+        """
+        device = next(self.acts.parameters()).device
+        seen = tree_to(demonstration, device)
+        return torch.no_grad()(lambda x: self.act(seen, x.to(device)))
 
 
 class DemonstrationTrainer(FewShotTrainer):

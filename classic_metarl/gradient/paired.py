@@ -7,11 +7,15 @@ be judged by (MAESN, PEARL). The tasks are the same; what differs is declared wi
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+import torch
 
 from mrt.control.envs import EnvTasks, TensorEnv, make_env, make_tasks
 from mrt.errors import ConfigError
+
+T = TypeVar("T", bound="PairedTasks")
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,11 @@ class PairedTasks(EnvTasks):
     def test(self) -> EnvTasks:
         """The tasks as they are met at test."""
         return EnvTasks(self.test_env or self.env, self.split)
+
+    def to(self: T, device: str | torch.device) -> T:
+        """The same tasks, both environments on `device`."""
+        test = self.test_env and self.test_env.to(device)
+        return super().to(device) if test is self.test_env else replace(super().to(device), test_env=test)
 
 
 def paired_tasks(name: str, test: Mapping[str, Any] | None = None, split: str | None = None, **dials: Any) -> Any:

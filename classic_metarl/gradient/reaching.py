@@ -106,14 +106,14 @@ class Reaching:
     def reached(
         self, tasks: Sequence[Task], policy: Callable[[Tensor], Tensor], steps: int = 20
     ) -> tuple[Tensor, Tensor]:
-        """(M,) whether a policy (observations (M, 1, 8) -> actions (M, 1, 2)) ends within NEAR of the right target of
-        the second scene, and whether of the wrong one; targets that are nearer than twice that to each other, or to the
-        start, count like all others.
+        """(M,) whether a policy (observations (M, 1, 8) -> actions (M, 1, 2), on any device) ends within NEAR of the
+        right target of the second scene, and whether of the wrong one; targets that are nearer than twice that to each
+        other, or to the start, count like all others.
         """
         targets, colours, right = self.scene(tasks, 1)
         place = torch.zeros(len(tasks), 2)
         for _ in range(steps):
-            action = policy(observation(place, targets, colours)[:, None])[:, 0]
+            action = policy(observation(place, targets, colours)[:, None])[:, 0].cpu()
             place = place + action * (STEP / action.norm(dim=-1, keepdim=True).clamp(min=STEP))
         near = (targets - place[:, None]).norm(dim=-1) < NEAR
         rows = torch.arange(len(tasks))

@@ -106,7 +106,7 @@ class GradientRLTrainer(TrialTrainer):
 
     Args:
         model: a `MetaPolicy`.
-        tasks: p(M) of an environment on tensors.
+        tasks: p(M) of an environment on tensors; it is moved to the device of the arguments, where the policy goes too.
     """
 
     args: GradientRLConfig
@@ -115,7 +115,7 @@ class GradientRLTrainer(TrialTrainer):
     rows_written = 8
 
     def __init__(self, model: MetaPolicy, args: Any, tasks: PairedTasks, **kwargs: Any) -> None:
-        super().__init__(model, args, tasks, args.make_credit(), **kwargs)
+        super().__init__(model, args, tasks.to(args.device), args.make_credit(), **kwargs)
         self._collection: Trials | None = None
         self._left = 0
         self.register_state("collection", (self._collection_state, self._load_collection))
@@ -169,7 +169,6 @@ class GradientRLTrainer(TrialTrainer):
     def collect_on(self, indices: Sequence[int]) -> Trials:
         """Trials on the tasks (seed, index): episodes with phi_0, a gradient step, episodes with phi_1, ..."""
         params = self.tasks.batch(self.args.seed, indices)
-        params = {name: value.to(self.args.device) for name, value in params.items()}
         numbers = torch.tensor(indices, device=self.args.device)
         phi, stages = self.learner.start(numbers), []
         for number in range(self.args.inner_steps + 1):
@@ -200,7 +199,7 @@ class GradientRLTrainer(TrialTrainer):
             return {}
         found = {"oracle": bounds.ceiling, "floor": bounds.floor}
         episodes = self.tasks.env.spec.episodes - self.tasks.env.spec.free_episodes
-        return {k: (v / episodes).to(self.args.device).repeat_interleave(self.args.episodes) for k, v in found.items()}
+        return {k: (v / episodes).repeat_interleave(self.args.episodes) for k, v in found.items()}
 
     # Learning.
 

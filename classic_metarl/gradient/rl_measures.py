@@ -15,7 +15,7 @@ from torch import Tensor
 from classic_metarl.gradient.meta_policy import MetaPolicy
 from classic_metarl.gradient.paired import PairedTasks
 from classic_metarl.gradient.rl import GradientRLConfig, with_credit
-from classic_metarl.gradient.task_policy import play
+from classic_metarl.gradient.task_policy import own_draws, play
 from mrt.control.envs.base import EnvTasks
 from mrt.control.evaluate import HELD_OUT, bounds_of
 from mrt.control.report import write_report
@@ -39,13 +39,13 @@ def adaptation_returns(
     Args:
         episodes: of each task after each step: those that the next step is taken on.
 
-    Torch's own random state is left as it was.
+    Torch's own random state is left as it was. Played where the learner is.
     """
     device = next(learner.parameters()).device
-    params = {name: value.to(device) for name, value in tasks.batch(HELD_OUT + seed, range(count)).items()}
+    tasks = tasks.to(device)
+    params = tasks.batch(HELD_OUT + seed, range(count))
     returns, credit = [], args.make_credit()
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(HELD_OUT + seed)
+    with own_draws(HELD_OUT + seed, device), torch.no_grad():
         phi = learner.start()
         for number in range(steps + 1):
             trials = play(tasks.env, learner.net, phi, params, episodes)

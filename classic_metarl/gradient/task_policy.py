@@ -7,7 +7,8 @@ Letters: M tasks, n episodes of each, B = M n rows in the order of the tasks, T 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -76,7 +77,7 @@ class TaskPolicy(nn.Module):
         """(M, q, ...) what the network is fed. Here the observation."""
         return inputs["observation"]
 
-    def noise(self, rows: int) -> dict[str, Tensor]:
+    def draw(self, parameters: Tree, rows: int) -> dict[str, Tensor]:
         """What a row draws once for an episode, {name: (rows, ...)}; it is recorded among the inputs. Here nothing."""
         return {}
 
@@ -105,8 +106,8 @@ class TaskActor:
         self.tasks = policy.tasks_of(parameters) or 1
 
     def init_state(self, rows: int) -> Any:
-        """The noise of each row's episode."""
-        self.drawn = self.policy.noise(rows)
+        """What each row's episode draws."""
+        self.drawn = self.policy.draw(self.parameters, rows)
         return self.drawn
 
     def step(self, seen: Mapping[str, Tensor], state: Any) -> tuple[Heads, Any]:
@@ -115,6 +116,14 @@ class TaskActor:
         folded = {name: value.unflatten(0, (self.tasks, -1)) for name, value in inputs.items()}
         logits = self.policy.of_tasks(self.parameters, folded).flatten(0, 1)
         return Heads(logits, torch.zeros_like(logits[:, 0])), state
+
+
+@contextmanager
+def own_draws(seed: int, device: torch.device) -> Iterator[None]:
+    """Torch's own generators, that of the CPU and that of `device`, seeded for a while and then as they were."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
 
 
 @torch.no_grad()

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mrt.codec import tree_to
 from mrt.control.envs.base import EnvTasks, Spec, Step, TensorEnv
 from mrt.errors import ConfigError
 
@@ -97,38 +98,40 @@ class GymEnv(TensorEnv):
 
     def reset(self, params: Mapping[str, Tensor], seed: int = 0, noise: Tensor | None = None) -> Tensor:
         self.close()
-        self.params = {key: value.cpu() for key, value in params.items()}
+        self.params = {key: value.to(self.device) for key, value in params.items()}
         self.generator.manual_seed(seed)
         self.envs = [self._build(u) for u in self.params["u"].tolist()]
         rows = len(self.envs)
-        self.clock = torch.zeros(rows, dtype=torch.long)
-        self.episode, self.waiting = torch.zeros_like(self.clock), torch.zeros(rows, dtype=torch.bool)
-        seeds = torch.randint(SEEDS, (rows,), generator=self.generator).tolist()
+        self.clock = torch.zeros(rows, dtype=torch.long, device=self.device)
+        self.episode, self.waiting = torch.zeros_like(self.clock), torch.zeros_like(self.clock, dtype=torch.bool)
+        seeds = torch.randint(SEEDS, (rows,), generator=self.generator, device=self.device).tolist()
         seen = [self._flat(env.reset(seed=one)[0]) for env, one in zip(self.envs, seeds, strict=True)]
-        over = torch.zeros(rows, dtype=torch.bool)
-        self.state = {"observation": torch.stack(seen), "over": over}
+        self.state = {"observation": torch.stack(seen).to(self.device), "over": torch.zeros_like(self.waiting)}
         return self.observe()
 
     def step(self, actions: Tensor, noise: Tensor | None = None) -> Step:
         """One step of all rows. Rows whose trial is over stand still: an environment may not go on behind its end."""
-        fresh, seen = self.waiting, self.state["observation"].clone()
+        fresh, seen = self.waiting, self.state["observation"].cpu().clone()
         reward = torch.zeros(len(self.envs))
-        terminated, truncated = torch.zeros_like(fresh), torch.zeros_like(fresh)
+        terminated, truncated = (torch.zeros(len(self.envs), dtype=torch.bool) for _ in range(2))
+        begins, over, actions = fresh.tolist(), self.state["over"].tolist(), actions.cpu()
         for row, env in enumerate(self.envs):
-            if bool(fresh[row]):
+            if begins[row]:
                 seen[row] = self._flat(env.reset()[0])
-            elif not bool(self.state["over"][row]):
+            elif not over[row]:
                 observation, paid, ended, cut, _ = env.step(self._action(actions[row]))
                 seen[row], reward[row] = self._flat(observation), float(paid)
                 terminated[row], truncated[row] = bool(ended), bool(cut)
+        seen, reward, terminated, truncated = tree_to((seen, reward, terminated, truncated), self.device)
         self.clock = torch.where(fresh, 0, self.clock + 1)
         self.episode = self.episode + fresh
         acted = ~fresh & ~self.state["over"]
         truncated = (truncated | (acted & (self.clock >= self.spec.episode_steps))) & ~terminated
-        over = (terminated | truncated) & (self.episode >= self.spec.episodes - 1)
-        self.waiting = (terminated | truncated) & ~over
-        self.state = {"observation": seen, "over": self.state["over"] | over}
-        return Step(seen, reward, terminated, truncated, fresh, over)
+        ends = (terminated | truncated) & (self.episode >= self.spec.episodes - 1)
+        self.waiting = (terminated | truncated) & ~ends
+        # A probe begins another episode behind the last one: such a row stands still no longer.
+        self.state = {"observation": seen, "over": (self.state["over"] & ~fresh) | ends}
+        return Step(seen, reward, terminated, truncated, fresh, ends)
 
     def observe(self) -> Tensor:
         return self.state["observation"]
@@ -138,12 +141,19 @@ class GymEnv(TensorEnv):
         other.envs = copy.deepcopy(self.envs)
         return other
 
+    def to(self, device: str | torch.device) -> GymEnv:
+        """As everywhere; the environments themselves stay on the CPU."""
+        other = super().to(device)
+        if other is not self:
+            other.envs = copy.deepcopy(self.envs)
+        return other
+
     def select(self, rows: Tensor) -> GymEnv:
         other = super().clone()
         other.params = {key: value[rows] for key, value in other.params.items()}
         other.state = {key: value[rows] for key, value in other.state.items()}
         other.clock, other.episode, other.waiting = other.clock[rows], other.episode[rows], other.waiting[rows]
-        positions = torch.arange(len(self.envs))[rows].tolist()
+        positions = torch.arange(len(self.envs))[rows.cpu()].tolist()
         other.envs = [copy.deepcopy(self.envs[i]) for i in positions]
         return other
 

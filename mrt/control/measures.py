@@ -103,7 +103,7 @@ class Watch:
                 self.worth.append((pulled - means.amin(1)) / (means.amax(1) - means.amin(1)).clamp(min=1e-9))
         if self.keep:
             self.states.append({name: value.clone() for name, value in self.env.state.items()})
-            self.actions.append(actions)
+            self.actions.append(actions.to(self.env.device))
         self.acting.append(~self.over & ~self.env.waiting)
         self.episodes.append(self.env.episode.clamp(max=self.env.spec.episodes - 1))
         return actions

@@ -158,7 +158,10 @@ class _Record:
 
 
 class LearnedPolicy:
-    """A `ControlPolicy` as `mrt.control.oracles.play` takes it, to stand beside oracles on the same random numbers."""
+    """A `ControlPolicy` as `mrt.control.oracles.play` takes it, to stand beside oracles on the same random numbers.
+
+    It may be on another device than the environment.
+    """
 
     def __init__(self, policy: ControlPolicy, greedy: bool = False, seed: int = 0) -> None:
         self.policy, self.greedy = policy, greedy
@@ -174,7 +177,7 @@ class LearnedPolicy:
         config = self.policy.config
         if self.seen is None:
             shape = Spec(config.observation, 1, 1, config.actions, config.action_size)
-            self.seen = first_inputs(shape, observation)
+            self.seen = first_inputs(shape, observation.to(self.policy.device))
         heads, self.state = self.policy.step(self.seen, self.state)
         if self.greedy:
             return self.policy.distribution.mode(heads.logits)
@@ -182,4 +185,5 @@ class LearnedPolicy:
 
     def update(self, actions: Tensor, step: Step) -> None:
         config = self.policy.config
+        step = Step(*(part.to(self.policy.device) for part in step))
         self.seen = next_inputs(Spec(config.observation, 1, 1, config.actions, config.action_size), actions, step)

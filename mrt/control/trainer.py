@@ -92,7 +92,7 @@ class ControlTrainer(TrialTrainer):
 
     Args:
         model: a `ControlPolicy`, or one that peft has wrapped.
-        tasks: p(M) as `EnvTasks`.
+        tasks: p(M) as `EnvTasks`; it is moved to the device of the arguments, where the policy goes too.
     """
 
     args: ControlConfig
@@ -100,7 +100,7 @@ class ControlTrainer(TrialTrainer):
     rows_written = 8
 
     def __init__(self, model: Any, args: ControlConfig, tasks: EnvTasks, **kwargs: Any) -> None:
-        super().__init__(model, args, tasks, args.make_credit(), **kwargs)
+        super().__init__(model, args, tasks.to(args.device), args.make_credit(), **kwargs)
         self._collection: Trials | None = None
         self._left: list[Tensor] = []
         self._named: set[str] = set()
@@ -156,8 +156,8 @@ class ControlTrainer(TrialTrainer):
         """`trials_per_task` trials on each task, one group a task."""
         env, repeats = self.tasks.env, self.args.trials_per_task
         params = self.tasks.batch(self.args.seed, indices)
-        params = {name: value.repeat_interleave(repeats, 0).to(self.args.device) for name, value in params.items()}
-        group = torch.arange(len(indices), device=self.args.device).repeat_interleave(repeats)
+        params = {name: value.repeat_interleave(repeats, 0) for name, value in params.items()}
+        group = torch.arange(len(indices), device=env.device).repeat_interleave(repeats)
         keys = env.task_keys(params, len(group), self.rows_written or 0)
         probe = ExploitProbe(self.policy, self.args.probe_samples) if self.args.probe_samples else None
         seed = int(torch.randint(2**31, (1,)))

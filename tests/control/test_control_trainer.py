@@ -69,7 +69,7 @@ def test_two_processes_keep_one_policy(tmp_path: Path) -> None:
     """The critic's units follow the targets of both: each by its own would take the value heads apart."""
     programs = Path(__file__).resolve().parents[1] / "programs"
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "control_ddp.py", str(tmp_path)]
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true"}
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=programs, env=environment)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.replace("policy", "\npolicy").splitlines()

@@ -25,6 +25,7 @@ from mrt.control.envs import EnvTasks, make_tasks  # noqa: E402
 from mrt.control.evaluate import evaluate_policy  # noqa: E402
 from mrt.control.gymnasium import GymEnv, TensorVectorEnv, ranges  # noqa: E402
 from mrt.control.policy import ControlPolicy  # noqa: E402
+from mrt.control.probes import ExploitProbe  # noqa: E402
 from mrt.control.rollout import rollout  # noqa: E402
 from mrt.trials import Stop  # noqa: E402
 
@@ -77,6 +78,19 @@ def test_a_rollout_knows_how_episodes_ended() -> None:
     assert (trials.stop == int(Stop.TERMINATED)).all()
     cut = GymEnv(lambda length: Counter(length), lambda u: {"length": 3}, episode_steps=2)
     assert (rollout(cut, policy, EnvTasks(cut).batch(0, range(3))).stop == int(Stop.TRUNCATED)).all()
+
+
+def test_an_exploitation_episode_begins_behind_every_episode_the_last_one_too() -> None:
+    env = counters(episodes=2)
+    policy = ControlPolicy.for_spec(env.spec, hidden_size=8)
+    torch.nn.init.zeros_(policy.actor.weight)
+    with torch.no_grad():
+        policy.actor.bias.copy_(torch.tensor([-1.0, 1.0]))  # greedily the action that pays
+    trials = rollout(env, policy, EnvTasks(env).batch(0, range(6)), probe=ExploitProbe(policy, 2))
+    lengths = [2 + int(2 * u) for u in trials_u(env)]
+    assert trials.stop_values is not None
+    assert trials.stop_values.tolist() == [[float(length**2)] * 3 for length in lengths]
+    assert trials.cost["probe_steps"].tolist() == [3 * 2 * length for length in lengths]
 
 
 def trials_u(env: GymEnv) -> list[float]:

@@ -23,6 +23,7 @@ from classic_metarl.gradient.maml_trpo import MAMLTRPOConfig, MAMLTRPOTrainer
 from classic_metarl.gradient.paired import paired_tasks
 from classic_metarl.gradient.promp import ProMPConfig, ProMPTrainer
 from classic_metarl.gradient.rl_measures import adaptation_returns, load_meta_policy
+from classic_metarl.gradient.stages import stage
 from evals.gates.gradient_rl import returns
 from evals.gates.table import gates
 from mrt.control.oracles.navigation import known_task, stay
@@ -103,7 +104,12 @@ def test_two_processes_keep_one_policy(tmp_path: Path) -> None:
     """Each plays tasks of its own, and the meta-gradient, through the inner step, is averaged over both."""
     programs = Path(__file__).resolve().parents[1] / "programs"
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "meta_rl_ddp.py", str(tmp_path)]
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(programs.parents[1])}
+    environment = {
+        **os.environ,
+        "ACCELERATE_USE_CPU": "true",
+        "CUDA_VISIBLE_DEVICES": "",
+        "PYTHONPATH": str(programs.parents[1]),
+    }
     done = subprocess.run(command, cwd=programs, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
     lines = done.stdout.replace("policy", "\npolicy").splitlines()
@@ -165,6 +171,59 @@ def test_latents_of_tasks_move_and_tests_start_from_the_prior(tmp_path: Path) ->
     assert (trials.rewards <= 0).all(), "dense in training"
     assert trainer.tasks.test.env.reward == "sparse"
     assert (adaptation_returns(learner, trainer.tasks.test, trainer.args, 4, 1, 5) >= 0).all()
+
+
+def test_the_latents_step_by_hand_and_nothing_else_moves(tmp_path: Path) -> None:
+    """mu' = mu + alpha mean(A eps / sigma), log sigma' = log sigma + 0.3 alpha mean(A (eps^2 - 1)), A the standardised
+    credit of the first step; half of it in the next step, which training does not take. The gradient is on z as it was
+    drawn, and the network takes part only where it is asked to.
+    """
+    trainer = maesn(tmp_path, std_rate=0.3, decay=0.5)
+    learner = trainer.learner
+    with torch.no_grad():
+        learner.means.normal_()
+        learner.log_stds.normal_().mul_(0.2)
+    trials = trainer.next_trials(range(12))
+    first = stage(trials, 0)
+    phi, after = trainer.adapted(trials, "first")
+    eps = first.inputs["noise"][:, 0].unflatten(0, (12, 6))
+    credit = first.privileged["credit"][:, 0].reshape(12, 6)
+    credit = (credit - credit.mean(1, keepdim=True)) / credit.std(1, keepdim=True, correction=0)
+    up = (credit[..., None] * eps).mean(1) / phi["latent_log_std"].exp()
+    wider = (credit[..., None] * (eps.square() - 1)).mean(1)
+    assert torch.allclose(after["latent_mean"], phi["latent_mean"] + 0.5 * up, atol=1e-5)
+    assert torch.allclose(after["latent_log_std"], phi["latent_log_std"] + 0.15 * wider, atol=1e-5)
+    later = learner.adapt(phi, 1, first, "first")
+    assert torch.allclose(later["latent_mean"], phi["latent_mean"] + 0.25 * up, atol=1e-5)
+    weights = [name for name in phi if not name.startswith("latent_")]
+    assert all((after[name] == phi[name]).all() for name in weights)
+    assert not [name for name in dict(learner.rates[0]) if not name.startswith("latent_")]
+
+    trainer = maesn(tmp_path, adapt_weights=True)
+    phi, after = trainer.adapted(trainer.next_trials(range(12)), "first")
+    assert all((after[name] != phi[name]).any() for name in [*weights, "latent_mean"])
+
+
+def test_step_sizes_are_learned_or_given(tmp_path: Path) -> None:
+    for learned in ("entry", "no"):
+        trainer = maesn(tmp_path, learn_rates=learned, std_rate=0.3)
+        before = {name: rate.clone() for name, rate in trainer.learner.rates[0].items()}
+        assert float(before["latent_mean"].mean()) == pytest.approx(0.5)
+        assert float(before["latent_log_std"].mean()) == pytest.approx(0.15)
+        trainer.train()
+        moved = [(rate != before[name]).all() for name, rate in trainer.learner.rates[0].items()]
+        assert moved == [learned == "entry"] * 2
+
+
+def test_a_killed_maesn_goes_on_exactly(tmp_path: Path) -> None:
+    """The moments of the latents' own optimiser are in the checkpoint."""
+    options = {"max_steps": 6, "save_strategy": "steps", "save_steps": 2, "auto_resume": True}
+    whole = maesn(tmp_path / "whole", **options)
+    whole.train()
+    parts = interrupted(lambda: maesn(tmp_path / "parts", **options), (3, 5))
+    assert bandit.digest(parts) == bandit.digest(whole)
+    assert torch.equal(parts.learner.means, whole.learner.means)
+    assert_same_files(tmp_path / "whole", tmp_path / "parts")
 
 
 # ---- what is written

@@ -22,12 +22,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mrt.codec import tree_to
 from mrt.errors import ConfigError
 from mrt.tasks import Task, split_of
 
 SPLITS = {"train": 0.8, "test": 0.2}
 ATTEMPTS = 1000  # draws for a task of the split that is asked for; small task sets have few of some splits
 E = TypeVar("E", bound="TensorEnv")
+D = TypeVar("D", bound="EnvTasks")
 
 
 @dataclass(frozen=True)
@@ -81,9 +83,9 @@ class TensorEnv(ABC):
         self.spec, self.device = spec, torch.device(device)
         self.params: dict[str, Tensor] = {}
         self.state: dict[str, Tensor] = {}
-        self.clock = self.episode = torch.zeros(0, dtype=torch.long)
-        self.waiting = torch.zeros(0, dtype=torch.bool)
-        self.generator = torch.Generator(self.device)
+        self.clock = self.episode = torch.zeros(0, dtype=torch.long, device=self.device)
+        self.waiting = torch.zeros(0, dtype=torch.bool, device=self.device)
+        self.generator = _generator(self.device)
 
     # What an environment defines.
 
@@ -157,7 +159,7 @@ class TensorEnv(ABC):
         other.params = {name: value.clone() for name, value in self.params.items()}
         other.state = {name: value.clone() for name, value in self.state.items()}
         other.clock, other.episode, other.waiting = self.clock.clone(), self.episode.clone(), self.waiting.clone()
-        other.generator = torch.Generator(self.device)
+        other.generator = _generator(self.device)
         other.generator.set_state(self.generator.get_state())
         return other
 
@@ -173,6 +175,19 @@ class TensorEnv(ABC):
         """The same environment with another number of episodes, say, before a reset."""
         other = copy.copy(self)
         other.spec = replace(self.spec, **changed)
+        return other
+
+    def to(self: E, device: str | torch.device) -> E:
+        """A copy whose every tensor lies on `device`, or the environment itself where it is there already.
+
+        Its random numbers are those of a new generator: a trial that is under way goes on with other noise.
+        """
+        device = torch.device(device)
+        if device == self.device:
+            return self
+        other = copy.copy(self)
+        vars(other).update(tree_to(vars(self), device))
+        other.device, other.generator = device, _generator(device)
         return other
 
     def _draw(self, given: Tensor | None, rows: int, width: int) -> Tensor:
@@ -206,7 +221,17 @@ class EnvTasks:
         return Task(self.env.task_key(params, 0), {name: value[0] for name, value in params.items()})
 
     def batch(self, seed: int, indices: Sequence[int]) -> dict[str, Tensor]:
-        """The parameters of many tasks, {name: (B, ...)}: row i is the task (seed, indices[i])."""
+        """The parameters of many tasks, {name: (B, ...)} on the environment's device: row i is the task (seed,
+        indices[i]). They are drawn on the CPU, so that they are the same on every device.
+        """
+        return {name: value.to(self.env.device) for name, value in self._drawn(seed, indices).items()}
+
+    def to(self: D, device: str | torch.device) -> D:
+        """The same tasks of an environment on `device`."""
+        env = self.env.to(device)
+        return self if env is self.env else replace(self, env=env)
+
+    def _drawn(self, seed: int, indices: Sequence[int]) -> dict[str, Tensor]:
         index = np.asarray(indices, dtype=np.uint64)
         params = self.env.task_params(uniforms(seed, index, self.env.task_draws))
         if self.split is None:
@@ -238,6 +263,10 @@ def _mix(x: Any) -> Any:
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
+
+
+def _generator(device: torch.device) -> torch.Generator:
+    return torch.Generator("cpu" if device.type == "meta" else device)  # nothing is drawn on meta
 
 
 def _where(rows: Tensor, yes: Tensor, no: Tensor) -> Tensor:

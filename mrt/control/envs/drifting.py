@@ -68,7 +68,7 @@ class FadingLegs(TensorEnv):
         self.pairs = torch.tensor(list(itertools.combinations(range(legs), 2)), device=device)
 
     def task_params(self, u: Tensor) -> dict[str, Tensor]:
-        begin = pick(u[:, 1], self.stages - 1) if self.start == "any" else torch.zeros(len(u), dtype=torch.long)
+        begin = pick(u[:, 1], self.stages - 1 if self.start == "any" else 1)
         return {"pair": pick(u[:, 0], len(self.pairs)), "stage": begin}
 
     def task_key(self, params: Mapping[str, Tensor], row: int) -> str:

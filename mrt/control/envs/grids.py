@@ -48,10 +48,11 @@ class FiniteEnv(TensorEnv):
     timed = False
 
     def all_tasks(self) -> dict[str, Tensor]:
-        """Every task once, {name: (number of tasks, ...)}."""
+        """Every task once, {name: (number of tasks, ...)}, on the environment's device."""
         if not self.task_choices:
             raise ConfigError(f"the tasks of {self.name} are too many to list; draw some with EnvTasks(env).batch(...)")
-        return self.task_params(midpoints(self.task_choices))
+        drawn = self.task_params(midpoints(self.task_choices))
+        return {name: value.to(self.device) for name, value in drawn.items()}
 
 
 class Room(FiniteEnv):

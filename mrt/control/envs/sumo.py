@@ -34,7 +34,7 @@ class Sumo(TensorEnv):
 
     Args:
         start: the round that a trial begins in: "first", or "any" but the last, drawn for each task.
-        opponent: replaces the built-in one; it sees the ring, and acts, from its own side.
+        opponent: replaces the built-in one; it sees the ring, and acts, from its own side and on the ring's device.
     """
 
     name = "sumo"
@@ -58,7 +58,7 @@ class Sumo(TensorEnv):
         self.stages, self.each = rounds, 1  # a stage of the chain is a round
 
     def task_params(self, u: Tensor) -> dict[str, Tensor]:
-        begin = pick(u[:, 4], self.rounds - 1) if self.start == "any" else torch.zeros(len(u), dtype=torch.long)
+        begin = pick(u[:, 4], self.rounds - 1 if self.start == "any" else 1)
         return {
             "power": 0.3 + 0.3 * u[:, 0],
             "growth": 0.1 * u[:, 1],

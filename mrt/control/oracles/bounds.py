@@ -21,7 +21,9 @@ from mrt.control.oracles.mdps import random_values, value_iteration
 
 
 class Bounds(NamedTuple):
-    """(B,) each: expected undiscounted return of a trial of random play, and of the optimum that knows the task."""
+    """(B,) each: expected undiscounted return of a trial of random play, and of the optimum that knows the task; on
+    the device of the tasks.
+    """
 
     floor: Tensor
     ceiling: Tensor
@@ -76,7 +78,7 @@ def _restless(env: RestlessBandit, params: Mapping[str, Tensor]) -> Bounds:
     """
     pulls = env.spec.trial_steps
     start, volatility = (params[name].double()[:, None] for name in ("start", "volatility"))
-    odd = torch.arange(1, 200, 2, dtype=torch.float64)
+    odd = torch.arange(1, 200, 2, dtype=torch.float64, device=start.device)
     q = torch.exp(-2 * (math.pi * odd * volatility) ** 2)
     waves = torch.cos(2 * math.pi * odd * start) * (1 - q**pulls) / (1 - q)
     total = 0.75 * pulls + (2 / (math.pi * odd) ** 2 * waves).sum(1)
@@ -87,7 +89,7 @@ def _restless(env: RestlessBandit, params: Mapping[str, Tensor]) -> Bounds:
 def _moving(env: MovingBandits, params: Mapping[str, Tensor]) -> Bounds:
     """Expected over the places of each episode, hence the same for all tasks."""
     floor, ceiling = _moving_episode(env.spec.episode_steps)
-    rows, episodes = torch.ones(len(params["right"])), env.spec.episodes
+    rows, episodes = torch.ones_like(params["right"], dtype=torch.float32), env.spec.episodes
     return Bounds(rows * floor * episodes, rows * ceiling * episodes)
 
 
@@ -125,13 +127,15 @@ def _moving_episode(steps: int, cells: int = 200) -> tuple[float, float]:
 
 @floor_and_ceiling.register
 def _two_step(env: TwoStep, params: Mapping[str, Tensor]) -> Bounds:
-    rows, best = torch.ones(len(params["rich"])), env.common * env.high + (1 - env.common) * (1 - env.high)
+    rows = torch.ones_like(params["rich"], dtype=torch.float32)
+    best = env.common * env.high + (1 - env.common) * (1 - env.high)
     return Bounds(rows * 0.5 * env.choices, rows * best * env.choices)
 
 
 @floor_and_ceiling.register
 def _object_choice(env: ObjectChoice, params: Mapping[str, Tensor]) -> Bounds:
-    rows = torch.full((len(params["objects"]),), float(env.spec.trial_steps))
+    objects = params["objects"]
+    rows = objects.new_full((len(objects),), float(env.spec.trial_steps))
     return Bounds(rows / 2, rows)
 
 

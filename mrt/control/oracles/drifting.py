@@ -68,9 +68,10 @@ def _sumo(env: Sumo, params: Mapping[str, Tensor]) -> Bounds:
     """Floor: random play, as above. Ceiling: every round won; of the sparse reward only."""
     if env.reward == "dense":
         raise NotImplementedError("no bounds are known for sumo's dense reward")
-    return Bounds(_random(env, params), torch.full((len(params["power"]),), float(env.spec.episodes)))
+    return Bounds(_random(env, params), torch.full_like(params["power"], float(env.spec.episodes)))
 
 
 def _random(env: TensorEnv, params: Mapping[str, Tensor]) -> Tensor:
     many = {name: value.repeat_interleave(FLOOR_TRIALS, 0) for name, value in params.items()}
-    return play(env.with_spec(), RandomPolicy(env.spec, seed=1), many).sum(1).view(-1, FLOOR_TRIALS).mean(1).float()
+    found = play(env.with_spec(), RandomPolicy(env.spec, seed=1), many).sum(1).view(-1, FLOOR_TRIALS).mean(1).float()
+    return found.to(next(iter(params.values())).device)

@@ -95,7 +95,7 @@ class KnownMDP(MDPPolicy):
 
     def __init__(self, spec: Spec, params: Mapping[str, Tensor]) -> None:
         super().__init__(spec)
-        self.params = params
+        self.params = {name: value.cpu() for name, value in params.items()}  # where all that is counted is
 
     def plan(self) -> Tensor:
         return value_iteration(self.params["rewards"], self.params["transitions"], self.spec.episode_steps)

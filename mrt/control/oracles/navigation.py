@@ -91,7 +91,7 @@ def _point(env: PointEnv, params: Mapping[str, Tensor]) -> Bounds:
     axis = (2 * _midpoints(START_NODES) - 1) * env.start_reach if env.start_reach else torch.zeros(1).double()
     starts = torch.cartesian_prod(axis, axis)
     ceiling = torch.stack([_returns(env, (one - starts).abs(), env.stride).mean() for one in goals.unbind()])
-    return Bounds(paid * floor, paid * ceiling[which])
+    return Bounds(*(bound.to(params["goal"].device) for bound in (paid * floor, paid * ceiling[which])))
 
 
 def _offsets(env: PointEnv, nodes: int) -> tuple[Tensor, Tensor]:
