@@ -37,7 +37,7 @@ from classic_metarl.gradient import estimators
 from classic_metarl.gradient.emaml import standardised
 from classic_metarl.gradient.functional import Order, Tree
 from classic_metarl.gradient.meta_policy import MetaPolicy, inner_loop
-from classic_metarl.gradient.rl import GradientRLConfig, GradientRLTrainer, learned_rates, with_credit
+from classic_metarl.gradient.rl import GradientRLConfig, GradientRLTrainer, learned_rates, policy_options, with_credit
 from classic_metarl.gradient.stages import WEIGHTS, stage, task_means
 from classic_metarl.gradient.task_policy import TaskPolicy, own_draws, play
 from mrt.errors import ConfigError
@@ -143,7 +143,7 @@ class ContinuousTrainer(GradientRLTrainer):
 
     @classmethod
     def build(cls, tasks: Any, args: Any) -> ChainPolicy:
-        return ChainPolicy(TaskPolicy(tasks.env.spec, args.hidden, args.activation, args.std, args.init_std), args)
+        return ChainPolicy(TaskPolicy(tasks.env.spec, **policy_options(args)), args)
 
     def stage_params(self, params: Mapping[str, Tensor], number: int) -> Mapping[str, Tensor]:
         """The next task of every chain after `steps_each` stages."""

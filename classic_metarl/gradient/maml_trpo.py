@@ -79,7 +79,7 @@ class MAMLTRPOTrainer(GradientRLTrainer):
 
     def update(self, trials: Trials) -> bool:
         """A trust-region step on theta, and on step sizes where they are learned."""
-        parameters = [p for p in self.learner.parameters() if p.requires_grad]
+        parameters = self.region()
         part = fewer(trials, self.args.episodes, self.args.curvature_share)
         with torch.no_grad():
             old, old_part = (self._adapted_logits(each) for each in (trials, part))
@@ -96,6 +96,10 @@ class MAMLTRPOTrainer(GradientRLTrainer):
             self.log_metric(f"trpo/{name}", facts[name])
         self.log_metric("trpo/gain", facts["surrogate"] - facts["surrogate_before"])
         return True
+
+    def region(self) -> list[Any]:
+        """The parameters that the step moves."""
+        return [p for p in self.learner.parameters() if p.requires_grad]
 
     def meta_objective(self, phis: list[Tree], trials: Trials) -> Tensor:
         """What is maximised: the mean over tasks and steps of ratio times credit in the last stage."""

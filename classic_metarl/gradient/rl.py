@@ -64,6 +64,7 @@ class GradientRLConfig(TrialConfig):
     activation: str = field(default="tanh", metadata={"help": "relu or tanh"})
     std: Std = field(default="free", metadata={"help": "standard deviation: free of the state, or the network's"})
     init_std: float = field(default=1.0, metadata={"help": "where a free standard deviation starts"})
+    min_std: float = field(default=1e-6, metadata={"help": "below which a free standard deviation never falls"})
     episodes: int = field(default=20, metadata={"help": "episodes of each task and stage"})
     inner_steps: int = field(default=1, metadata={"help": "gradient steps in training, each on new episodes"})
     inner_rates: list[float] = field(
@@ -147,7 +148,7 @@ class GradientRLTrainer(TrialTrainer):
     @classmethod
     def build(cls, tasks: PairedTasks, args: Any) -> MetaPolicy:
         """The system's policy and its inner step."""
-        net = TaskPolicy(tasks.env.spec, args.hidden, args.activation, args.std, args.init_std)
+        net = TaskPolicy(tasks.env.spec, **policy_options(args))
         steps = inner_loop(net, args.surrogate, args.order)
         return MetaPolicy(net, steps, args.inner_rates, learned_rates(net, args, args.inner_steps))
 
@@ -235,6 +236,12 @@ class GradientRLTrainer(TrialTrainer):
     def _load_collection(self, state: Any) -> None:
         if state is not None:
             self._collection, self._left = Trials(**state["trials"]).to(self.args.device), int(state["left"])
+
+
+def policy_options(args: GradientRLConfig) -> dict[str, Any]:
+    """What the arguments say of a `TaskPolicy`."""
+    names = ("hidden", "activation", "std", "init_std", "min_std")
+    return {name: getattr(args, name) for name in names}
 
 
 def credit_of(trials: Trials, credit: Callable[[Trials], Tensor], gamma: float, normalise: bool) -> Tensor:

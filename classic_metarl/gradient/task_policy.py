@@ -35,6 +35,7 @@ class TaskPolicy(nn.Module):
         hidden, activation: of the network; relu or tanh.
         std: `free`: one log standard deviation an action, which hangs on no state; `state`: the network's own.
         init_std: where a free standard deviation starts.
+        min_std: a free standard deviation is never less, whatever is learned (rllab's `min_std`).
         extra: numbers that `encode` adds to the observation.
 
     Raises:
@@ -48,17 +49,22 @@ class TaskPolicy(nn.Module):
         activation: str = "tanh",
         std: Std = "free",
         init_std: float = 1.0,
+        min_std: float = 1e-6,
         extra: int = 0,
     ) -> None:
         super().__init__()
-        if std not in ("free", "state") or init_std <= 0:
-            raise ConfigError(f"std={std!r}, init_std={init_std}: std is 'free' or 'state', init_std above 0")
+        if std not in ("free", "state") or not 0 < min_std <= init_std:
+            raise ConfigError(
+                f"std={std!r}, init_std={init_std}, min_std={min_std}: std is 'free' or 'state', init_std is at least "
+                "min_std, which is above 0"
+            )
         own = std == "state"
         width = spec.actions or spec.action_size * (2 if own else 1)
         self.net = MLP([spec.observation + extra, *hidden, width], activation)
         for layer in self.net.layers:
             nn.init.xavier_uniform_(layer.weight)  # type: ignore[arg-type]
             nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+        self.log_min_std = math.log(min_std)
         free = not spec.actions and not own
         self.log_std = nn.Parameter(torch.full((spec.action_size,), math.log(init_std))) if free else None
         self.distribution: Distribution = Categorical() if spec.actions else Gaussian()
@@ -69,7 +75,7 @@ class TaskPolicy(nn.Module):
         logits = self.net.of_tasks(net, self.encode(parameters, inputs))
         if self.log_std is None:
             return logits
-        log_std = parameters["log_std"]
+        log_std = parameters["log_std"].clamp(min=self.log_min_std)
         log_std = log_std if log_std.ndim == 1 else log_std[:, None]
         return torch.cat([logits, log_std.expand_as(logits)], -1)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from classic_metarl.gradient.stages import WEIGHTS, as_data, as_trials, join, nu
 from classic_metarl.gradient.task_policy import TaskPolicy, play
 from mrt.control.envs import Spec
 from mrt.errors import ConfigError
+from mrt.recipe import import_trainer, load_recipe
 from mrt.trials import Trials
 
 M, N, STEPS = 3, 4, 5
@@ -87,6 +89,20 @@ def test_tasks_with_their_own_weights_are_one_product(spec: Spec, std: Any) -> N
         assert torch.allclose(logits[task], out, atol=1e-5)
     with pytest.raises(ConfigError, match="init_std=0"):
         TaskPolicy(spec, init_std=0)
+
+
+def test_a_deviation_does_not_fall_below_its_floor(tmp_path: Path) -> None:
+    spec = paired_tasks("navigation-2d").env.spec
+    policy = TaskPolicy(spec, [4], init_std=0.6, min_std=0.5)
+    start, low = ({**dict(policy.named_parameters()), "log_std": torch.tensor(v)} for v in ([-0.6, -0.4], [-9.0, 1.0]))
+    told = [policy.of_tasks(phi, {"observation": torch.zeros(1, 1, 2)})[0, 0, 2:].tolist() for phi in (start, low)]
+    assert told == [pytest.approx([-0.6, -0.4]), pytest.approx([math.log(0.5), 1.0])]
+    with pytest.raises(ConfigError, match="at least min_std"):
+        TaskPolicy(spec, init_std=0.4, min_std=0.5)
+    for name in ("rl/maml_trpo", "rl/maesn", "continuous"):
+        recipe = load_recipe(f"gradient/{name}", ["args.init_std=0.9", "args.min_std=0.8"])
+        made = import_trainer(recipe.trainer).from_recipe(recipe, tmp_path)  # type: ignore[attr-defined]
+        assert made.learner.net.log_min_std == pytest.approx(math.log(0.8)), "the arguments reach every policy"
 
 
 def test_episodes_are_played_by_their_tasks_weights() -> None:
@@ -184,6 +200,7 @@ SYSTEMS: dict[str, tuple[Any, Any, dict[str, Any], dict[str, Any]]] = {
     "maml-two-steps": (MAMLTRPOTrainer, MAMLTRPOConfig, ARMS, {"inner_steps": 2, "surrogate": "likelihood_ratio"}),
     "emaml": (EMAMLTrainer, EMAMLConfig, POINT, {"std": "state"}),
     "maesn": (MAESNTrainer, MAESNConfig, {**POINT, "name": "point-robot"}, {"num_tasks": M, "hidden": [3]}),
+    "maesn-weights": (MAESNTrainer, MAESNConfig, POINT, {"num_tasks": M, "hidden": [3], "adapt_weights": True}),
 }
 
 
@@ -326,6 +343,7 @@ def test_mistakes_are_told(tmp_path: Path) -> None:
         (MAMLTRPOConfig, {"max_kl": 0.0}, "max_kl"),
         (MAMLTRPOConfig, {"curvature_share": 0.0}, "curvature_share=0"),
         (MAESNConfig, {"num_tasks": 0}, "latent for each training task"),
+        (MAESNConfig, {"decay": 0.0}, "decay=0"),
     ):
         with pytest.raises(ConfigError, match=message):
             config(output_dir=str(tmp_path), **{**QUICK, **options})
