@@ -32,11 +32,11 @@ import torch
 from torch import Tensor, nn
 
 from classic_metarl.gradient import estimators
-from classic_metarl.gradient.functional import GradientSteps, Order, Tree, parameters_of, rates_like
+from classic_metarl.gradient.functional import GradientSteps, Order, Tree, parameters_of
 from classic_metarl.gradient.maml_trpo import MAMLTRPOConfig, MAMLTRPOTrainer
 from classic_metarl.gradient.meta_policy import SURROGATES, MetaPolicy
 from classic_metarl.gradient.paired import PairedTasks
-from classic_metarl.gradient.rl import policy_options
+from classic_metarl.gradient.rl import policy_options, step_sizes
 from classic_metarl.gradient.stages import WEIGHTS, as_trials, numbers_of, stage, task_means
 from classic_metarl.gradient.task_policy import TaskPolicy, play
 from mrt.control.envs.base import EnvTasks, Spec
@@ -79,7 +79,7 @@ class LatentMetaPolicy(MetaPolicy):
     def __init__(self, net: LatentPolicy, args: MAESNConfig) -> None:
         steps = latent_loop(net, args.surrogate, args.order, args.adapt_weights)
         moving = steps.moving(parameters_of(net))
-        rates = [{n: r for n, r in tree.items() if n in moving} for tree in step_sizes(net, args)]
+        rates = [{n: r for n, r in tree.items() if n in moving} for tree in latent_rates(net, args)]
         super().__init__(net, steps, args.inner_rates, rates)
         for rate in self.rates.parameters():
             rate.requires_grad_(args.learn_rates != "no")
@@ -94,7 +94,8 @@ class LatentMetaPolicy(MetaPolicy):
     def adapt(self, phi: Tree, number: int, trials: Trials, order: Order | None = None) -> Tree:
         """The gradient step, smaller by `decay` with each one that training does not take."""
         after, share = super().adapt(phi, number, trials, order), self.decay ** max(0, number - len(self.rates) + 1)
-        return {n: torch.lerp(phi[n], v, share) if n in self.steps.moving(phi) else v for n, v in after.items()}
+        moving = self.steps.moving(phi)
+        return {n: torch.lerp(phi[n], v, share) if n in moving else v for n, v in after.items()}
 
     def divergence(self, tasks: Tensor) -> Tensor:
         """(M,) KL(N(mu_i, sigma_i), N(0, I)), before adaptation."""
@@ -131,11 +132,9 @@ def standard(credit: Tensor) -> Tensor:
     return centred / (centred.square().mean(1, keepdim=True).sqrt() + 1e-6)
 
 
-def step_sizes(net: LatentPolicy, args: MAESNConfig) -> list[Tree]:
+def latent_rates(net: LatentPolicy, args: MAESNConfig) -> list[Tree]:
     """A tree for each gradient step of training, whether they are learned or not: log sigma has its own."""
-    each: Any = "tensor" if args.learn_rates == "no" else args.learn_rates
-    starts = [args.inner_rates[min(i, len(args.inner_rates) - 1)] for i in range(args.inner_steps)]
-    trees = [rates_like(parameters_of(net), start, each) for start in starts]
+    trees = step_sizes(net, args, args.inner_steps, "tensor" if args.learn_rates == "no" else args.learn_rates)
     return [{n: r * args.std_rate if n == LOG_STD else r for n, r in tree.items()} for tree in trees]
 
 

@@ -265,7 +265,10 @@ def with_credit(trials: Trials, credit: Callable[[Trials], Tensor], args: Gradie
 
 def learned_rates(net: TaskPolicy, args: GradientRLConfig, steps: int) -> list[Tree]:
     """A tree of step sizes for each of `steps` gradient steps, where they are learned."""
-    if args.learn_rates == "no":
-        return []
+    return [] if args.learn_rates == "no" else step_sizes(net, args, steps, args.learn_rates)
+
+
+def step_sizes(net: TaskPolicy, args: GradientRLConfig, steps: int, each: Literal["tensor", "entry"]) -> list[Tree]:
+    """`inner_rates` as a tree for each of `steps` gradient steps, a number for every tensor or every entry."""
     starts = [args.inner_rates[min(i, len(args.inner_rates) - 1)] for i in range(steps)]
-    return [rates_like(dict(net.named_parameters()), start, args.learn_rates) for start in starts]
+    return [rates_like(dict(net.named_parameters()), start, each) for start in starts]
