@@ -38,6 +38,7 @@ SECTIONS = ("problems", "tasks", "policy", "args", "peft")
 NAMED = ("problems", "tasks")  # sections that say which one by `name`
 SAID_ABOVE = ("output_dir", "seed")  # fields of every arguments class that a recipe states once, at its top level
 MAX_BYTES = 1_000_000
+SPEC = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII)  # module:Name
 
 
 class RecipeTrainer(Protocol):
@@ -88,8 +89,18 @@ class Recipe:
             raise ConfigError(f"args of {self.trainer}: {error}") from error
 
 
+def named_only(value: Any) -> Any:
+    """The same value with every `module:Name` in it as `Name`: where code stands decides no result."""
+    if isinstance(value, Mapping):
+        return {key: named_only(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [named_only(inner) for inner in value]
+    return value.split(":")[1] if isinstance(value, str) and SPEC.fullmatch(value) else value
+
+
 def digest(resolved: Mapping[str, Any]) -> str:
     """The digest of a recipe that `to_dict` wrote (also one read back from run.json)."""
+    resolved = named_only(resolved)
     decisive = {k: v for k, v in resolved.items() if k not in ("output_dir", "description")}
     decisive = {k: v for k, v in decisive.items() if v or k not in ("tasks", "policy")}  # as before they were there
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
@@ -159,7 +170,7 @@ def import_trainer(spec: str, allow_code: bool = False) -> type[RecipeTrainer]:
     Raises ConfigError for a spec of another shape, a module or class that is not there (naming the nearest), and a
     class without `args_class` and `from_recipe`.
     """
-    if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", spec, re.ASCII):
+    if not SPEC.fullmatch(spec):
         raise ConfigError(f"trainer {show(spec)} should read module:Class, as in mrt.reasoning.trainer:MRTTrainer")
     module_name, class_name = spec.split(":")
     ours = module_name.split(".")[0] in OUR_PACKAGES

@@ -9,7 +9,7 @@ from fake_trainers import FakeArgs, FakeTrainer
 
 from mrt import cli
 from mrt.errors import ConfigError
-from mrt.recipe import Recipe, import_trainer, load_recipe, recipe_folder, recipe_names
+from mrt.recipe import Recipe, digest, import_trainer, load_recipe, recipe_folder, recipe_names
 
 VALID = """\
 trainer: fake_trainers:FakeTrainer
@@ -316,3 +316,10 @@ def test_fuzz(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.timeout(3600)
 def test_fuzz_in_full(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert fuzz(10_000, tmp_path, capsys) > 5_000
+
+
+def test_a_digest_does_not_depend_on_where_code_stands() -> None:
+    recipe = {"trainer": "old.place:Trainer", "policy": {"memory": "old.memories:GRU", "size": 4}, "args": {}}
+    moved = {"trainer": "new.room.place:Trainer", "policy": {"memory": "new.memories:GRU", "size": 4}, "args": {}}
+    assert digest(recipe) == digest(moved)
+    assert digest(recipe) != digest({**moved, "trainer": "new.room.place:Other"})

@@ -27,7 +27,7 @@ import numpy as np
 
 from mrt.errors import ConfigError, MRTError
 from mrt.metrics import bootstrap_over_seeds, tokens_at_equal_accuracy_interval
-from mrt.recipe import load_recipe
+from mrt.recipe import load_recipe, named_only
 from mrt.rundir import RunState, inspect_run, read_run, write_json
 from mrt.steps import Progress, Step, StepRunner, count_lines, last_object
 
@@ -131,7 +131,7 @@ class Study:
         for key in ("output_dir", "model", "description"):
             recipe.pop(key, None)
         content = {"recipe": recipe, "evaluation": self.evaluation, "schema": SCHEMA_VERSION}
-        return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
+        return hashlib.sha256(json.dumps(named_only(content), sort_keys=True, default=str).encode()).hexdigest()[:16]
 
     @property
     def evaluation(self) -> dict[str, Any]:
