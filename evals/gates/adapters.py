@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from classic_metarl.gradient.lora import LoRALearner, LoRAMAMLConfig, learner_of, load_learner
-from classic_metarl.gradient.measures import loss_curve
-from classic_metarl.gradient.operations import Operations
+from classic_metarl.problems.operations import Operations
+from classic_metarl.trainers.loss_curves import loss_curve
 from evals.gates.measures import Score
 from mrt.control.oracles import mean_and_se
 from mrt.recipe import Recipe

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from classic_metarl.gradient.continuous import chain_returns
-from classic_metarl.gradient.rl_measures import load_meta_policy
+from classic_metarl.trainers.return_curves import load_meta_policy
 from evals.gates.measures import Score
 from mrt.control.envs import make_tasks
 from mrt.control.evaluate import HELD_OUT

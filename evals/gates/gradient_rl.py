@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from classic_metarl.gradient.maesn import structured_noise
-from classic_metarl.gradient.rl_measures import adaptation_returns, load_meta_policy
+from classic_metarl.trainers.return_curves import adaptation_returns, load_meta_policy
 from evals.gates.measures import Score
 from mrt.control.evaluate import HELD_OUT, bounds_of
 from mrt.control.oracles import mean_and_se

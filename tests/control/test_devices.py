@@ -19,12 +19,12 @@ from torch.utils._pytree import tree_leaves
 from transformers import TrainingArguments
 
 from classic_metarl.gradient.continuous import chain_returns
-from classic_metarl.gradient.l2l import learned_rule, optimise
 from classic_metarl.gradient.maesn import structured_noise
-from classic_metarl.gradient.measures import TEST_SEED, loss_curve
-from classic_metarl.gradient.paired import paired_tasks
-from classic_metarl.gradient.rl import GradientRLTrainer
-from classic_metarl.gradient.rl_measures import adaptation_returns
+from classic_metarl.meta_learned.l2l import learned_rule, optimise
+from classic_metarl.problems.paired import paired_tasks
+from classic_metarl.trainers.loss_curves import TEST_SEED, loss_curve
+from classic_metarl.trainers.meta_rl import GradientRLTrainer
+from classic_metarl.trainers.return_curves import adaptation_returns
 from mrt.control.envs import ENVS, EnvTasks, make_env, make_tasks
 from mrt.control.evaluate import evaluate_policy
 from mrt.control.oracles import task_bounds

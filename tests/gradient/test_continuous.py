@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from classic_metarl.gradient import estimators
 from classic_metarl.gradient.continuous import ContinuousConfig, ContinuousTrainer, chain_returns, effective_share
-from classic_metarl.gradient.paired import paired_tasks
-from classic_metarl.gradient.rl import with_credit
-from classic_metarl.gradient.stages import WEIGHTS, stage, task_means
-from classic_metarl.gradient.task_policy import play
+from classic_metarl.inner import estimators
+from classic_metarl.inner.stage_credit import with_credit
+from classic_metarl.inner.stages import WEIGHTS, stage, task_means
+from classic_metarl.inner.task_policy import play
+from classic_metarl.problems.paired import paired_tasks
 from mrt.errors import ConfigError
 from mrt.grouping import group_mean
 
@@ -46,7 +46,7 @@ def moved(phi: dict[str, torch.Tensor], by: float) -> dict[str, torch.Tensor]:
 def played(trainer: Any, phi: dict[str, torch.Tensor]) -> Any:
     params = trainer.tasks.batch(5, range(3))
     played = play(trainer.tasks.env, trainer.learner.net, phi, params, 4)
-    return with_credit(played, trainer.args.make_credit(), trainer.args)
+    return with_credit(played, trainer.args.make_credit(), trainer.args.gamma, trainer.args.normalise)
 
 
 @pytest.mark.parametrize("importance", ["episode", "step", "none"])

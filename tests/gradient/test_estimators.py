@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from classic_metarl.gradient import estimators as est
-from classic_metarl.gradient.baseline import features, linear_values
-from classic_metarl.gradient.functional import GradientSteps, Theta
+from classic_metarl.inner import estimators as est
+from classic_metarl.inner.gradient_steps import GradientSteps, Theta
+from classic_metarl.inner.linear_baseline import features, linear_values
 from mrt.returns import reward_to_go
 from mrt.trials import Trials
 

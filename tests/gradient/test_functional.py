@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from classic_metarl.gradient.functional import (
+from classic_metarl.inner.gradient_steps import (
     GradientSteps,
     Theta,
     apply,
@@ -19,7 +19,7 @@ from classic_metarl.gradient.functional import (
     task_count,
     unfold,
 )
-from classic_metarl.gradient.networks import MLP
+from classic_metarl.inner.task_networks import MLP
 from mrt.adaptation import AdaptationState
 from mrt.errors import ConfigError
 

@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from classic_metarl.gradient.fewshot import problem_family
-from classic_metarl.gradient.mann import MANN, State
-from classic_metarl.gradient.measures import loss_curve
-from classic_metarl.gradient.nearest import NearestNeighbour
-from classic_metarl.gradient.networks import ConvNet
-from classic_metarl.gradient.strokes import stroke_bank
-from classic_metarl.gradient.supervised import split
+from classic_metarl.baselines.nearest import NearestNeighbour
+from classic_metarl.black_box.mann import MANN, State
+from classic_metarl.inner.task_networks import ConvNet
+from classic_metarl.problems.families import problem_family
+from classic_metarl.problems.strokes import stroke_bank
+from classic_metarl.trainers.few_shot import split
+from classic_metarl.trainers.loss_curves import loss_curve
 from mrt.errors import ConfigError, DataError
 from mrt.recipe import import_trainer, load_recipe
 

@@ -11,17 +11,9 @@ import torch
 from torch import Tensor
 
 from classic_metarl.gradient.baldwin import lifetime_losses, strategy_gradient
-from classic_metarl.gradient.functional import Theta
-from classic_metarl.gradient.l2l import (
-    LearnedOptimizer,
-    Quadratics,
-    adam_rule,
-    learned_rule,
-    log_sign,
-    optimise,
-    quadratic,
-    sgd_rule,
-)
+from classic_metarl.inner.gradient_steps import Theta
+from classic_metarl.meta_learned.l2l import LearnedOptimizer, adam_rule, learned_rule, log_sign, optimise, sgd_rule
+from classic_metarl.problems.quadratics import Quadratics, quadratic
 from mrt.errors import ConfigError
 from mrt.recipe import import_trainer, load_recipe
 

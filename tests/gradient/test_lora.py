@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer
 
-from classic_metarl.gradient.functional import parameters_of
 from classic_metarl.gradient.lora import load_learner
-from classic_metarl.gradient.operations import IGNORED, Operations, key_of, pairs_of, result
+from classic_metarl.inner.gradient_steps import parameters_of
+from classic_metarl.problems.operations import IGNORED, Operations, key_of, pairs_of, result
 from mrt.errors import ConfigError
 from mrt.reasoning.tiny import save_tiny
 from mrt.recipe import import_trainer, load_recipe

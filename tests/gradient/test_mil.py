@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from classic_metarl.gradient.reaching import STEP, Reaching, observation, towards
+from classic_metarl.problems.reaching import STEP, Reaching, observation, towards
 from mrt.errors import ConfigError
 from mrt.recipe import import_trainer, load_recipe
 

@@ -11,16 +11,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from classic_metarl.gradient import estimators
 from classic_metarl.gradient.emaml import EMAMLConfig, EMAMLTrainer, standardised
 from classic_metarl.gradient.maesn import MAESNConfig, MAESNTrainer
 from classic_metarl.gradient.maml_trpo import MAMLTRPOConfig, MAMLTRPOTrainer, fewer
-from classic_metarl.gradient.meta_policy import inner_loop
-from classic_metarl.gradient.paired import paired_tasks
 from classic_metarl.gradient.promp import ProMPConfig, ProMPTrainer
-from classic_metarl.gradient.rl import GradientRLConfig, credit_of
-from classic_metarl.gradient.stages import WEIGHTS, as_data, as_trials, join, numbers_of, stage, stages_of, task_means
-from classic_metarl.gradient.task_policy import TaskPolicy, play
+from classic_metarl.inner import estimators
+from classic_metarl.inner.meta_policy import inner_loop
+from classic_metarl.inner.stage_credit import credit_of
+from classic_metarl.inner.stages import WEIGHTS, as_data, as_trials, join, numbers_of, stage, stages_of, task_means
+from classic_metarl.inner.task_policy import TaskPolicy, play
+from classic_metarl.problems.paired import paired_tasks
+from classic_metarl.trainers.meta_rl_config import GradientRLConfig
 from mrt.control.envs import Spec
 from mrt.errors import ConfigError
 from mrt.recipe import import_trainer, load_recipe

@@ -20,10 +20,10 @@ from compare import assert_same_files, interrupted
 from classic_metarl.gradient.emaml import EMAMLConfig, EMAMLTrainer
 from classic_metarl.gradient.maesn import MAESNConfig, MAESNTrainer, structured_noise
 from classic_metarl.gradient.maml_trpo import MAMLTRPOConfig, MAMLTRPOTrainer
-from classic_metarl.gradient.paired import paired_tasks
 from classic_metarl.gradient.promp import ProMPConfig, ProMPTrainer
-from classic_metarl.gradient.rl_measures import adaptation_returns, load_meta_policy
-from classic_metarl.gradient.stages import stage
+from classic_metarl.inner.stages import stage
+from classic_metarl.problems.paired import paired_tasks
+from classic_metarl.trainers.return_curves import adaptation_returns, load_meta_policy
 from evals.gates.gradient_rl import returns
 from evals.gates.table import gates
 from mrt.control.oracles.navigation import known_task, stay

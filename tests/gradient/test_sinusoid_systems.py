@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from classic_metarl.gradient.functional import GradientSteps, Theta
-from classic_metarl.gradient.measures import loss_curve, summarise
-from classic_metarl.gradient.sinusoid import Sinusoids
+from classic_metarl.inner.gradient_steps import GradientSteps, Theta
+from classic_metarl.problems.sinusoid import Sinusoids
+from classic_metarl.trainers.loss_curves import loss_curve, summarise
 from mrt.errors import ConfigError
 from mrt.recipe import import_trainer, load_recipe
 

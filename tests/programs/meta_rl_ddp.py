@@ -10,8 +10,8 @@ import sys
 import torch
 from bandit import digest_of
 
-from classic_metarl.gradient.paired import paired_tasks
 from classic_metarl.gradient.promp import ProMPConfig, ProMPTrainer
+from classic_metarl.problems.paired import paired_tasks
 
 
 def main(output_dir: str) -> None:

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from classic_metarl.black_box.snail import AttentionBlock, DenseBlock
-from classic_metarl.gradient.images import one_hot
-from classic_metarl.gradient.networks import embed
-from classic_metarl.gradient.supervised import EpisodicLearner, FewShotTrainer, Set
+from classic_metarl.inner.task_networks import embed
+from classic_metarl.problems.images import one_hot
+from classic_metarl.trainers.few_shot import EpisodicLearner, FewShotTrainer, Set
 
 
 class TCML(EpisodicLearner):

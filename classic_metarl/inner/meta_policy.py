@@ -14,10 +14,10 @@ from typing import Any
 
 from torch import Tensor
 
-from classic_metarl.gradient import estimators
-from classic_metarl.gradient.functional import GradientSteps, Initial, Order, Theta, Tree
-from classic_metarl.gradient.stages import WEIGHTS, as_data, as_trials, task_means
-from classic_metarl.gradient.task_policy import TaskPolicy
+from classic_metarl.inner import estimators
+from classic_metarl.inner.gradient_steps import GradientSteps, Initial, Order, Theta, Tree
+from classic_metarl.inner.stages import WEIGHTS, as_data, as_trials, task_means
+from classic_metarl.inner.task_policy import TaskPolicy
 from mrt.trials import Trials
 
 Surrogate = Callable[[Tensor, Tensor, Trials], Tensor]  # log-probabilities, weights, trials -> (B,) to maximise

@@ -1,4 +1,4 @@
-"""The trainer that gradient-based meta-RL shares, and how a system hangs itself in.
+"""The trainer that gradient-based meta-RL shares, and what a system defines.
 
 A trial is what happens on one task while its adaptation lasts: an episode with phi_0, one with phi_1 = phi_0 + alpha
 grad U(phi_0; D_0), ... one with phi_k. n such trials of a task share the adaptation: a row of `Trials` holds the b-th
@@ -20,86 +20,34 @@ and gets phi_0, ..., phi_k, with gradients into theta, from `self.adapted(trials
     weighed                   the credit of a stage: importance weights on a_t, say; `surrogate` the inner objective U
 
 `SURROGATES` are those of `estimators.py`, averaged over the acting steps of a task, so that step sizes are the papers'.
-Values are fitted to each task's episodes (`baseline.py`), credits are those of `mrt.credit`.
+Values are fitted to each task's episodes (`linear_baseline.py`), credits are those of `mrt.credit`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
 
-from classic_metarl.gradient.baseline import linear_values
-from classic_metarl.gradient.functional import Order, Tree, rates_like
-from classic_metarl.gradient.meta_policy import SURROGATES, MetaPolicy, inner_loop
-from classic_metarl.gradient.paired import PairedTasks, paired_tasks
-from classic_metarl.gradient.stages import NUMBER, WEIGHTS, join, numbers_of, stage
-from classic_metarl.gradient.task_policy import Std, TaskPolicy, play
+from classic_metarl.inner.gradient_steps import Order, Tree, rates_like
+from classic_metarl.inner.meta_policy import MetaPolicy, inner_loop
+from classic_metarl.inner.stage_credit import with_credit
+from classic_metarl.inner.stages import NUMBER, WEIGHTS, join, numbers_of, stage
+from classic_metarl.inner.task_policy import TaskPolicy, play
+from classic_metarl.problems.paired import PairedTasks, paired_tasks
+from classic_metarl.trainers.meta_rl_config import GradientRLConfig
 from mrt.control.evaluate import bounds_of
-from mrt.credit import Credit, make_credit
-from mrt.errors import ConfigError, nearest
-from mrt.grouping import group_sum
+from mrt.errors import ConfigError
 from mrt.recipe import Recipe
-from mrt.returns import reward_to_go
-from mrt.trainer import TrialConfig, TrialTrainer
+from mrt.trainer import TrialTrainer
 from mrt.trials import Trials
 
 T = TypeVar("T", bound="GradientRLTrainer")
-
-
-@dataclass
-class GradientRLConfig(TrialConfig):
-    """Arguments of gradient-based meta-RL. `per_device_train_batch_size` is the meta-batch, in tasks.
-
-    Raises:
-        ConfigError: for an unknown surrogate, or counts below 1.
-    """
-
-    hidden: list[int] = field(default_factory=lambda: [64, 64], metadata={"help": "sizes of the hidden layers"})
-    activation: str = field(default="tanh", metadata={"help": "relu or tanh"})
-    std: Std = field(default="free", metadata={"help": "standard deviation: free of the state, or the network's"})
-    init_std: float = field(default=1.0, metadata={"help": "where a free standard deviation starts"})
-    min_std: float = field(default=1e-6, metadata={"help": "below which a free standard deviation never falls"})
-    episodes: int = field(default=20, metadata={"help": "episodes of each task and stage"})
-    inner_steps: int = field(default=1, metadata={"help": "gradient steps in training, each on new episodes"})
-    inner_rates: list[float] = field(
-        default_factory=lambda: [0.1], metadata={"help": "step size of each gradient step; the last for all later ones"}
-    )
-    learn_rates: Literal["no", "tensor", "entry"] = field(
-        default="no", metadata={"help": "learn the step sizes, one a tensor or an entry"}
-    )
-    order: Order = field(default="second", metadata={"help": "first: inner gradients are constants (FOMAML)"})
-    surrogate: str = field(default="naive", metadata={"help": "inner objective: " + " | ".join(SURROGATES)})
-    gamma: float = field(default=0.99, metadata={"help": "discount a step"})
-    lam: float = field(default=1.0, metadata={"help": "lambda of GAE"})
-    credit: str = field(default="gae", metadata={"help": "credit of a step, of mrt.credit"})
-    normalise: bool = field(default=True, metadata={"help": "credit of a task's stage to mean 0 and deviation 1"})
-    epochs: int = field(default=1, metadata={"help": "updates on what was collected once"})
-    bounds: bool = field(default=True, metadata={"help": "log regret against random play and the known-task optimum"})
-    curve_steps: int = field(default=3, metadata={"help": "gradient steps of the adaptation curve after training"})
-    curve_tasks: int = field(default=40, metadata={"help": "held-out tasks of that curve; 0 for none"})
-    paper: list[float] | None = field(default=None, metadata={"help": "the paper's returns after 0, 1, ... steps"})
-
-    def __post_init__(self) -> None:
-        for name in ("episodes", "inner_steps", "epochs"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}={getattr(self, name)} is to be at least 1")
-        if self.surrogate not in SURROGATES:
-            raise ConfigError(f"surrogate='{self.surrogate}' is unknown; {nearest(self.surrogate, set(SURROGATES))}")
-        if not self.inner_rates:
-            raise ConfigError("inner_rates needs at least one step size")
-        self.make_credit()
-        super().__post_init__()
-
-    def make_credit(self) -> Credit:
-        """The credit of a step within its episode."""
-        options = {"gae": {"gamma": self.gamma, "lam": self.lam}, "reward_to_go": {"gamma": self.gamma}}
-        return make_credit(self.credit, **options.get(self.credit, {}))
 
 
 class GradientRLTrainer(TrialTrainer):
@@ -188,7 +136,7 @@ class GradientRLTrainer(TrialTrainer):
 
     def weighed(self, trials: Trials) -> Trials:
         """The episodes of one stage with fitted values, and their credit among `privileged`."""
-        return with_credit(trials, super().weigh, self.args)
+        return with_credit(trials, super().weigh, self.args.gamma, self.args.normalise)
 
     def weigh(self, trials: Trials) -> Tensor:
         return trials.privileged[WEIGHTS]
@@ -220,7 +168,7 @@ class GradientRLTrainer(TrialTrainer):
         """Trains, then draws the adaptation curve on held-out tasks: adaptation.json and report.html of the run."""
         result = super().train(*args, **kwargs)
         if self.args.curve_tasks and self.is_world_process_zero():
-            from classic_metarl.gradient.rl_measures import write_adaptation
+            from classic_metarl.trainers.return_curves import write_adaptation
 
             write_adaptation(self.learner, self.tasks, self.args, Path(str(self.args.output_dir)))
         return result
@@ -242,25 +190,6 @@ def policy_options(args: GradientRLConfig) -> dict[str, Any]:
     """What the arguments say of a `TaskPolicy`."""
     names = ("hidden", "activation", "std", "init_std", "min_std")
     return {name: getattr(args, name) for name in names}
-
-
-def credit_of(trials: Trials, credit: Callable[[Trials], Tensor], gamma: float, normalise: bool) -> Tensor:
-    """(B, T) credit of one stage's episodes over fitted values, each task's to mean 0 and deviation 1 if asked."""
-    values = linear_values(trials.inputs["observation"], reward_to_go(trials, gamma=gamma), trials)
-    weights = credit(replace(trials, values=values))
-    if not normalise:
-        return weights
-    count = group_sum(trials.mask.sum(1).float(), trials.group)
-    mean = (group_sum((weights * trials.mask).sum(1), trials.group) / count)[trials.group][:, None]
-    centred = torch.where(trials.mask, weights - mean, 0.0)
-    deviation = (group_sum(centred.square().sum(1), trials.group) / count).sqrt()
-    return centred / (deviation[trials.group][:, None] + 1e-8)
-
-
-def with_credit(trials: Trials, credit: Callable[[Trials], Tensor], args: GradientRLConfig) -> Trials:
-    """One stage's episodes with their credit among `privileged`, over values fitted as the arguments say."""
-    weights = credit_of(trials, credit, args.gamma, args.normalise)
-    return replace(trials, privileged={**trials.privileged, WEIGHTS: weights})
 
 
 def learned_rates(net: TaskPolicy, args: GradientRLConfig, steps: int) -> list[Tree]:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from classic_metarl.gradient.networks import MLP
+from classic_metarl.inner.task_networks import MLP
 from mrt.errors import ConfigError
 from mrt.tasks import Task, generator
 

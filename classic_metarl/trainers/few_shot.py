@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from classic_metarl.gradient.fewshot import problem_family
-from classic_metarl.gradient.functional import GradientSteps, Initial, Order, Over, Theta, Tree, apply
-from classic_metarl.gradient.networks import of_tasks
+from classic_metarl.inner.gradient_steps import GradientSteps, Initial, Order, Over, Theta, Tree, apply
+from classic_metarl.inner.task_networks import of_tasks
+from classic_metarl.problems.families import problem_family
 from mrt.errors import ConfigError
 from mrt.metrics import cumulative_regret
 from mrt.recipe import Recipe, import_trainer

@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from classic_metarl.gradient.meta_policy import MetaPolicy
-from classic_metarl.gradient.paired import PairedTasks
-from classic_metarl.gradient.rl import GradientRLConfig, with_credit
-from classic_metarl.gradient.task_policy import own_draws, play
+from classic_metarl.inner.meta_policy import MetaPolicy
+from classic_metarl.inner.stage_credit import with_credit
+from classic_metarl.inner.task_policy import own_draws, play
+from classic_metarl.problems.paired import PairedTasks
+from classic_metarl.trainers.meta_rl_config import GradientRLConfig
 from mrt.control.envs.base import EnvTasks
 from mrt.control.evaluate import HELD_OUT, bounds_of
 from mrt.control.report import write_report
@@ -51,7 +52,8 @@ def adaptation_returns(
             trials = play(tasks.env, learner.net, phi, params, episodes)
             returns.append(trials.returns.unflatten(0, (count, -1)).mean(1))
             if number < steps:
-                phi = learner.adapt(phi, number, with_credit(trials, credit, args), order="first")
+                weighed = with_credit(trials, credit, args.gamma, args.normalise)
+                phi = learner.adapt(phi, number, weighed, order="first")
     return torch.stack(returns, 1).cpu()
 
 

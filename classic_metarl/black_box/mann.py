@@ -19,9 +19,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from classic_metarl.gradient.images import one_hot
-from classic_metarl.gradient.networks import embed
-from classic_metarl.gradient.supervised import EpisodicLearner, FewShotTrainer, Set
+from classic_metarl.inner.task_networks import embed
+from classic_metarl.problems.images import one_hot
+from classic_metarl.trainers.few_shot import EpisodicLearner, FewShotTrainer, Set
 
 GAMMA = 0.95
 

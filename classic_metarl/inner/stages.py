@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from classic_metarl.gradient.functional import Tree
+from classic_metarl.inner.gradient_steps import Tree
 from mrt.grouping import group_mean, group_std
 from mrt.trials import PROVERS, Trials
 

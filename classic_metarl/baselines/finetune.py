@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from classic_metarl.gradient.networks import embed, of_tasks
-from classic_metarl.gradient.supervised import FewShotConfig, FewShotTrainer, MetaLearner, Set, inner_loop
+from classic_metarl.inner.task_networks import embed, of_tasks
+from classic_metarl.trainers.few_shot import FewShotConfig, FewShotTrainer, MetaLearner, Set, inner_loop
 from mrt.tasks import Task
 from mrt.trials import Trials
 

@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from classic_metarl.gradient.supervised import FewShot, FewShotLearner, split
+from classic_metarl.trainers.few_shot import FewShot, FewShotLearner, split
 
 TEST_SEED = 2**31 - 1  # tasks come from (seed, index): no run trains with this seed
 BATCH = 500  # tasks at a time

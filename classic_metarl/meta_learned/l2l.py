@@ -24,36 +24,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from classic_metarl.problems.quadratics import Quadratics, quadratic
 from mrt.codec import tree_to
 from mrt.errors import ConfigError
 from mrt.recipe import Recipe
-from mrt.tasks import Task, generator
+from mrt.tasks import Task
 from mrt.trainer import TrialConfig, TrialTrainer
 from mrt.trials import Trials
 
 States = list[tuple[Tensor, Tensor]]  # of each layer: hidden and cell (M D, H)
-
-
-@dataclass(frozen=True)
-class Quadratics:
-    """p(f): W (D, D) and y (D,) standard normal."""
-
-    dimensions: int = 10
-    name: str = "quadratics"
-
-    def sample(self, seed: int, index: int) -> Task:
-        drawn = torch.randn(self.dimensions, self.dimensions + 1, generator=generator(seed, index))
-        return Task(f"{seed}:{index}", {"matrix": drawn[:, :-1], "target": drawn[:, -1]})
-
-    def batch(self, tasks: Sequence[Task]) -> tuple[Tensor, Tensor]:
-        """W (M, D, D) and y (M, D)."""
-        return torch.stack([t.data["matrix"] for t in tasks]), torch.stack([t.data["target"] for t in tasks])
-
-
-def quadratic(matrix: Tensor, target: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
-    """f (M,) and its gradient (M, D) at theta (M, D)."""
-    residual = torch.einsum("mij,mj->mi", matrix, theta) - target
-    return residual.square().sum(-1), 2 * torch.einsum("mij,mi->mj", matrix, residual)
 
 
 def log_sign(gradient: Tensor, p: float = 10.0) -> Tensor:

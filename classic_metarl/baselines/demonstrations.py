@@ -20,9 +20,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from classic_metarl.gradient.networks import MLP
-from classic_metarl.gradient.reaching import Reaching
-from classic_metarl.gradient.supervised import FewShotConfig, FewShotLearner, FewShotTrainer, Set
+from classic_metarl.inner.task_networks import MLP
+from classic_metarl.problems.reaching import Reaching
+from classic_metarl.trainers.few_shot import FewShotConfig, FewShotLearner, FewShotTrainer, Set
 from mrt.codec import tree_to
 from mrt.errors import ConfigError
 

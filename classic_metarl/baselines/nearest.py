@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from classic_metarl.gradient.supervised import EpisodicLearner, Set
+from classic_metarl.trainers.few_shot import EpisodicLearner, Set
 
 
 class NearestNeighbour(EpisodicLearner):

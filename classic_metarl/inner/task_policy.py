@@ -15,8 +15,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from classic_metarl.gradient.functional import Tree, parameters_of
-from classic_metarl.gradient.networks import MLP
+from classic_metarl.inner.gradient_steps import Tree, parameters_of
+from classic_metarl.inner.task_networks import MLP
 from mrt.control.distributions import Categorical, Distribution, Gaussian
 from mrt.control.envs.base import Spec, TensorEnv
 from mrt.control.policy import Heads

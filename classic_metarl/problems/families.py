@@ -6,9 +6,9 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from classic_metarl.gradient.images import ImageEpisodes
-from classic_metarl.gradient.reaching import Reaching
-from classic_metarl.gradient.sinusoid import Sinusoids
+from classic_metarl.problems.images import ImageEpisodes
+from classic_metarl.problems.reaching import Reaching
+from classic_metarl.problems.sinusoid import Sinusoids
 from mrt.errors import ConfigError, nearest
 
 FAMILIES: dict[str, Callable[..., Any]] = {

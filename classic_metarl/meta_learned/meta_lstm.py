@@ -19,9 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from classic_metarl.gradient.functional import GradientSteps, Theta, Tree, parameters_of
-from classic_metarl.gradient.l2l import log_sign
-from classic_metarl.gradient.supervised import FewShotLearner, FewShotTrainer, Set, inner_loop, predict
+from classic_metarl.inner.gradient_steps import GradientSteps, Theta, Tree, parameters_of
+from classic_metarl.meta_learned.l2l import log_sign
+from classic_metarl.trainers.few_shot import FewShotLearner, FewShotTrainer, Set, inner_loop, predict
 from mrt.errors import ConfigError
 
 

@@ -22,8 +22,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from classic_metarl.gradient.networks import MLP, ConvNet
-from classic_metarl.gradient.strokes import stroke_bank
+from classic_metarl.inner.task_networks import MLP, ConvNet
+from classic_metarl.problems.strokes import stroke_bank
 from mrt.errors import ConfigError, DataError
 from mrt.tasks import Task, generator
 
