@@ -8,7 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
 
-from mrt.recipe import Recipe
+from mrt.runs.recipe import Recipe
 
 
 class Strategy(Enum):

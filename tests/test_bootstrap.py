@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mrt.bootstrap import (
+from mrt.metrics.bootstrap import (
     CHUNK,
     Interval,
     bootstrap,

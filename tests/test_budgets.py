@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mrt.budgets import isotonic
-from mrt.metrics import (
+from mrt.metrics.budgets import isotonic
+from mrt.metrics.regret import (
     Interval,
     accuracy_at_budgets,
     area_under_budget,

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 import torch
 
-from mrt import checkpoint as ckpt
-from mrt.codec import save_tree
 from mrt.errors import CheckpointError
+from mrt.training import checkpoint as ckpt
+from mrt.training.codec import save_tree
 
 PROGRAMS = Path(__file__).parent / "programs"
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from mrt import cli
+from mrt.cli import main as cli
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPE = """\
@@ -214,10 +214,10 @@ def test_doctor(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_eval_takes_the_problems_of_the_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mrt import commands
+    from mrt.cli import commands
     from mrt.reasoning.command import overrides_of
-    from mrt.recipe import load_recipe
-    from mrt.rundir import start_run
+    from mrt.runs.recipe import load_recipe
+    from mrt.runs.rundir import start_run
 
     start_run(folder / "runs/r", load_recipe("r.yaml", allow_code=True), [])
     ns = cli.parse(["eval", "runs/r/model", "--out", "x", "problems.count=4", "top=9"])

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 import torch
 
-from mrt import codec
-from mrt.checkpoint import random_states, set_random_states
-from mrt.codec import load_tree, save_tree, tree_bytes
 from mrt.errors import CheckpointError
+from mrt.training import codec
+from mrt.training.checkpoint import random_states, set_random_states
+from mrt.training.codec import load_tree, save_tree, tree_bytes
 
 
 def same(left: Any, right: Any) -> bool:

@@ -20,10 +20,10 @@ from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 from trl.trainer.base_trainer import _BaseTrainer
 from trl.trainer.utils import RepeatSampler
 
-from mrt.mixin import TrialMixin
 from mrt.reasoning.config import MRTConfig
-from mrt.saving import LOOP, PLAIN, SavingMixin
 from mrt.trainer import TrialConfig, TrialTrainer
+from mrt.training.mixin import TrialMixin
+from mrt.training.saving import LOOP, PLAIN, SavingMixin
 
 
 def text(thing: Any) -> str:

@@ -6,9 +6,13 @@ import math
 import pytest
 import torch
 
-from mrt.credit import CREDITS, brpo, leave_one_out, make_credit, outcome, progress, vineppo
+from mrt.credit.brpo import brpo
+from mrt.credit.outcome import leave_one_out, outcome
+from mrt.credit.progress import progress
+from mrt.credit.returns import gae, reward_to_go
+from mrt.credit.table import CREDITS, make_credit
+from mrt.credit.vineppo import vineppo
 from mrt.errors import ConfigError
-from mrt.returns import gae, reward_to_go
 from mrt.trials import PROVERS, Stop, Trials
 
 NAN = float("nan")

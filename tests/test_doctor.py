@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mrt.doctor import FAILED, GOOD, NOTE, Check, _package, examine, render
+from mrt.cli.doctor import FAILED, GOOD, NOTE, Check, _package, examine, render
 
 
 def test_versions_against_ranges() -> None:

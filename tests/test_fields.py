@@ -7,7 +7,7 @@ import pytest
 from fake_trainers import FakeArgs, Strategy
 
 from mrt.errors import ConfigError
-from mrt.fields import convert, convert_fields, expected, field_types, is_secret, redact, show
+from mrt.runs.fields import convert, convert_fields, expected, field_types, is_secret, redact, show
 
 
 @pytest.mark.parametrize(

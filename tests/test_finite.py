@@ -19,8 +19,8 @@ sys.path.append(str(Path(__file__).parent / "programs"))
 import bandit
 from compare import logged
 
-from mrt.codec import load_tree
 from mrt.errors import MRTError
+from mrt.training.codec import load_tree
 from mrt.trials import Trials
 
 

@@ -5,10 +5,11 @@ import math
 import pytest
 import torch
 
-from mrt.credit import outcome, progress_bonus
+from mrt.credit.grouping import check_group_size
+from mrt.credit.guard import check_bonus, check_construction, effective_std
+from mrt.credit.outcome import outcome
+from mrt.credit.progress import progress_bonus
 from mrt.errors import ConfigError
-from mrt.grouping import check_group_size
-from mrt.guard import check_bonus, check_construction, effective_std
 from mrt.trials import PROVERS, Trials
 
 

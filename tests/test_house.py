@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from mrt.fields import SECRET_TEXT
+from mrt.runs.fields import SECRET_TEXT
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = sorted(p for package in ("mrt", "classic_metarl") for p in (ROOT / package).rglob("*.py"))
 TEXT_ENDINGS = {".py", ".md", ".toml", ".txt", ".yaml", ".yml", ".cff", ".json", ".jsonl", ".css", ".js", ".html", ""}
 
 # The command line sits above both sides, and reaches for them only inside its functions.
-COMMAND_LINE = {"mrt.cli", "mrt.commands", "mrt.doctor", "mrt.quickstart", "mrt.__main__"}
+COMMAND_LINE = {"mrt.cli.main", "mrt.cli.commands", "mrt.cli.doctor", "mrt.cli.quickstart", "mrt.__main__"}
 ROOMS = ("mrt.reasoning", "mrt.control", "classic_metarl", "mrt")  # the first that matches is where a module lives
 MAY_IMPORT = {
     "mrt": {"mrt"},
@@ -141,7 +141,7 @@ def test_a_right_direction_is_not() -> None:
         wrong_directions("from mrt.credit import outcome\nfrom . import prompts\nimport torch", "mrt.reasoning.probes")
         == []
     )
-    assert wrong_directions("def f():\n    from mrt.reasoning.evaluate import run_eval", "mrt.commands") == []
+    assert wrong_directions("def f():\n    from mrt.reasoning.evaluate import run_eval", "mrt.cli.commands") == []
     assert wrong_directions("from mrt.control import envs", "classic_metarl.gradient.maml") == []
 
 
@@ -190,7 +190,16 @@ def test_sources(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["mrt", "mrt.cli", "mrt.commands", "mrt.doctor", "mrt.quickstart", "mrt.recipe", "classic_metarl"]
+    "module",
+    [
+        "mrt",
+        "mrt.cli.main",
+        "mrt.cli.commands",
+        "mrt.cli.doctor",
+        "mrt.cli.quickstart",
+        "mrt.runs.recipe",
+        "classic_metarl",
+    ],
 )
 def test_import_is_light(module: str) -> None:
     code = f"import {module}, sys; print(*[m for m in {HEAVY!r} if m in sys.modules])"
@@ -201,7 +210,7 @@ def test_import_is_light(module: str) -> None:
 def test_public_names_resolve() -> None:
     import mrt
 
-    assert mrt.load_recipe.__module__ == "mrt.recipe"
+    assert mrt.load_recipe.__module__ == "mrt.runs.recipe"
     assert set(mrt.__all__) <= set(dir(mrt))
     for name in mrt.__all__:
         assert getattr(mrt, name).__name__ == name

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mrt.errors import ConfigError
-from mrt.hub import files_to_push, push
+from mrt.training.hub import files_to_push, push
 
 
 class FakeHub:

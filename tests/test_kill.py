@@ -19,7 +19,7 @@ sys.path.append(str(Path(__file__).parent / "programs"))
 
 from compare import assert_same_files
 
-from mrt.checkpoint import newest_checkpoint
+from mrt.training.checkpoint import newest_checkpoint
 
 PROGRAMS = Path(__file__).parent / "programs"
 

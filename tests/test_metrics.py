@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mrt.metrics import (
+from mrt.metrics.regret import (
     adaptation_curve,
     best_observed,
     cumulative_regret,

@@ -16,11 +16,11 @@ sys.path.append(str(Path(__file__).parent / "programs"))
 import bandit
 from compare import CLOCK, assert_same_run, interrupted, logged
 
-from mrt import checkpoint as ckpt
-from mrt import mixin, saving
-from mrt.codec import load_tree
 from mrt.errors import CheckpointError, ConfigError
 from mrt.trainer import TrialConfig
+from mrt.training import checkpoint as ckpt
+from mrt.training import mixin, saving
+from mrt.training.codec import load_tree
 from mrt.trials import Trials
 
 # Epochs of 3 updates, the last of them with one micro-batch only; checkpoints lie inside them.

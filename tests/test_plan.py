@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from mrt.doctor import FAILED, GOOD, examine
-from mrt.plan import GIB, Plan, Settings, Shape, plan, proposals
+from mrt.cli.doctor import FAILED, GOOD, examine
+from mrt.runs.plan import GIB, Plan, Settings, Shape, plan, proposals
 
 PROGRAMS = Path(__file__).parent / "programs"
 SMALL = Shape(1000, 1000, layers=2, hidden=8, heads=4, kv_heads=2, head_dim=2, intermediate=16, vocabulary=10)
@@ -83,7 +83,7 @@ def test_doctor_plans_memory_time_and_cost(tmp_path: Path) -> None:
 
 def test_doctor_refuses_what_cannot_fit_and_says_what_would(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = recipe(tmp_path, "model", max_completion_length=800, per_device_train_batch_size=512, num_generations=8)
-    monkeypatch.setattr("mrt.doctor._room", lambda: (4 * GIB, False))
+    monkeypatch.setattr("mrt.cli.doctor._room", lambda: (4 * GIB, False))
     checks = {check.name: check for check in examine(path)}
     assert checks["memory plan"].status == FAILED
     assert checks["memory plan"].cure.startswith("add args.per_device_train_batch_size=")

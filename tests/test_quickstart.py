@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from mrt import quickstart
+from mrt.cli import quickstart
 from mrt.errors import ConfigError
-from mrt.rundir import write_json
-from mrt.steps import Progress
+from mrt.runs.rundir import write_json
+from mrt.runs.steps import Progress
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from fake_trainers import FakeArgs, FakeTrainer
 
-from mrt import cli
+from mrt.cli import main as cli
 from mrt.errors import ConfigError
-from mrt.recipe import Recipe, digest, import_trainer, load_recipe, recipe_folder, recipe_names
+from mrt.runs.recipe import Recipe, digest, import_trainer, load_recipe, recipe_folder, recipe_names
 
 VALID = """\
 trainer: fake_trainers:FakeTrainer
@@ -127,10 +127,10 @@ def test_overrides_that_are_refused(path: Path, override: str, message: str) -> 
         ("trainer: 3", "trainer = 3 should be text"),
         ("trainer: os.path", "should read module:Class"),
         ("trainer: os:system", "allow it with --allow-code"),
-        ("trainer: mrt.recip:Recipe", "no module 'mrt.recip'; did you mean 'mrt.recipe'"),
-        ("trainer: mrt.recipe:Recipee", "no such class; did you mean 'Recipe'"),
-        ("trainer: mrt.recipe:Recipe", "lacks the classmethods"),
-        ("trainer: mrt.recipe:load_recipe", "is no trainer"),
+        ("trainer: mrt.recip:Recipe", "no module 'mrt.recip'; did you mean 'mrt.runs.recipe'"),
+        ("trainer: mrt.runs.recipe:Recipee", "no such class; did you mean 'Recipe'"),
+        ("trainer: mrt.runs.recipe:Recipe", "lacks the classmethods"),
+        ("trainer: mrt.runs.recipe:load_recipe", "is no trainer"),
     ],
 )
 def test_files_that_are_refused(tmp_path: Path, text: str, message: str) -> None:

@@ -12,8 +12,8 @@ import pytest
 from report_pages import estimate, evaluation, read, sample, training
 
 from mrt.errors import ConfigError, DataError
-from mrt.report import headline, show, verdict_shares, write_report
-from mrt.report_data import Arm
+from mrt.report.data import Arm
+from mrt.report.page import headline, show, verdict_shares, write_report
 
 HOSTILE = [
     "</script><script>window.pwned=1</script>",
@@ -229,7 +229,7 @@ def test_show() -> None:
 
 
 def test_importing_the_report_is_cheap() -> None:
-    code = "import sys, mrt.report; print([m for m in ('matplotlib', 'jinja2', 'torch') if m in sys.modules])"
+    code = "import sys, mrt.report.page; print([m for m in ('matplotlib', 'jinja2', 'torch') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from report_pages import Page, estimate, evaluation, read, sample
 
-from mrt.report import write_report
-from mrt.report_compute import HEAT_ROWS, compute_cards, environments, heat_maps, thinking_table
-from mrt.report_data import Arm
+from mrt.report.compute import HEAT_ROWS, compute_cards, environments, heat_maps, thinking_table
+from mrt.report.data import Arm
+from mrt.report.page import write_report
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from mrt import report_data
 from mrt.errors import DataError
-from mrt.report_data import Arm, Estimate, embed, flatten, number, read_arms, read_json, read_jsonl, read_runs
-from mrt.report_data import settings as settings_of
+from mrt.report import data as report_data
+from mrt.report.data import Arm, Estimate, embed, flatten, number, read_arms, read_json, read_jsonl, read_runs
+from mrt.report.data import settings as settings_of
 
 
 def arm_of(folder: Path, keys: list[str], **row: Any) -> Arm:

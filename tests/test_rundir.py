@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from mrt.errors import CheckpointError, ConfigError
-from mrt.recipe import Recipe
-from mrt.rundir import (
+from mrt.runs.recipe import Recipe
+from mrt.runs.rundir import (
     RunState,
     differences,
     finish_run,
@@ -92,7 +92,7 @@ def test_set_aside_deletes_nothing(tmp_path: Path) -> None:
 
 def test_a_directory_has_one_writer(tmp_path: Path) -> None:
     code = (
-        "import sys, pathlib; from mrt.rundir import locked\n"
+        "import sys, pathlib; from mrt.runs.rundir import locked\n"
         "with locked(pathlib.Path(sys.argv[1])):\n    print('held', flush=True); sys.stdin.read()"
     )
     other = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)

@@ -20,8 +20,8 @@ sys.path.append(str(Path(__file__).parent / "programs"))
 import bandit
 from compare import logged
 
-from mrt import checkpoint as ckpt
 from mrt.errors import CheckpointError, ConfigError
+from mrt.training import checkpoint as ckpt
 
 PROGRAMS = Path(__file__).parent / "programs"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mrt import cli
+from mrt.cli import main as cli
 
 COUNT = 100
 NAMES = ("HF_TOKEN", "WANDB_API_KEY", "OPENAI_API_KEY", "AWS_SECRET", "GITHUB_TOKEN", "DB_PASSWORD")

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mrt import cli
+from mrt.cli import main as cli
 from mrt.errors import ConfigError, DataError
-from mrt.recipe import Recipe
-from mrt.seeds import aggregate, final_scores, seeded, stratified_interval
+from mrt.runs.recipe import Recipe
+from mrt.runs.seeds import aggregate, final_scores, seeded, stratified_interval
 
 
 def test_every_seed_has_its_own_folder() -> None:

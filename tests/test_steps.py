@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from mrt.errors import ConfigError
-from mrt.steps import Display, Progress, Step, StepFailed, StepRunner, count_lines, last_object, resident_gib
+from mrt.runs.steps import Display, Progress, Step, StepFailed, StepRunner, count_lines, last_object, resident_gib
 
 SCRIPT = """
 import sys, time, pathlib

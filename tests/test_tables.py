@@ -1,6 +1,6 @@
 """The terminal's table."""
 
-from mrt.tables import estimate, result_table
+from mrt.report.tables import estimate, result_table
 
 
 def test_estimate() -> None:

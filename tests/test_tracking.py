@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from mrt.tracking import JsonLines, tracker_ids, trackers
+from mrt.runs.tracking import JsonLines, tracker_ids, trackers
 
 
 def test_rows_are_appended_and_cut_back(tmp_path: Path) -> None:

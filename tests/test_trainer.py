@@ -16,9 +16,9 @@ sys.path.append(str(Path(__file__).parent / "programs"))
 
 import bandit
 
-from mrt.credit import make_credit
+from mrt.credit.table import make_credit
 from mrt.errors import ConfigError, MRTError
-from mrt.learners import CompositeOptimizer, Learner, accumulate_own
+from mrt.optim.learners import CompositeOptimizer, Learner, accumulate_own
 from mrt.trainer import TrialConfig, TrialTrainer, check_groups, episode_returns, trial_metrics
 from mrt.trials import Trials
 

@@ -60,7 +60,7 @@ def test_contents(wheel: Path) -> None:
 
 
 def test_the_checkout_is_not_used(bare: Path, tmp_path: Path) -> None:
-    code = "import mrt, mrt.recipe; print(mrt.__file__); print(mrt.recipe.recipe_folder())"
+    code = "import mrt, mrt.runs.recipe; print(mrt.__file__); print(mrt.runs.recipe.recipe_folder())"
     for line in call([str(bare / "python"), "-c", code], tmp_path).split():
         assert Path(line).is_relative_to(bare.parent)
 

@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from classic_metarl.inner.task_networks import MLP
 from classic_metarl.problems.reaching import Reaching
 from classic_metarl.trainers.few_shot import FewShotConfig, FewShotLearner, FewShotTrainer, Set
-from mrt.codec import tree_to
 from mrt.errors import ConfigError
+from mrt.training.codec import tree_to
 
 
 @dataclass

@@ -23,7 +23,7 @@ from classic_metarl.gradient.maml_trpo import MAMLTRPOConfig, MAMLTRPOTrainer
 from classic_metarl.inner import estimators
 from classic_metarl.inner.gradient_steps import Tree
 from classic_metarl.inner.stages import stage, task_means
-from mrt.grouping import group_mean
+from mrt.credit.grouping import group_mean
 from mrt.trials import Trials
 
 

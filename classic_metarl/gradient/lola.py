@@ -34,10 +34,10 @@ from torch.nn import functional as F
 from classic_metarl.inner.estimators import dice, loaded_dice
 from classic_metarl.inner.linear_baseline import linear_values
 from classic_metarl.problems.matrix_games import STATES, Game, chances, exact_values
+from mrt.credit.returns import reward_to_go
 from mrt.errors import ConfigError
-from mrt.learners import Learner
-from mrt.recipe import Recipe
-from mrt.returns import reward_to_go
+from mrt.optim.learners import Learner
+from mrt.runs.recipe import Recipe
 from mrt.tasks import Task
 from mrt.trainer import TrialConfig, TrialTrainer
 from mrt.trials import Stop, Trials

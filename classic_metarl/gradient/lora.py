@@ -26,8 +26,8 @@ from classic_metarl.inner.gradient_steps import GradientSteps, Order, Theta, Tre
 from classic_metarl.problems.operations import Operations
 from classic_metarl.trainers.few_shot import FewShotConfig, FewShotLearner, FewShotTrainer, Set, score_curve
 from mrt.errors import ConfigError, nearest
-from mrt.recipe import Recipe
-from mrt.rundir import trained_weights
+from mrt.runs.recipe import Recipe
+from mrt.runs.rundir import trained_weights
 
 PEFT = {"r": 8, "lora_alpha": 16, "target_modules": "all-linear"}
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from mrt.grouping import group_mean, rank
+from mrt.credit.grouping import group_mean, rank
 from mrt.trials import Trials
 
 
@@ -88,7 +88,7 @@ def sampling_term(logprobs: Tensor, trials: Trials, outer: Tensor, baseline: boo
     are all pre-update episodes; sum the result over a task's rows, average over tasks.
 
     Args:
-        outer: (G,) mean post-update return of every task, in the order of `mrt.grouping.rank(trials.group)`; no
+        outer: (G,) mean post-update return of every task, in the order of `mrt.credit.grouping.rank(trials.group)`; no
             gradient passes through it.
         baseline: subtracts the mean over the tasks (the authors' code does with advantages).
     """

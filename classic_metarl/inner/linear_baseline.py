@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mrt.grouping import group_sum, rank
+from mrt.credit.grouping import group_sum, rank
 from mrt.trials import Trials
 
 

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from classic_metarl.inner.linear_baseline import linear_values
 from classic_metarl.inner.stages import WEIGHTS
-from mrt.grouping import group_sum
-from mrt.returns import reward_to_go
+from mrt.credit.grouping import group_sum
+from mrt.credit.returns import reward_to_go
 from mrt.trials import Trials
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from classic_metarl.inner.gradient_steps import Tree
-from mrt.grouping import group_mean, group_std
+from mrt.credit.grouping import group_mean, group_std
 from mrt.trials import PROVERS, Trials
 
 WEIGHTS = "credit"  # where the credit of a step stands among `privileged`, (B, T)

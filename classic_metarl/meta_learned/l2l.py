@@ -25,11 +25,11 @@ import torch
 from torch import Tensor, nn
 
 from classic_metarl.problems.quadratics import Quadratics, quadratic
-from mrt.codec import tree_to
 from mrt.errors import ConfigError
-from mrt.recipe import Recipe
+from mrt.runs.recipe import Recipe
 from mrt.tasks import Task
 from mrt.trainer import TrialConfig, TrialTrainer
+from mrt.training.codec import tree_to
 from mrt.trials import Trials
 
 States = list[tuple[Tensor, Tensor]]  # of each layer: hidden and cell (M D, H)

@@ -20,9 +20,9 @@ from classic_metarl.inner.gradient_steps import GradientSteps, Initial, Order, O
 from classic_metarl.inner.task_networks import of_tasks
 from classic_metarl.problems.families import problem_family
 from mrt.errors import ConfigError
-from mrt.metrics import cumulative_regret
-from mrt.recipe import Recipe, import_trainer
-from mrt.rundir import trained_weights
+from mrt.metrics.regret import cumulative_regret
+from mrt.runs.recipe import Recipe, import_trainer
+from mrt.runs.rundir import trained_weights
 from mrt.tasks import Task
 from mrt.trainer import TrialConfig, TrialTrainer
 from mrt.trials import Trials

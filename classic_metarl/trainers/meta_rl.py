@@ -43,7 +43,7 @@ from classic_metarl.problems.paired import PairedTasks, paired_tasks
 from classic_metarl.trainers.meta_rl_config import GradientRLConfig
 from mrt.control.evaluate import bounds_of
 from mrt.errors import ConfigError
-from mrt.recipe import Recipe
+from mrt.runs.recipe import Recipe
 from mrt.trainer import TrialTrainer
 from mrt.trials import Trials
 

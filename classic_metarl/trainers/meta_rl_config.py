@@ -8,7 +8,7 @@ from typing import Literal
 from classic_metarl.inner.gradient_steps import Order
 from classic_metarl.inner.meta_policy import SURROGATES
 from classic_metarl.inner.task_policy import Std
-from mrt.credit import Credit, make_credit
+from mrt.credit.table import Credit, make_credit
 from mrt.errors import ConfigError, nearest
 from mrt.trainer import TrialConfig
 

@@ -20,8 +20,8 @@ from classic_metarl.trainers.meta_rl_config import GradientRLConfig
 from mrt.control.envs.base import EnvTasks
 from mrt.control.evaluate import HELD_OUT, bounds_of
 from mrt.control.report import write_report
-from mrt.recipe import Recipe, import_trainer
-from mrt.rundir import trained_weights, write_json
+from mrt.runs.recipe import Recipe, import_trainer
+from mrt.runs.rundir import trained_weights, write_json
 
 EPISODES = 20  # of each task after each step, as in the paper's training
 

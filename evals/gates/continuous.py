@@ -21,7 +21,7 @@ from mrt.control.evaluate import HELD_OUT
 from mrt.control.oracles import mean_and_se, play, task_bounds
 from mrt.control.rollout import LearnedPolicy
 from mrt.control.trainer import load_policy
-from mrt.recipe import Recipe, import_trainer, load_recipe
+from mrt.runs.recipe import Recipe, import_trainer, load_recipe
 
 RL2 = "control/rl2-fading-legs"
 

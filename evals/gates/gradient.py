@@ -21,8 +21,8 @@ from classic_metarl.trainers.few_shot import load_learner
 from classic_metarl.trainers.loss_curves import DIVERGED, TEST_SEED, loss_curve
 from evals.gates.measures import Score
 from mrt.control.oracles import mean_and_se
-from mrt.recipe import Recipe, import_trainer, load_recipe
-from mrt.rundir import trained_weights
+from mrt.runs.recipe import Recipe, import_trainer, load_recipe
+from mrt.runs.rundir import trained_weights
 
 KNOWS_NOTHING = 3.006  # mean squared error of the best predictor that has not seen the task (sinusoid.py)
 

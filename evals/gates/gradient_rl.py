@@ -14,7 +14,7 @@ from classic_metarl.trainers.return_curves import adaptation_returns, load_meta_
 from evals.gates.measures import Score
 from mrt.control.evaluate import HELD_OUT, bounds_of
 from mrt.control.oracles import mean_and_se
-from mrt.recipe import Recipe
+from mrt.runs.recipe import Recipe
 
 STRUCTURE = "structure"
 

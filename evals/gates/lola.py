@@ -11,8 +11,8 @@ from classic_metarl.gradient.lola import Players
 from classic_metarl.problems.matrix_games import GAMES, Game, exact_values
 from evals.gates.measures import Score
 from mrt.errors import ConfigError
-from mrt.recipe import Recipe
-from mrt.rundir import trained_weights
+from mrt.runs.recipe import Recipe
+from mrt.runs.rundir import trained_weights
 
 STATES = ("start", "cc", "cd", "dc", "dd")
 

@@ -19,7 +19,7 @@ from mrt.control.evaluate import HELD_OUT, evaluate_policy
 from mrt.control.measures import watch
 from mrt.control.rollout import LearnedPolicy
 from mrt.control.trainer import load_policy
-from mrt.recipe import Recipe
+from mrt.runs.recipe import Recipe
 
 STAY = "stay_common_minus_rare"
 

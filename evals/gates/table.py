@@ -13,8 +13,8 @@ from typing import Any
 
 from evals.gates.measures import Score, control
 from mrt.errors import ConfigError, nearest
-from mrt.recipe import Recipe, load_recipe, named_only
-from mrt.strict_yaml import parse_yaml
+from mrt.runs.recipe import Recipe, load_recipe, named_only
+from mrt.runs.strict_yaml import parse_yaml
 
 TABLE = Path(__file__).with_name("table.yaml")
 SCHEMA_VERSION = 1

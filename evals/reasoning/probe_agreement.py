@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mrt.bootstrap import bootstrap_sums
+from mrt.metrics.bootstrap import bootstrap_sums
 from mrt.reasoning.engines.base import Branch
 from mrt.reasoning.engines.sampling import Sampling
 from mrt.reasoning.engines.transformers import TransformersEngine
@@ -38,7 +38,7 @@ from mrt.reasoning.problems import load_problems
 from mrt.reasoning.prompts import render, think_format
 from mrt.reasoning.segmentation import make_segmenter
 from mrt.reasoning.trial import read_trial
-from mrt.rundir import commit, versions, write_json
+from mrt.runs.rundir import commit, versions, write_json
 
 SAMPLES = (4, 16)
 

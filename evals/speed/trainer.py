@@ -36,7 +36,7 @@ from mrt.reasoning.config import MRTConfig
 from mrt.reasoning.problems import load_problems, to_dataset
 from mrt.reasoning.tiny import build_model, build_tokenizer, save_tiny
 from mrt.reasoning.trainer import MRTTrainer
-from mrt.recipe import load_recipe
+from mrt.runs.recipe import load_recipe
 
 TOLERANCES = (0.0, 0.02)
 PARTS = ("sampling", "probes", "loss", "backward", "watch", "rest")

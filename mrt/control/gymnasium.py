@@ -20,9 +20,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mrt.codec import tree_to
 from mrt.control.envs.base import EnvTasks, Spec, Step, TensorEnv
 from mrt.errors import ConfigError
+from mrt.training.codec import tree_to
 
 try:
     import gymnasium

@@ -13,8 +13,8 @@ from typing import Any
 
 from mrt.control.report_plots import choices_figure, curve_figure, path_figure
 from mrt.errors import DataError
-from mrt.report_data import COLOURS, read_json
-from mrt.report_plots import Series
+from mrt.report.data import COLOURS, read_json
+from mrt.report.plots import Series
 
 Z = 1.96  # bands are 95 % intervals of the mean over tasks
 
@@ -31,7 +31,7 @@ def write_report(folder: Path, out: Path | None = None) -> Path:
     results = read_json(folder / "results.json")
     if results.get("kind") != "control":
         raise DataError(f"{folder} holds no finished control evaluation: write one with `mrt eval SUITE --policy RUN`")
-    templates = resources.files("mrt") / "templates"
+    templates = resources.files("mrt.report") / "templates"
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["show"] = show
     html = environment.from_string((templates / "control.html.jinja").read_text("utf-8")).render(

@@ -1,6 +1,6 @@
 """The pictures of a control evaluation: adaptation, cumulative regret, paths and choices, as inline SVG.
 
-Drawn by the functions of `mrt.report_plots`, so colours and fonts come from the page here as well. Only numbers and
+Drawn by the functions of `mrt.report.plots`, so colours and fonts come from the page here as well. Only numbers and
 our own words stand in a drawing.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mrt.report_plots import _GRID, _INK, _MARKERS, Series, _colour, _figure, _points
+from mrt.report.plots import _GRID, _INK, _MARKERS, Series, _colour, _figure, _points
 
 POINTS = 120  # of a curve at most
 EPISODES = 4  # of a path at most: the first three and the last

@@ -28,11 +28,11 @@ from mrt.control.measures import measure_of_name, measures_of
 from mrt.control.policy import ControlPolicy
 from mrt.control.trainer import load_policy
 from mrt.errors import ConfigError, nearest
-from mrt.fields import convert_fields
-from mrt.rundir import read_run, write_json
-from mrt.suites import read_suite
-from mrt.tables import format_table
-from mrt.tracking import JsonLines
+from mrt.report.tables import format_table
+from mrt.runs.fields import convert_fields
+from mrt.runs.rundir import read_run, write_json
+from mrt.runs.suites import read_suite
+from mrt.runs.tracking import JsonLines
 
 SCHEMA_VERSION = 1
 CHUNKS = "chunks.jsonl"
@@ -85,7 +85,7 @@ class Contender:
 
 
 def load_suite(path_or_name: str) -> Suite:
-    """Reads a suite, see `mrt.suites.read_suite`.
+    """Reads a suite, see `mrt.runs.suites.read_suite`.
 
     Raises:
         ConfigError: for a file that is none, an unknown key, environment, dial or measure.

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mrt.bootstrap import FloatArray
-from mrt.metrics import trace_regrets
-from mrt.reasoning.intervals import by_episode, interval, plain
+from mrt.metrics.bootstrap import FloatArray
+from mrt.metrics.intervals import by_episode, interval, plain
+from mrt.metrics.regret import trace_regrets
 from mrt.reasoning.measures import (
     calibration,
     held_at,

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from mrt.errors import ConfigError
-from mrt.fields import convert_fields
-from mrt.strict_yaml import parse_yaml
+from mrt.runs.fields import convert_fields
+from mrt.runs.strict_yaml import parse_yaml
 
 SETTINGS = "settings."
 
@@ -42,7 +42,7 @@ def evaluate(
     Raises:
         ConfigError: for arguments that cannot work together.
     """
-    from mrt.suites import is_suite
+    from mrt.runs.suites import is_suite
 
     budgets = budgets_of(ns.budgets) if ns.budgets else None
     settings, dials = overrides_of(ns.overrides)

@@ -7,12 +7,12 @@ from typing import Any
 
 from trl import GRPOConfig
 
-from mrt.credit import Credit, make_credit
+from mrt.credit.guard import check_construction
+from mrt.credit.table import Credit, make_credit
 from mrt.errors import ConfigError, nearest
-from mrt.guard import check_construction
-from mrt.mixin import TrialArguments
 from mrt.reasoning.probes import PROBES
 from mrt.reasoning.schedule import Schedule
+from mrt.training.mixin import TrialArguments
 
 ROLLOUTS = ("plain", "probed", "mixed")
 HELD_OUT = ("auto", "reference", "none")

@@ -23,7 +23,7 @@ from mrt.reasoning.sampler import Evaluator
 from mrt.reasoning.samples import Chunks, claim
 from mrt.reasoning.summary import Samples, by_problem, summarise
 from mrt.reasoning.summary import compare as compare
-from mrt.rundir import write_json
+from mrt.runs.rundir import write_json
 
 WAIT_SECONDS = 0.5  # between two looks at what the other processes have written
 

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from mrt.bootstrap import FloatArray, Interval, bootstrap, bootstrap_sums
-from mrt.budgets import area_under_budget, maj_at_k, pass_at_k, rewards_at_budgets
+from mrt.metrics.bootstrap import FloatArray, Interval, bootstrap, bootstrap_sums
+from mrt.metrics.budgets import area_under_budget, maj_at_k, pass_at_k, rewards_at_budgets
 
 BINS = 10
 
@@ -66,7 +66,8 @@ def pass_at_k_curve(rewards: Sequence[Sequence[float | None]], ks: Sequence[int]
 
 
 def maj_at_k_curve(groups: Sequence[Sequence[Mapping[str, Any]]], ks: Sequence[int]) -> list[dict[str, Any]]:
-    """Mean over problems of the exact maj@k (`mrt.budgets.maj_at_k`: expectation over all subsets, ties broken evenly).
+    """Mean over problems of the exact maj@k (`mrt.metrics.budgets.maj_at_k`: expectation over all subsets, ties
+    broken evenly).
 
     Args:
         groups: P groups of graded answers {"answer", "verdict", "reward"}.

@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from mrt.plan import Settings, Shape
-from mrt.recipe import Recipe, import_trainer
+from mrt.runs.plan import Settings, Shape
+from mrt.runs.recipe import Recipe, import_trainer
 
 PROMPT = 64  # tokens, where nothing says how long prompts are
 SFT_LENGTH = 1024

@@ -14,8 +14,8 @@ from mrt.reasoning.evaluate import write_results
 from mrt.reasoning.probes import Sampled
 from mrt.reasoning.problems import Problem, ProblemSet, load_problems
 from mrt.reasoning.sampler import choose_probe, values_from_votes
-from mrt.reasoning.samples import read_lines
-from mrt.rundir import write_json
+from mrt.runs.rundir import write_json
+from mrt.runs.tracking import read_lines
 
 ANSWERS = ("forced", "extended", "linearized")  # lists of graded answers in a row
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from mrt.errors import ConfigError, DataError
-from mrt.fields import redact
-from mrt.rundir import write_json
+from mrt.runs.fields import redact
+from mrt.runs.rundir import write_json
 
 SCHEMA_VERSION = 1
 
@@ -145,13 +145,3 @@ def _locked(path: Path) -> Iterator[IO[bytes]]:
         fcntl.lockf(file, fcntl.LOCK_EX)
         yield file
         file.flush()
-
-
-def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The objects of a JSONL file; DataError names the file and the line of a broken one."""
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                yield json.loads(line)
-            except json.JSONDecodeError as error:
-                raise DataError(f"{path}, line {number}: {error}. Remove the line, or the folder") from error

@@ -29,9 +29,9 @@ from pathlib import Path
 from typing import Any
 
 from mrt.errors import ConfigError, DataError
-from mrt.fields import convert_fields
 from mrt.reasoning.evalconfig import EvalConfig
-from mrt.suites import read_suite
+from mrt.runs.fields import convert_fields
+from mrt.runs.suites import read_suite
 
 DECIDED_ELSEWHERE = {"model", "problems", "dials", "n", "budgets", "limit", "seed"}
 
@@ -104,7 +104,7 @@ _ALL_TEST = {"test": 1.0, "warmstart": 0.0}  # every row of a benchmark is a tes
 
 
 def load_reasoning_suite(path_or_name: str) -> ReasoningSuite:
-    """Reads a suite of `kind: reasoning`, see `mrt.suites.read_suite`.
+    """Reads a suite of `kind: reasoning`, see `mrt.runs.suites.read_suite`.
 
     Raises:
         ConfigError: for a file that is none, an unknown key or a value of the wrong type.

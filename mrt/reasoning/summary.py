@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from mrt.errors import ConfigError, DataError
-from mrt.metrics import (
+from mrt.metrics.intervals import by_episode, interval
+from mrt.metrics.regret import (
     area_under_budget,
     mean_by_problem,
     paired_bootstrap,
@@ -27,10 +28,10 @@ from mrt.metrics import (
     trace_regrets,
 )
 from mrt.reasoning.breakdown import parts_of
-from mrt.reasoning.intervals import by_episode, interval
 from mrt.reasoning.measures import overthinking_adjusted
-from mrt.reasoning.samples import SCHEMA_VERSION, read_lines
-from mrt.rundir import commit, versions
+from mrt.reasoning.samples import SCHEMA_VERSION
+from mrt.runs.rundir import commit, versions
+from mrt.runs.tracking import read_lines
 
 
 class Samples:

@@ -13,16 +13,16 @@ import torch
 from tqdm.auto import tqdm
 
 from mrt.errors import DataError
-from mrt.metrics import bootstrap, trace_regrets
+from mrt.metrics.regret import bootstrap, trace_regrets
 from mrt.reasoning.engines.transformers import TransformersEngine
 from mrt.reasoning.grading import MathGrader
 from mrt.reasoning.loading import load_model, pad_id
 from mrt.reasoning.probes import Trace, make_probe
 from mrt.reasoning.problems import Countdown, Problem
 from mrt.reasoning.prompts import render, think_format
-from mrt.reasoning.samples import read_lines
 from mrt.reasoning.segmentation import make_segmenter
 from mrt.reasoning.trial import read_trial
+from mrt.runs.tracking import read_lines
 
 PROMPT, THOUGHT, GOLD = (
     ("prompt", "problem", "question"),

@@ -20,10 +20,9 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from trl import GRPOTrainer
 
+from mrt.credit.grouping import check_group_size
+from mrt.credit.guard import check_bonus
 from mrt.errors import ConfigError
-from mrt.grouping import check_group_size
-from mrt.guard import check_bonus
-from mrt.mixin import TrialMixin
 from mrt.reasoning.canary import watch_syncs
 from mrt.reasoning.config import MRTConfig
 from mrt.reasoning.cost import CostLimit, CostState
@@ -36,7 +35,8 @@ from mrt.reasoning.record import build_trials, completion_weights, rows_of
 from mrt.reasoning.rollout import PrefixPool, Rollout
 from mrt.reasoning.segmentation import make_segmenter
 from mrt.reasoning.watch import HeldOutProver, watch_metrics
-from mrt.recipe import Recipe
+from mrt.runs.recipe import Recipe
+from mrt.training.mixin import TrialMixin
 
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # rollout_func is pinned by our contract test
 
@@ -175,7 +175,7 @@ class MRTTrainer(TrialMixin, GRPOTrainer):
         weights = self.credit(record, fraction, self.accelerator.gather)
         alpha = self.credit.alpha(fraction)
         if alpha:
-            from mrt.credit import outcome
+            from mrt.credit.outcome import outcome
 
             base = outcome(record, scale=self.credit.options["scale"], gather=self.accelerator.gather)
             bonus = (weights - base) / alpha
@@ -183,7 +183,7 @@ class MRTTrainer(TrialMixin, GRPOTrainer):
                 left = check_bonus(record, base, bonus)
                 self._guarded = not math.isnan(left)
             else:
-                from mrt.guard import effective_std
+                from mrt.credit.guard import effective_std
 
                 stds = effective_std(record, base, bonus)
                 left = float(stds[~stds.isnan()].mean())

@@ -13,8 +13,8 @@ from typing import Any
 from trl import SFTConfig, SFTTrainer
 
 from mrt.errors import ConfigError
-from mrt.mixin import TrialArguments, TrialMixin
-from mrt.recipe import Recipe
+from mrt.runs.recipe import Recipe
+from mrt.training.mixin import TrialArguments, TrialMixin
 
 TINY = "tiny"
 IGNORED = -100  # the label of what is not learnt

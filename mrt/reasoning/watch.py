@@ -32,7 +32,7 @@ def watch_metrics(record: Trials, trials: Sequence[Trial], budget: int) -> dict[
     `regret/stop` is sum over j = 1..K of 1 - J_j, `regret/normalised` the share of the budget's area above J (oracle
     1).
     """
-    from mrt.metrics import cumulative_regret, nan_mean, progress, trace_regrets
+    from mrt.metrics.regret import cumulative_regret, nan_mean, progress, trace_regrets
 
     own = [i for i, trial in enumerate(trials) if not trial.forced]
     values = record.stop_values[own].double().cpu().numpy() if record.stop_values is not None else None

@@ -28,7 +28,7 @@ from mrt.control.policy import ControlPolicy
 from mrt.control.rollout import rollout
 from mrt.control.trainer import TARGETS, WEIGHTS
 from mrt.errors import ConfigError
-from mrt.recipe import Recipe, import_trainer, load_recipe, recipe_names
+from mrt.runs.recipe import Recipe, import_trainer, load_recipe, recipe_names
 
 QUICK = ["args.use_cpu=true", "args.disable_tqdm=true", "args.report_to=none", "args.save_strategy=no"]
 OURS = [name for name in recipe_names() if name.startswith("control/")]

@@ -9,7 +9,7 @@ import torch
 import yaml
 from report_pages import Page
 
-from mrt.cli import main
+from mrt.cli.main import main
 from mrt.control.envs import make_tasks
 from mrt.control.policy import ControlPolicy
 from mrt.control.report import write_report
@@ -17,9 +17,9 @@ from mrt.control.report_plots import thinned
 from mrt.control.scenes import scenes
 from mrt.control.suites import CHUNKS, load_suite, parse_suite, read_contender, run_suite, suite_table
 from mrt.errors import ConfigError, DataError
-from mrt.report_plots import Series
-from mrt.rundir import write_json
-from mrt.suites import suite_names
+from mrt.report.plots import Series
+from mrt.runs.rundir import write_json
+from mrt.runs.suites import suite_names
 
 BANDIT = {"name": "bernoulli-bandit", "arms": 3, "pulls": 5}
 NAVI = {"name": "grid-navi", "episodes": 2}

@@ -26,9 +26,9 @@ from mrt.control.failures import failures, shares
 from mrt.control.policy import ControlPolicy
 from mrt.control.rollout import rollout
 from mrt.control.trainer import TARGETS, WEIGHTS, ControlConfig, ControlTrainer, load_policy
+from mrt.credit.returns import gae
 from mrt.errors import ConfigError
-from mrt.recipe import load_recipe
-from mrt.returns import gae
+from mrt.runs.recipe import load_recipe
 from mrt.trials import Trials
 
 QUICK: dict[str, Any] = {
@@ -200,7 +200,7 @@ def test_the_entropy_weight_moves_in_a_line(tmp_path: Path) -> None:
 
 def test_progress_is_a_credit_here_too(tmp_path: Path) -> None:
     """Two trials a task, J by exploitation episodes: the weights are those of `credit.progress` on the record."""
-    from mrt.credit import progress
+    from mrt.credit.progress import progress
 
     options = {"credit": "progress", "trials_per_task": 2, "probe_samples": 1, "normalise": False}
     trainer = build(tmp_path, **options)

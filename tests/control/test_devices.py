@@ -31,7 +31,7 @@ from mrt.control.oracles import task_bounds
 from mrt.control.policy import ControlPolicy
 from mrt.control.rollout import LearnedPolicy, rollout
 from mrt.control.trainer import ControlConfig, ControlTrainer
-from mrt.recipe import import_trainer, load_recipe
+from mrt.runs.recipe import import_trainer, load_recipe
 
 CUDA = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU"))
 DEVICES = ["cpu", CUDA]

@@ -22,8 +22,8 @@ from evals.reasoning.countdown_study import (
     table,
 )
 from mrt.errors import ConfigError
-from mrt.recipe import load_recipe
-from mrt.rundir import write_json
+from mrt.runs.recipe import load_recipe
+from mrt.runs.rundir import write_json
 
 ROOT = Path(__file__).resolve().parents[2]
 BUDGETS = 9

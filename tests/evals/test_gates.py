@@ -39,8 +39,8 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def run_here(arguments: list[str], folders: list[str]) -> int:
     """The runner with its steps in this process, where the table is the small one."""
     ns = runner._parser().parse_args([*arguments, *folders])
-    from mrt import cli
-    from mrt.rundir import write_json
+    from mrt.cli import main as cli
+    from mrt.runs.rundir import write_json
 
     for gate in gates(ns.gates or None):
         for seed in runner._seeds(gate, ns):
@@ -246,7 +246,7 @@ def test_unknown_names_are_told() -> None:
 
 def test_the_two_step_signature_tells_model_based_choice(monkeypatch: pytest.MonkeyPatch) -> None:
     from mrt.control.oracles.bandit_policies import TwoStepBayes
-    from mrt.recipe import load_recipe
+    from mrt.runs.recipe import load_recipe
 
     recipe = load_recipe("control/rl2-bandit", ["tasks={name: two-step, choices: 20}"])
 

@@ -14,8 +14,8 @@ from classic_metarl.inner.stage_credit import with_credit
 from classic_metarl.inner.stages import WEIGHTS, stage, task_means
 from classic_metarl.inner.task_policy import play
 from classic_metarl.problems.paired import paired_tasks
+from mrt.credit.grouping import group_mean
 from mrt.errors import ConfigError
-from mrt.grouping import group_mean
 
 LEGS = {"name": "fading-legs", "stages": 4, "each": 4, "steps": 6, "start": "any"}
 QUICK: dict[str, Any] = {

@@ -13,7 +13,7 @@ from torch import Tensor
 from classic_metarl.inner import estimators as est
 from classic_metarl.inner.gradient_steps import GradientSteps, Theta
 from classic_metarl.inner.linear_baseline import features, linear_values
-from mrt.returns import reward_to_go
+from mrt.credit.returns import reward_to_go
 from mrt.trials import Trials
 
 SIGMA = 1 / (1 + math.e**-1)

@@ -18,7 +18,7 @@ from classic_metarl.problems.strokes import stroke_bank
 from classic_metarl.trainers.few_shot import split
 from classic_metarl.trainers.loss_curves import loss_curve
 from mrt.errors import ConfigError, DataError
-from mrt.recipe import import_trainer, load_recipe
+from mrt.runs.recipe import import_trainer, load_recipe
 
 
 def strokes(**dials: Any) -> Any:

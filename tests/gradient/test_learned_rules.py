@@ -15,7 +15,7 @@ from classic_metarl.inner.gradient_steps import Theta
 from classic_metarl.meta_learned.l2l import LearnedOptimizer, adam_rule, learned_rule, log_sign, optimise, sgd_rule
 from classic_metarl.problems.quadratics import Quadratics, quadratic
 from mrt.errors import ConfigError
-from mrt.recipe import import_trainer, load_recipe
+from mrt.runs.recipe import import_trainer, load_recipe
 
 QUICK = ("args.disable_tqdm=true", "args.report_to=none", "args.save_strategy=no")
 

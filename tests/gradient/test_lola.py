@@ -13,7 +13,7 @@ from torch import Tensor
 
 from classic_metarl.gradient import lola
 from mrt.errors import ConfigError
-from mrt.recipe import import_trainer, load_recipe
+from mrt.runs.recipe import import_trainer, load_recipe
 
 QUICK = ("args.disable_tqdm=true", "args.report_to=none", "args.save_strategy=no")
 PAYOFFS = lola.Game().payoffs.double()

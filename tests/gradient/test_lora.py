@@ -15,7 +15,7 @@ from classic_metarl.inner.gradient_steps import parameters_of
 from classic_metarl.problems.operations import IGNORED, Operations, key_of, pairs_of, result
 from mrt.errors import ConfigError
 from mrt.reasoning.tiny import save_tiny
-from mrt.recipe import import_trainer, load_recipe
+from mrt.runs.recipe import import_trainer, load_recipe
 
 QUICK = (
     "args.disable_tqdm=true", "args.report_to=none", "args.save_strategy=no", "args.per_device_train_batch_size=2",

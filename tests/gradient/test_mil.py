@@ -10,7 +10,7 @@ import torch
 
 from classic_metarl.problems.reaching import STEP, Reaching, observation, towards
 from mrt.errors import ConfigError
-from mrt.recipe import import_trainer, load_recipe
+from mrt.runs.recipe import import_trainer, load_recipe
 
 QUICK = ("args.disable_tqdm=true", "args.report_to=none", "args.save_strategy=no", "args.logging_steps=10")
 

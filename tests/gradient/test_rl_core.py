@@ -24,7 +24,7 @@ from classic_metarl.problems.paired import paired_tasks
 from classic_metarl.trainers.meta_rl_config import GradientRLConfig
 from mrt.control.envs import Spec
 from mrt.errors import ConfigError
-from mrt.recipe import import_trainer, load_recipe
+from mrt.runs.recipe import import_trainer, load_recipe
 from mrt.trials import Trials
 
 M, N, STEPS = 3, 4, 5

@@ -28,7 +28,7 @@ from evals.gates.gradient_rl import returns
 from evals.gates.table import gates
 from mrt.control.oracles.navigation import known_task, stay
 from mrt.errors import ConfigError
-from mrt.recipe import import_trainer, load_recipe, recipe_names
+from mrt.runs.recipe import import_trainer, load_recipe, recipe_names
 
 ARMS = {"name": "dependent-bandit", "kind": "easy", "pulls": 5}
 RING = {"name": "sparse-semicircle", "reward": "dense", "episodes": 1, "test": {"reward": "sparse"}}

@@ -14,7 +14,7 @@ from classic_metarl.inner.gradient_steps import GradientSteps, Theta
 from classic_metarl.problems.sinusoid import Sinusoids
 from classic_metarl.trainers.loss_curves import loss_curve, summarise
 from mrt.errors import ConfigError
-from mrt.recipe import import_trainer, load_recipe
+from mrt.runs.recipe import import_trainer, load_recipe
 
 QUICK = ("args.disable_tqdm=true", "args.report_to=none", "args.save_strategy=no")
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from classic_metarl.gradient.trpo import TrustRegion, conjugate_gradient, fisher_product, flat
 from mrt.errors import ConfigError
+from mrt.optim.trust_region import TrustRegion, conjugate_gradient, fisher_product, flat
 
 
 def positive(size: int) -> Tensor:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mrt.learners import Learner
+from mrt.optim.learners import Learner
 from mrt.tasks import Task, generator
 from mrt.trainer import TrialConfig, TrialTrainer
 from mrt.trials import Trials

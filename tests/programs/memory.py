@@ -14,11 +14,11 @@ from typing import Any
 
 from datasets import Dataset
 
-from mrt.plan import PROGRAM, Settings, plan
 from mrt.reasoning.config import MRTConfig
 from mrt.reasoning.plan import shape_of
 from mrt.reasoning.tiny import build_tokenizer, save_tiny
 from mrt.reasoning.trainer import MRTTrainer
+from mrt.runs.plan import PROGRAM, Settings, plan
 
 
 def peak() -> int:

@@ -14,8 +14,8 @@ from bandit import digest
 from datasets import Dataset
 from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 
-from mrt.mixin import TrialArguments, TrialMixin
 from mrt.reasoning.tiny import build_model, build_tokenizer
+from mrt.training.mixin import TrialArguments, TrialMixin
 
 
 @dataclass

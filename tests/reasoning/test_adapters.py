@@ -13,13 +13,13 @@ from peft import LoraConfig
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM
 
-from mrt import hub
 from mrt.errors import ConfigError
 from mrt.reasoning.adapters import merge_adapter
 from mrt.reasoning.config import MRTConfig
 from mrt.reasoning.tiny import build_tokenizer, save_tiny
 from mrt.reasoning.trainer import MRTTrainer
 from mrt.reasoning.warmstart import WarmStartConfig, WarmStartTrainer
+from mrt.training import hub
 
 TOKENIZER = build_tokenizer()
 COMMON = {"use_cpu": True, "report_to": [], "save_strategy": "no", "max_steps": 2, "learning_rate": 1e-2}

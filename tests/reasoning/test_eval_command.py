@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from mrt import cli
+from mrt.cli import main as cli
 from mrt.reasoning.export import BOXED, write_lm_eval
 
 FIXTURES = Path(__file__).resolve().parent.parent / "fixtures" / "benchmarks"

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from vllm_standin import MODEL, TOKENIZER, serving
 
-from mrt import cli
+from mrt.cli import main as cli
 from mrt.errors import ConfigError
 from mrt.reasoning.engines.opening import open_engine
 from mrt.reasoning.evaluate import run_eval

@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mrt.metrics import paired_bootstrap
+from mrt.metrics.regret import paired_bootstrap
 from mrt.reasoning.evaluate import run_eval
 from mrt.reasoning.summary import Samples
 from mrt.reasoning.tiny import save_tiny
 from mrt.reasoning.trainer import MRTTrainer
 from mrt.reasoning.warmstart import WarmStartTrainer
-from mrt.recipe import load_recipe
+from mrt.runs.recipe import load_recipe
 
 DIALS = {"numbers": 2, "high": 30, "train": 600, "warmstart": 250, "test": 100}
 WARM_START = {

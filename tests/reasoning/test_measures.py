@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from mrt.bootstrap import bootstrap_sums
+from mrt.metrics.bootstrap import bootstrap_sums
 from mrt.reasoning.measures import (
     answer_form,
     calibration,

@@ -9,7 +9,7 @@ import torch
 from datasets import Dataset
 from trl import GRPOConfig, GRPOTrainer
 
-from mrt.credit import outcome
+from mrt.credit.outcome import outcome
 from mrt.errors import ConfigError
 from mrt.reasoning.config import MRTConfig
 from mrt.reasoning.record import build_trials, completion_weights

@@ -11,7 +11,7 @@ from mrt.reasoning.evalconfig import EvalConfig
 from mrt.reasoning.grading import MathGrader
 from mrt.reasoning.problems import load_problems, validate
 from mrt.reasoning.suites import load_reasoning_suite, parse_reasoning_suite
-from mrt.suites import suite_names
+from mrt.runs.suites import suite_names
 
 BENCHMARKS = ("aime24", "aime25", "amc23", "minerva_math", "math500", "gsm8k")
 GOLDS = {

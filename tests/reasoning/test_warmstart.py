@@ -10,7 +10,7 @@ from mrt.errors import ConfigError
 from mrt.reasoning.problems.countdown import Countdown
 from mrt.reasoning.search_traces import search_traces
 from mrt.reasoning.warmstart import BUCKET, WarmStartConfig, WarmStartTrainer, bucketed
-from mrt.recipe import load_recipe
+from mrt.runs.recipe import load_recipe
 
 
 def test_bucketed_keeps_every_row_and_puts_like_lengths_together():
