@@ -41,7 +41,7 @@ from classic_metarl.inner.stages import NUMBER, WEIGHTS, join, numbers_of, stage
 from classic_metarl.inner.task_policy import TaskPolicy, play
 from classic_metarl.problems.paired import PairedTasks, paired_tasks
 from classic_metarl.trainers.meta_rl_config import GradientRLConfig
-from mrt.control.evaluate import bounds_of
+from mrt.control.evaluation.run import bounds_of
 from mrt.errors import ConfigError
 from mrt.runs.recipe import Recipe
 from mrt.trainer import TrialTrainer

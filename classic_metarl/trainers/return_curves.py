@@ -18,8 +18,8 @@ from classic_metarl.inner.task_policy import own_draws, play
 from classic_metarl.problems.paired import PairedTasks
 from classic_metarl.trainers.meta_rl_config import GradientRLConfig
 from mrt.control.envs.base import EnvTasks
-from mrt.control.evaluate import HELD_OUT, bounds_of
-from mrt.control.report import write_report
+from mrt.control.evaluation.report import write_report
+from mrt.control.evaluation.run import HELD_OUT, bounds_of
 from mrt.runs.recipe import Recipe, import_trainer
 from mrt.runs.rundir import trained_weights, write_json
 

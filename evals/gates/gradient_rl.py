@@ -12,7 +12,7 @@ import torch
 from classic_metarl.gradient.maesn import structured_noise
 from classic_metarl.trainers.return_curves import adaptation_returns, load_meta_policy
 from evals.gates.measures import Score
-from mrt.control.evaluate import HELD_OUT, bounds_of
+from mrt.control.evaluation.run import HELD_OUT, bounds_of
 from mrt.control.oracles import mean_and_se
 from mrt.runs.recipe import Recipe
 

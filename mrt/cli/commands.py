@@ -115,8 +115,8 @@ def evaluate(ns: Namespace) -> Outcome:
 
 def _evaluate_control(ns: Namespace) -> Outcome:
     """Policies beside oracles and baselines on held-out tasks; chunks that are already there are not played again."""
-    from mrt.control.report import write_report
-    from mrt.control.suites import load_suite, read_contender, run_suite, suite_table
+    from mrt.control.evaluation.report import write_report
+    from mrt.control.evaluation.suites import load_suite, read_contender, run_suite, suite_table
     from mrt.runs.rundir import locked
 
     suite, out = load_suite(ns.model), Path(ns.out)

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from mrt.control.envs import EnvTasks, Step, TensorEnv, make_env, make_tasks
-from mrt.control.evaluate import evaluate_policy, measure_policy
-from mrt.control.measures import Moments, Outcomes, measure, measures_of, unit_of, watch
+from mrt.control.evaluation.measures import Moments, Outcomes, measure, measures_of, unit_of, watch
+from mrt.control.evaluation.run import evaluate_policy, measure_policy
 from mrt.control.oracles import floor_and_ceiling, task_bounds
 from mrt.control.oracles.bandit_policies import Thompson, regret
+from mrt.control.oracles.references import exact_values, players
 from mrt.control.policy import ControlPolicy
-from mrt.control.references import exact_values, players
 from mrt.errors import ConfigError
 
 

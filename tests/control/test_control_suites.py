@@ -11,11 +11,11 @@ from report_pages import Page
 
 from mrt.cli.main import main
 from mrt.control.envs import make_tasks
+from mrt.control.evaluation.report import write_report
+from mrt.control.evaluation.report_plots import thinned
+from mrt.control.evaluation.scenes import scenes
+from mrt.control.evaluation.suites import CHUNKS, load_suite, parse_suite, read_contender, run_suite, suite_table
 from mrt.control.policy import ControlPolicy
-from mrt.control.report import write_report
-from mrt.control.report_plots import thinned
-from mrt.control.scenes import scenes
-from mrt.control.suites import CHUNKS, load_suite, parse_suite, read_contender, run_suite, suite_table
 from mrt.errors import ConfigError, DataError
 from mrt.report.plots import Series
 from mrt.runs.rundir import write_json
@@ -83,7 +83,7 @@ def test_a_policy_plays_what_it_fits(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_suite_ends_in_the_same_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mrt.control.evaluate.CHUNK", 10)
+    monkeypatch.setattr("mrt.control.evaluation.run.CHUNK", 10)
     found = parse_suite(suite(a={"tasks": BANDIT, "count": 30}, b={"tasks": NAVI, "count": 25}), "s.yaml")
     run_suite(found, [], tmp_path / "whole", progress=False)
     run_suite(found, [], tmp_path / "torn", progress=False)
@@ -167,7 +167,7 @@ def test_a_report_needs_results(tmp_path: Path) -> None:
     ],
 )
 def test_every_environment_has_a_picture(tasks: str, kind: str) -> None:
-    from mrt.control.report_plots import choices_figure, path_figure
+    from mrt.control.evaluation.report_plots import choices_figure, path_figure
 
     made = make_tasks(tasks)
     policy = ControlPolicy.for_spec(made.env.spec, hidden_size=8)

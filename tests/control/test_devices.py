@@ -26,7 +26,7 @@ from classic_metarl.trainers.loss_curves import TEST_SEED, loss_curve
 from classic_metarl.trainers.meta_rl import GradientRLTrainer
 from classic_metarl.trainers.return_curves import adaptation_returns
 from mrt.control.envs import ENVS, EnvTasks, make_env, make_tasks
-from mrt.control.evaluate import evaluate_policy
+from mrt.control.evaluation.run import evaluate_policy
 from mrt.control.oracles import task_bounds
 from mrt.control.policy import ControlPolicy
 from mrt.control.rollout import LearnedPolicy, rollout

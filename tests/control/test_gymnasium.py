@@ -14,16 +14,16 @@ from mrt.errors import ConfigError
 
 def test_without_gymnasium_the_cure_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "gymnasium", None)
-    monkeypatch.delitem(sys.modules, "mrt.control.gymnasium", raising=False)
+    monkeypatch.delitem(sys.modules, "mrt.control.envs.gymnasium", raising=False)
     with pytest.raises(ConfigError, match=r'pip install "mrt\[control\]"'):
-        importlib.import_module("mrt.control.gymnasium")
+        importlib.import_module("mrt.control.envs.gymnasium")
 
 
 gymnasium = pytest.importorskip("gymnasium", reason="the extra [control] is not installed")
 
 from mrt.control.envs import EnvTasks, make_tasks  # noqa: E402
-from mrt.control.evaluate import evaluate_policy  # noqa: E402
-from mrt.control.gymnasium import GymEnv, TensorVectorEnv, ranges  # noqa: E402
+from mrt.control.envs.gymnasium import GymEnv, TensorVectorEnv, ranges  # noqa: E402
+from mrt.control.evaluation.run import evaluate_policy  # noqa: E402
 from mrt.control.policy import ControlPolicy  # noqa: E402
 from mrt.control.probes import ExploitProbe  # noqa: E402
 from mrt.control.rollout import rollout  # noqa: E402

@@ -22,11 +22,11 @@ from mrt.control.envs.decisions import ObjectChoice, TwoStep
 from mrt.control.envs.grids import Room
 from mrt.control.envs.mazes import Maze, edges
 from mrt.control.envs.navigation import PointEnv, SparseSemicircle
-from mrt.control.evaluate import HELD_OUT
-from mrt.control.measures import Watch, has_means, watch
+from mrt.control.evaluation.measures import Watch, has_means, watch
+from mrt.control.evaluation.run import HELD_OUT
 from mrt.control.oracles import Policy
+from mrt.control.oracles.references import players
 from mrt.control.policy import ControlPolicy
-from mrt.control.references import players
 from mrt.control.rollout import LearnedPolicy
 
 TRIALS = 24  # rows of a picture of choices

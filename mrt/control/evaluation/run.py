@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from mrt.control.envs import EnvTasks
-from mrt.control.measures import (
+from mrt.control.evaluation.measures import (
     Moments,
     Outcomes,
     choices_of,
@@ -25,8 +25,8 @@ from mrt.control.measures import (
     watch,
 )
 from mrt.control.oracles import Bounds, RandomPolicy, task_bounds
+from mrt.control.oracles.references import Player, exact_values, players
 from mrt.control.policy import ControlPolicy
-from mrt.control.references import Player, exact_values, players
 from mrt.control.rollout import LearnedPolicy
 from mrt.errors import ConfigError, nearest
 
@@ -54,7 +54,7 @@ class Measured(NamedTuple):
 def measure_policy(
     policy: ControlPolicy, tasks: EnvTasks, name: str, count: int = 2000, seed: int = 0, **options: Any
 ) -> Measured:
-    """One measure of one policy (`mrt.control.measures.MEASURES`, or episode_2, ...) on `count` held-out tasks.
+    """One measure of one policy (`MEASURES` of measures.py, or episode_2, ...) on `count` held-out tasks.
 
     `options` are those of `evaluate_policy`; only random play stands beside unless they say otherwise.
 
@@ -88,7 +88,8 @@ def evaluate_policy(
     Args:
         policy: one, several by name, or None for the references alone. They keep their memory over a trial.
         greedy: the mode of a policy's distribution; False for draws.
-        references: names of `mrt.control.references.players`; all of them when left out. Random play is always there.
+        references: names of `mrt.control.oracles.references.players`; all of them when left out. Random play is always
+            there.
         measures: names; those that say something of this environment when left out.
         chunk: tasks at once.
         done, save: chunks that an earlier run saved, in order; who is given each further one.

@@ -11,7 +11,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from mrt.control.report_plots import choices_figure, curve_figure, path_figure
+from mrt.control.evaluation.report_plots import choices_figure, curve_figure, path_figure
 from mrt.errors import DataError
 from mrt.report.data import COLOURS, read_json
 from mrt.report.plots import Series

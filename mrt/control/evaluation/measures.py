@@ -74,7 +74,7 @@ class Watch:
     """A policy that is watched while `mrt.control.oracles.play` plays it.
 
     Args:
-        keep: also keep state, actions and rewards of each step, for a picture; see `mrt.control.scenes`.
+        keep: also keep state, actions and rewards of each step, for a picture; see `mrt.control.evaluation.scenes`.
     """
 
     def __init__(self, env: TensorEnv, policy: Policy, keep: bool = False) -> None:

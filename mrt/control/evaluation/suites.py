@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from mrt.control.envs import EnvTasks, make_tasks
-from mrt.control.evaluate import Chunk, evaluate_policy
-from mrt.control.measures import measure_of_name, measures_of
+from mrt.control.evaluation.measures import measure_of_name, measures_of
+from mrt.control.evaluation.run import Chunk, evaluate_policy
 from mrt.control.policy import ControlPolicy
 from mrt.control.trainer import load_policy
 from mrt.errors import ConfigError, nearest
@@ -183,7 +183,7 @@ def _environment(
     greedy: bool,
     progress: bool,
 ) -> dict[str, Any]:
-    from mrt.control.scenes import scenes
+    from mrt.control.evaluation.scenes import scenes
 
     file, done = JsonLines(out / CHUNKS), read_chunks(out / CHUNKS, name)
     shown = [*entry.shown, *(m for m in measures_of(tasks.env, True) if m not in entry.shown)]
