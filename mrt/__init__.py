@@ -10,11 +10,11 @@ from importlib import import_module
 from typing import Any
 
 _HOME = {
-    "MRTConfig": "mrt.reasoning.trainer",
-    "MRTTrainer": "mrt.reasoning.trainer",
+    "MRTConfig": "mrt.reasoning.training.trainer",
+    "MRTTrainer": "mrt.reasoning.training.trainer",
     "Recipe": "mrt.runs.recipe",
     "Trials": "mrt.trials",
-    "WarmStartTrainer": "mrt.reasoning.warmstart",
+    "WarmStartTrainer": "mrt.reasoning.training.warmstart",
     "load_problems": "mrt.reasoning.problems",
     "load_recipe": "mrt.runs.recipe",
     "MRTError": "mrt.errors",

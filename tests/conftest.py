@@ -34,6 +34,6 @@ def root() -> Path:
 @pytest.fixture(scope="session")
 def tiny_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny untrained model and its tokenizer, as `from_pretrained` loads them; shared by the session, read only."""
-    from mrt.reasoning.tiny import save_tiny
+    from mrt.reasoning.models.tiny import save_tiny
 
     return Path(save_tiny(tmp_path_factory.mktemp("tiny") / "model"))

@@ -215,7 +215,7 @@ def test_doctor(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_eval_takes_the_problems_of_the_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from mrt.cli import commands
-    from mrt.reasoning.command import overrides_of
+    from mrt.reasoning.evaluation.command import overrides_of
     from mrt.runs.recipe import load_recipe
     from mrt.runs.rundir import start_run
 

@@ -20,7 +20,7 @@ from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 from trl.trainer.base_trainer import _BaseTrainer
 from trl.trainer.utils import RepeatSampler
 
-from mrt.reasoning.config import MRTConfig
+from mrt.reasoning.training.config import MRTConfig
 from mrt.trainer import TrialConfig, TrialTrainer
 from mrt.training.mixin import TrialMixin
 from mrt.training.saving import LOOP, PLAIN, SavingMixin

@@ -122,7 +122,7 @@ def tracked() -> list[Path]:
 @pytest.mark.parametrize(
     ("module", "line"),
     [
-        ("mrt.credit", "from mrt.reasoning.prompts import render"),
+        ("mrt.credit", "from mrt.reasoning.traces.prompts import render"),
         ("mrt.credit", "def f():\n    import mrt.control.rollout"),
         ("mrt.reasoning.probes", "from mrt import control"),
         ("mrt.reasoning.probes", "import classic_metarl.gradient"),
@@ -141,7 +141,7 @@ def test_a_right_direction_is_not() -> None:
         wrong_directions("from mrt.credit import outcome\nfrom . import prompts\nimport torch", "mrt.reasoning.probes")
         == []
     )
-    assert wrong_directions("def f():\n    from mrt.reasoning.evaluate import run_eval", "mrt.cli.commands") == []
+    assert wrong_directions("def f():\n    from mrt.reasoning.evaluation.run import run_eval", "mrt.cli.commands") == []
     assert wrong_directions("from mrt.control import envs", "classic_metarl.gradient.maml") == []
 
 

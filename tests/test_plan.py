@@ -60,11 +60,11 @@ def test_proposals_go_only_as_far_as_needed() -> None:
 
 
 def recipe(folder: Path, model: str, **args: object) -> str:
-    from mrt.reasoning.tiny import save_tiny
+    from mrt.reasoning.models.tiny import save_tiny
 
     save_tiny(folder / "model")
     lines = [f"  {key}: {value}" for key, value in {"max_steps": 10, "bf16": "false", **args}.items()]
-    head = ["trainer: mrt.reasoning.trainer:MRTTrainer", f"model: {folder / model}", "args:"]
+    head = ["trainer: mrt.reasoning.training.trainer:MRTTrainer", f"model: {folder / model}", "args:"]
     (folder / "r.yaml").write_text("\n".join([*head, *lines]) + "\n")
     return str(folder / "r.yaml")
 
@@ -91,8 +91,8 @@ def test_doctor_refuses_what_cannot_fit_and_says_what_would(tmp_path: Path, monk
 
 
 def test_parameters_are_those_of_the_model() -> None:
-    from mrt.reasoning.plan import shape_of
-    from mrt.reasoning.tiny import build_model, build_tokenizer
+    from mrt.reasoning.models.tiny import build_model, build_tokenizer
+    from mrt.reasoning.training.plan import shape_of
 
     model = build_model(build_tokenizer())
     assert shape_of(model.config).parameters == sum(p.numel() for p in model.parameters())

@@ -35,7 +35,8 @@ class Score(NamedTuple):
 
 def control(run: Path, recipe: Recipe, tasks: int, measures: Sequence[str], greedy: bool = True) -> dict[str, Score]:
     """Measures of `mrt.control.evaluation.measures` by name; the ceiling is Bayes-optimal where
-    that is known, else the known task's. `of_bayes` is the total over its Bayes-optimal value; `stay_common_minus_rare` see `stay`.
+    that is known, else the known task's. `of_bayes` is the total over its Bayes-optimal value;
+    `stay_common_minus_rare` see `stay`.
     """
     torch.set_num_threads(1)
     held_out, policy = make_tasks(**recipe.tasks), load_policy(run)

@@ -199,7 +199,7 @@ class Study:
 
     def result(self, seed: int, arm: str) -> dict[str, Any]:
         """What is stored of a seed and arm."""
-        from mrt.reasoning.summary import Samples
+        from mrt.reasoning.evaluation.stored import Samples
 
         folder = self.folder(seed, arm)
         run, samples = read_run(folder), Samples(folder / "eval")

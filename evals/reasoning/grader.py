@@ -25,8 +25,8 @@ from math import gcd
 from pathlib import Path
 from typing import Any
 
-from mrt.reasoning.grading import MathGrader
-from mrt.reasoning.probes import jeffreys_interval
+from mrt.reasoning.grading.math_grader import MathGrader
+from mrt.reasoning.probes.forced import jeffreys_interval
 from mrt.runs.rundir import commit, versions, write_json
 
 Pair = tuple[str, str]  # gold, answer

@@ -28,9 +28,9 @@ from evals.speed.probes import SMOKE_SIZES, Bench, Sizes, make_bench
 from mrt.reasoning.engines.sampling import Sampling
 from mrt.reasoning.engines.vllm import VLLMEngine
 from mrt.reasoning.engines.vllm_backends import Colocated, Request
-from mrt.reasoning.loading import load_model
-from mrt.reasoning.probes import force_answers
-from mrt.reasoning.tiny import save_tiny
+from mrt.reasoning.models.loading import load_model
+from mrt.reasoning.models.tiny import save_tiny
+from mrt.reasoning.probes.forced import force_answers
 
 SHAPE = (512, 10, 8)  # hidden, layers, heads: 26 M parameters
 SMOKE_SHAPE = (64, 2, 2)  # the CPU build knows heads of 32 numbers and more

@@ -97,7 +97,7 @@ def evaluate(ns: Namespace) -> Outcome:
 
     With a suite of `kind: control` in place of the model: policies beside oracles on held-out tasks.
     """
-    from mrt.reasoning.command import evaluate as evaluate_reasoning
+    from mrt.reasoning.evaluation.command import evaluate as evaluate_reasoning
     from mrt.runs.rundir import locked, main_process
     from mrt.runs.suites import is_suite, read_suite
 
@@ -150,7 +150,7 @@ def report(ns: Namespace) -> Outcome:
     evals = [Path(folder) for folder in ns.evals]
     comparisons = []
     if len(evals) > 1 and all((folder / "results.json").is_file() for folder in evals):
-        from mrt.reasoning.evaluate import compare as compare_evals
+        from mrt.reasoning.evaluation.run import compare as compare_evals
 
         named = {_result(folder)["name"]: folder for folder in evals}
         if ns.baseline is None or ns.baseline in named:
@@ -169,7 +169,7 @@ def report(ns: Namespace) -> Outcome:
 
 def compare(ns: Namespace) -> Outcome:
     """Sets evaluation A against B on the problems that both saw (paired bootstrap)."""
-    from mrt.reasoning.evaluate import compare as compare_evals
+    from mrt.reasoning.evaluation.run import compare as compare_evals
 
     folders = [Path(ns.a), Path(ns.b)]
     results = [_result(folder) for folder in folders]
@@ -188,7 +188,7 @@ def _result(folder: Path) -> dict[str, Any]:
 
 def probe(ns: Namespace) -> Outcome:
     """J after every episode, and the regret, of traces from anywhere."""
-    from mrt.reasoning.traces import probe_file
+    from mrt.reasoning.inference.score_traces import probe_file
 
     found = probe_file(
         Path(ns.traces),
@@ -208,7 +208,7 @@ def generate(ns: Namespace) -> Outcome:
     prompt = ns.prompt if ns.prompt is not None else sys.stdin.read()
     if not prompt.strip():
         raise ConfigError("there is no prompt: give --prompt TEXT, or write it to standard input")
-    from mrt.reasoning.generate import generate as generate_answer
+    from mrt.reasoning.inference.generate import generate as generate_answer
 
     found = generate_answer(
         model=ns.model, prompt=prompt, budget=ns.budget, flat=ns.flat, seed=ns.seed, temperature=ns.temperature

@@ -170,7 +170,7 @@ def _recipe(name: str, overrides: Sequence[str], allow_code: bool, price: float 
 
 def _run(recipe: Any, allow_code: bool, price: float | None) -> Iterator[Check]:
     """Memory before anything is loaded; time and cost where it fits, from timing one layer of the model."""
-    from mrt.reasoning.plan import facts, seconds_an_update
+    from mrt.reasoning.training.plan import facts, seconds_an_update
     from mrt.runs.plan import GIB as unit
     from mrt.runs.plan import plan, proposals
 

@@ -71,7 +71,7 @@ def _eval(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", help="the name in tables and reports (default: that of DIR)")
     _temperature(parser)
     _seed(parser)
-    from mrt.reasoning.command import add_arguments
+    from mrt.reasoning.evaluation.command import add_arguments
 
     add_arguments(parser, _positive)
 

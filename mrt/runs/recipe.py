@@ -1,6 +1,6 @@
 """A recipe: the YAML file that says what to train, checked against the trainer that it names before anything is built.
 
-    trainer: mrt.reasoning.trainer:MRTTrainer    # module:class
+    trainer: mrt.reasoning.training.trainer:MRTTrainer    # module:class
     model: runs/warmstart/model                  # a path or a hub name
     problems: {name: countdown}                  # a problem set and its dials
     tasks: {name: grid-navi, episodes: 4}        # or, for control, an environment and its dials,
@@ -128,7 +128,7 @@ def load_recipe(path_or_name: str, overrides: Sequence[str] = (), *, allow_code:
             loaded[name] = {"name": loaded[name]}
     loaded = {k: v for k, v in loaded.items() if v is not None}  # an empty `args:` means the defaults
     if "trainer" not in loaded:
-        raise ConfigError(f"{source} names no trainer (trainer: mrt.reasoning.trainer:MRTTrainer)")
+        raise ConfigError(f"{source} names no trainer (trainer: mrt.reasoning.training.trainer:MRTTrainer)")
     recipe = Recipe(**convert_fields(Recipe, loaded, source, {k: raw for k, raw in typed if k in top}))
     args_class = import_trainer(recipe.trainer, allow_code).args_class()
     sections = {name: dict(getattr(recipe, name) or {}) for name in SECTIONS}
@@ -171,7 +171,9 @@ def import_trainer(spec: str, allow_code: bool = False) -> type[RecipeTrainer]:
     class without `args_class` and `from_recipe`.
     """
     if not SPEC.fullmatch(spec):
-        raise ConfigError(f"trainer {show(spec)} should read module:Class, as in mrt.reasoning.trainer:MRTTrainer")
+        raise ConfigError(
+            f"trainer {show(spec)} should read module:Class, as in mrt.reasoning.training.trainer:MRTTrainer"
+        )
     module_name, class_name = spec.split(":")
     ours = module_name.split(".")[0] in OUR_PACKAGES
     named = f"trainer {show(spec)}"

@@ -10,7 +10,7 @@ from safetensors.torch import save_model
 
 from classic_metarl.gradient.lola import Players
 from evals.gates import adapters, continuous, lola
-from mrt.reasoning.tiny import save_tiny
+from mrt.reasoning.models.tiny import save_tiny
 from mrt.runs.recipe import import_trainer, load_recipe
 
 QUICK = ("args.disable_tqdm=true", "args.report_to=none", "args.save_strategy=no")

@@ -14,7 +14,7 @@ from classic_metarl.gradient.lora import load_learner
 from classic_metarl.inner.gradient_steps import parameters_of
 from classic_metarl.problems.operations import IGNORED, Operations, key_of, pairs_of, result
 from mrt.errors import ConfigError
-from mrt.reasoning.tiny import save_tiny
+from mrt.reasoning.models.tiny import save_tiny
 from mrt.runs.recipe import import_trainer, load_recipe
 
 QUICK = (

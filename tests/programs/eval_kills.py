@@ -19,8 +19,8 @@ from pathlib import Path
 
 import torch
 
-from mrt.reasoning import evalconfig
-from mrt.reasoning.evaluate import run_eval
+from mrt.reasoning.evaluation import config as evalconfig
+from mrt.reasoning.evaluation.run import run_eval
 
 CHUNKS = 16
 evalconfig.CHUNK = 1

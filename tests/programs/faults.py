@@ -2,10 +2,10 @@
 
     python faults.py direct|trainer kill|tear|full|readonly FOLDER [every=N offset=K]
 
-`direct` saves with `mrt.training.checkpoint` alone; `trainer` is a save in the middle of training the bandit,
-which is then resumed and has to end as the run that was left alone. `kill` sends SIGKILL before the operation,
-`tear` halves a file of tensors that was just written and then kills, `full` answers ENOSPC and `readonly` EROFS. Every trial is a fork of
-this process, so that nothing has to be imported again. Prints a JSON report.
+`direct` saves with `mrt.training.checkpoint` alone; `trainer` is a save in the middle of training the bandit, which
+is then resumed and has to end as the run that was left alone. `kill` sends SIGKILL before the operation, `tear`
+halves a file of tensors that was just written and then kills, `full` answers ENOSPC and `readonly` EROFS. Every trial
+is a fork of this process, so that nothing has to be imported again. Prints a JSON report.
 """
 
 from __future__ import annotations

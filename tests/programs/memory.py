@@ -14,10 +14,10 @@ from typing import Any
 
 from datasets import Dataset
 
-from mrt.reasoning.config import MRTConfig
-from mrt.reasoning.plan import shape_of
-from mrt.reasoning.tiny import build_tokenizer, save_tiny
-from mrt.reasoning.trainer import MRTTrainer
+from mrt.reasoning.models.tiny import build_tokenizer, save_tiny
+from mrt.reasoning.training.config import MRTConfig
+from mrt.reasoning.training.plan import shape_of
+from mrt.reasoning.training.trainer import MRTTrainer
 from mrt.runs.plan import PROGRAM, Settings, plan
 
 

@@ -19,12 +19,12 @@ from typing import Any
 import torch
 from datasets import Dataset
 
-from mrt.reasoning.config import MRTConfig
 from mrt.reasoning.engines.attach import own_engine
 from mrt.reasoning.engines.base import Branch
-from mrt.reasoning.tiny import build_model, build_tokenizer
-from mrt.reasoning.trainer import MRTTrainer
-from mrt.reasoning.trial import read_trial
+from mrt.reasoning.models.tiny import build_model, build_tokenizer
+from mrt.reasoning.traces.trial import read_trial
+from mrt.reasoning.training.config import MRTConfig
+from mrt.reasoning.training.trainer import MRTTrainer
 
 TOKENIZER = build_tokenizer()
 GLOBAL_ROWS, GROUP = 16, 4

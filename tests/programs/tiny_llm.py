@@ -14,7 +14,7 @@ from bandit import digest
 from datasets import Dataset
 from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 
-from mrt.reasoning.tiny import build_model, build_tokenizer
+from mrt.reasoning.models.tiny import build_model, build_tokenizer
 from mrt.training.mixin import TrialArguments, TrialMixin
 
 

@@ -14,11 +14,11 @@ from safetensors import safe_open
 from transformers import AutoModelForCausalLM
 
 from mrt.errors import ConfigError
-from mrt.reasoning.adapters import merge_adapter
-from mrt.reasoning.config import MRTConfig
-from mrt.reasoning.tiny import build_tokenizer, save_tiny
-from mrt.reasoning.trainer import MRTTrainer
-from mrt.reasoning.warmstart import WarmStartConfig, WarmStartTrainer
+from mrt.reasoning.models.adapters import merge_adapter
+from mrt.reasoning.models.tiny import build_tokenizer, save_tiny
+from mrt.reasoning.training.config import MRTConfig
+from mrt.reasoning.training.trainer import MRTTrainer
+from mrt.reasoning.training.warmstart import WarmStartConfig, WarmStartTrainer
 from mrt.training import hub
 
 TOKENIZER = build_tokenizer()

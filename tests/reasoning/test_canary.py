@@ -11,9 +11,9 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from mrt.errors import SyncError
-from mrt.reasoning.canary import EXACT, SyncCanary, canary_sequences, tolerance_for
 from mrt.reasoning.engines.transformers import TransformersEngine
-from mrt.reasoning.tiny import build_model, build_tokenizer
+from mrt.reasoning.models.tiny import build_model, build_tokenizer
+from mrt.reasoning.training.canary import EXACT, SyncCanary, canary_sequences, tolerance_for
 
 TOKENIZER = build_tokenizer()
 VOCABULARY = len(TOKENIZER)

@@ -10,11 +10,11 @@ from itertools import pairwise
 import pytest
 
 from mrt.errors import ConfigError
-from mrt.reasoning.grading import Verdict
+from mrt.reasoning.grading.verdict import Verdict
+from mrt.reasoning.models.tiny import WAIT, build_tokenizer
 from mrt.reasoning.problems import SPLITS, Chains, Problem, load_problems, validate
 from mrt.reasoning.problems.chains import steps, written
-from mrt.reasoning.search_traces import Habits, search_trace, search_traces
-from mrt.reasoning.tiny import WAIT, build_tokenizer
+from mrt.reasoning.training.search_traces import Habits, search_trace, search_traces
 
 SMALL = {"train": 60, "warmstart": 40, "test": 20}
 

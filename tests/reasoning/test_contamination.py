@@ -5,7 +5,7 @@ import json
 import pytest
 
 from mrt.errors import ConfigError
-from mrt.reasoning.contamination import bare_text, contamination_report, ngrams, words_of
+from mrt.reasoning.evaluation.contamination import bare_text, contamination_report, ngrams, words_of
 from mrt.reasoning.problems import load_problems
 
 

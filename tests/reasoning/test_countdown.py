@@ -9,7 +9,7 @@ from fractions import Fraction
 import pytest
 
 from mrt.errors import ConfigError, DataError
-from mrt.reasoning.grading import Grade, Verdict
+from mrt.reasoning.grading.verdict import Grade, Verdict
 from mrt.reasoning.problems import SPLITS, Countdown, Problem, load_problems, to_dataset, validate
 from mrt.reasoning.problems.countdown import SHARES, key_of, reachable
 from mrt.reasoning.problems.expressions import NotAnExpression, evaluate, expressions

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from mrt.cli import main as cli
-from mrt.reasoning.export import BOXED, write_lm_eval
+from mrt.reasoning.evaluation.export import BOXED, write_lm_eval
 
 FIXTURES = Path(__file__).resolve().parent.parent / "fixtures" / "benchmarks"
 LM_EVAL = os.environ.get("MRT_LM_EVAL") or shutil.which("lm_eval")  # may live in an environment of its own

@@ -13,7 +13,7 @@ from vllm_standin import MODEL, TOKENIZER, serving
 from mrt.cli import main as cli
 from mrt.errors import ConfigError
 from mrt.reasoning.engines.opening import open_engine
-from mrt.reasoning.evaluate import run_eval
+from mrt.reasoning.evaluation.run import run_eval
 
 DIALS = {"high": 9, "train": 0, "warmstart": 0, "test": 40}
 SMALL: dict[str, Any] = {"n": 2, "budgets": [0, 6, 12], "answer_tokens": 8, "limit": 3, "temperature": 0.0, "votes": 1}

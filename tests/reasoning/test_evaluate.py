@@ -8,12 +8,13 @@ import pytest
 from transformers import AutoTokenizer
 
 from mrt.errors import ConfigError, DataError
-from mrt.reasoning.evalconfig import CHUNK
-from mrt.reasoning.evaluate import run_eval
-from mrt.reasoning.generate import _settled, generate
-from mrt.reasoning.samples import Chunks
-from mrt.reasoning.summary import Samples, compare
-from mrt.reasoning.traces import probe_file
+from mrt.reasoning.evaluation.config import CHUNK
+from mrt.reasoning.evaluation.run import run_eval
+from mrt.reasoning.evaluation.samples import Chunks
+from mrt.reasoning.evaluation.stored import Samples
+from mrt.reasoning.evaluation.summary import compare
+from mrt.reasoning.inference.generate import _settled, generate
+from mrt.reasoning.inference.score_traces import probe_file
 
 DIALS = {"train": 0, "warmstart": 0, "test": 1000}
 BUDGETS = [0, 6, 12, 24]

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mrt.errors import ConfigError, DataError
-from mrt.reasoning.grading import Verdict
+from mrt.reasoning.grading.verdict import Verdict
 from mrt.reasoning.problems import Files, load_problems, to_dataset, validate
 
 ROWS = [{"problem": f"What is {n} + {n + 3}?", "answer": str(2 * n + 3)} for n in range(12)]

@@ -8,15 +8,9 @@ import pytest
 from labelled_pairs import pairs
 
 from mrt.errors import ConfigError, DataError
-from mrt.reasoning.grading import (
-    Grade,
-    MathGrader,
-    MathReward,
-    ProblemReward,
-    Verdict,
-    extract_boxed,
-    split_thought,
-)
+from mrt.reasoning.grading.math_grader import MathGrader
+from mrt.reasoning.grading.verdict import Grade, Verdict, extract_boxed, split_thought
+from mrt.reasoning.problems.reward import MathReward, ProblemReward
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,8 @@ from collections import Counter
 
 import pytest
 
-from mrt.reasoning.grading import Grade, MathGrader, Verdict, extract_boxed, find_boxes, split_thought, verdict_shares
+from mrt.reasoning.grading.math_grader import MathGrader
+from mrt.reasoning.grading.verdict import Grade, Verdict, extract_boxed, find_boxes, split_thought, verdict_shares
 
 GOLDS = [
     "5",

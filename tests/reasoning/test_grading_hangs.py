@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from mrt.reasoning.grading import Grade, MathGrader, Verdict
+from mrt.reasoning.grading.math_grader import MathGrader
+from mrt.reasoning.grading.verdict import Grade, Verdict
 
 SECONDS = 0.5
 

@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from mrt.reasoning.engines.transformers import TransformersEngine
-from mrt.reasoning.probes import Gold, Trace
-from mrt.reasoning.prompts import think_format
-from mrt.reasoning.segmentation import make_segmenter
-from mrt.reasoning.tiny import build_model, build_tokenizer, save_tiny
+from mrt.reasoning.models.tiny import build_model, build_tokenizer, save_tiny
+from mrt.reasoning.probes.base import Trace
+from mrt.reasoning.probes.gold import Gold
+from mrt.reasoning.traces.prompts import think_format
+from mrt.reasoning.traces.segmentation import make_segmenter
 
 ROOT = Path(__file__).resolve().parents[2]
 

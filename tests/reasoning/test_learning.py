@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from mrt.metrics.regret import paired_bootstrap
-from mrt.reasoning.evaluate import run_eval
-from mrt.reasoning.summary import Samples
-from mrt.reasoning.tiny import save_tiny
-from mrt.reasoning.trainer import MRTTrainer
-from mrt.reasoning.warmstart import WarmStartTrainer
+from mrt.reasoning.evaluation.run import run_eval
+from mrt.reasoning.evaluation.stored import Samples
+from mrt.reasoning.models.tiny import save_tiny
+from mrt.reasoning.training.trainer import MRTTrainer
+from mrt.reasoning.training.warmstart import WarmStartTrainer
 from mrt.runs.recipe import load_recipe
 
 DIALS = {"numbers": 2, "high": 30, "train": 600, "warmstart": 250, "test": 100}

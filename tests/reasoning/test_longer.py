@@ -7,11 +7,11 @@ from mrt.errors import ConfigError
 from mrt.reasoning.engines.base import Answers
 from mrt.reasoning.engines.sampling import Sampling
 from mrt.reasoning.engines.transformers import TransformersEngine
-from mrt.reasoning.loading import load_model, pad_id
-from mrt.reasoning.longer import extend, go_on, linearize
-from mrt.reasoning.prompts import render, think_format
-from mrt.reasoning.segmentation import make_segmenter
-from mrt.reasoning.tiny import WAIT
+from mrt.reasoning.inference.longer import extend, go_on, linearize
+from mrt.reasoning.models.loading import load_model, pad_id
+from mrt.reasoning.models.tiny import WAIT
+from mrt.reasoning.traces.prompts import render, think_format
+from mrt.reasoning.traces.segmentation import make_segmenter
 
 PROMPTS = ("3 5 7->22", "1 2 3->6", "4 5 6->30")
 

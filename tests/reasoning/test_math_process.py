@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from mrt.reasoning.grading import Grade, MathGrader, Verdict
-from mrt.reasoning.math_process import MathWorker
+from mrt.reasoning.grading.math_grader import MathGrader
+from mrt.reasoning.grading.math_process import MathWorker
+from mrt.reasoning.grading.verdict import Grade, Verdict
 
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 0.5
@@ -153,7 +154,7 @@ def test_a_parent_killed_with_9_leaves_no_orphan(busy: bool) -> None:
     code = f"""
         import sys
         sys.path.insert(0, {str(ROOT)!r})
-        from mrt.reasoning.grading import MathGrader
+        from mrt.reasoning.grading.math_grader import MathGrader
         grader = MathGrader(seconds=1.0)
         grader.grade_answer("1", "1")
         keeper = grader._workers[0]._process.pid

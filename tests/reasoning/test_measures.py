@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mrt.metrics.bootstrap import bootstrap_sums
-from mrt.reasoning.measures import (
+from mrt.reasoning.evaluation.measures import (
     answer_form,
     calibration,
     held_at,

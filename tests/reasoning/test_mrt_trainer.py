@@ -11,12 +11,12 @@ from trl import GRPOConfig, GRPOTrainer
 
 from mrt.credit.outcome import outcome
 from mrt.errors import ConfigError
-from mrt.reasoning.config import MRTConfig
-from mrt.reasoning.record import build_trials, completion_weights
-from mrt.reasoning.rollout import PrefixPool
-from mrt.reasoning.tiny import build_model, build_tokenizer
-from mrt.reasoning.trainer import MRTTrainer
-from mrt.reasoning.trial import Trial
+from mrt.reasoning.models.tiny import build_model, build_tokenizer
+from mrt.reasoning.traces.trial import Trial
+from mrt.reasoning.training.config import MRTConfig
+from mrt.reasoning.training.record import build_trials, completion_weights
+from mrt.reasoning.training.rollout import PrefixPool
+from mrt.reasoning.training.trainer import MRTTrainer
 from mrt.trials import PROVERS, Stop
 
 TOKENIZER = build_tokenizer()

@@ -9,21 +9,15 @@ import torch
 from mrt.errors import ConfigError
 from mrt.reasoning.engines.sampling import Sampling
 from mrt.reasoning.engines.transformers import Answers, Branch, TransformersEngine
-from mrt.reasoning.probes import (
-    Gold,
-    Greedy,
-    Sampled,
-    Shrunk,
-    Trace,
-    force_answers,
-    jeffreys_interval,
-    make_probe,
-)
+from mrt.reasoning.models.tiny import build_model, build_tokenizer
+from mrt.reasoning.probes.base import Trace
+from mrt.reasoning.probes.forced import Greedy, Sampled, Shrunk, force_answers, jeffreys_interval
+from mrt.reasoning.probes.gold import Gold
+from mrt.reasoning.probes.schedule import Schedule
+from mrt.reasoning.probes.table import make_probe
 from mrt.reasoning.problems import Problem
 from mrt.reasoning.problems.countdown import Countdown
-from mrt.reasoning.prompts import render, think_format
-from mrt.reasoning.schedule import Schedule
-from mrt.reasoning.tiny import build_model, build_tokenizer
+from mrt.reasoning.traces.prompts import render, think_format
 
 
 @pytest.fixture(scope="module")

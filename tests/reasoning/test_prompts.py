@@ -6,8 +6,16 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from transformers import PreTrainedTokenizerFast
 
 from mrt.errors import ConfigError
-from mrt.reasoning.prompts import answer_end, answer_text, close_span, forced_prefix, render, think_format, thought_span
-from mrt.reasoning.tiny import build_tokenizer
+from mrt.reasoning.models.tiny import build_tokenizer
+from mrt.reasoning.traces.prompts import (
+    answer_end,
+    answer_text,
+    close_span,
+    forced_prefix,
+    render,
+    think_format,
+    thought_span,
+)
 
 TEMPLATES = Path(__file__).parents[1] / "fixtures" / "templates"
 TEXT = "Wait, let me think.\n\nThe answer is \\boxed{12}. Then 3 + 4 = 7.\n\n**Final Answer**\n"

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from mrt.errors import ConfigError, DataError
-from mrt.reasoning.evalconfig import EvalConfig, fingerprint_model
-from mrt.reasoning.evaluate import run_eval
-from mrt.reasoning.regrade import regrade
-from mrt.reasoning.samples import Chunks, claim
+from mrt.reasoning.evaluation.config import EvalConfig, fingerprint_model
+from mrt.reasoning.evaluation.regrade import regrade
+from mrt.reasoning.evaluation.run import run_eval
+from mrt.reasoning.evaluation.samples import Chunks, claim
 
 PROGRAM = Path(__file__).resolve().parent.parent / "programs" / "eval_kills.py"
 DIALS = {"high": 9, "train": 0, "warmstart": 0, "test": 40}  # few numbers: quick to enumerate
@@ -136,7 +136,7 @@ def test_no_answer_lies_beyond_its_budget(everything):
 def test_grading_again_changes_nothing_and_needs_no_model(everything, monkeypatch):
     out, found = everything
     before = (out / "samples.jsonl").read_bytes()
-    monkeypatch.setattr("mrt.reasoning.sampler.open_engine", None)
+    monkeypatch.setattr("mrt.reasoning.evaluation.sampler.open_engine", None)
     again = regrade(out)
     assert (out / "samples.jsonl").read_bytes() == before
     assert again.pop("regraded")["changed"] == 0
@@ -146,7 +146,7 @@ def test_grading_again_changes_nothing_and_needs_no_model(everything, monkeypatc
 def test_grading_again_follows_the_grader(everything, tmp_path):
     import shutil
 
-    from mrt.reasoning.grading import Grade, Verdict
+    from mrt.reasoning.grading.verdict import Grade, Verdict
     from mrt.reasoning.problems import load_problems
 
     shutil.copytree(everything[0], tmp_path / "copy")
@@ -170,7 +170,7 @@ def test_the_number_of_processes_does_not_matter(tiny_dir, tmp_path, monkeypatch
         monkeypatch.setenv("WORLD_SIZE", str(world))
         return run_eval(str(tiny_dir), "countdown", out, DIALS, limit=5, **SMALL, probe="sampled")
 
-    monkeypatch.setattr("mrt.reasoning.evalconfig.CHUNK", 1)
+    monkeypatch.setattr("mrt.reasoning.evaluation.config.CHUNK", 1)
     alone = run(tmp_path / "a")
     assert run(tmp_path / "b", 1, 2) == {}
     shared = run(tmp_path / "b", 0, 2)

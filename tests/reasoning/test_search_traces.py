@@ -7,12 +7,12 @@ from dataclasses import replace
 import pytest
 
 from mrt.errors import ConfigError
-from mrt.reasoning.grading import Verdict
+from mrt.reasoning.grading.verdict import Verdict
+from mrt.reasoning.models.tiny import build_tokenizer
 from mrt.reasoning.problems import Countdown, Problem
 from mrt.reasoning.problems.expressions import draw_attempt, evaluate, step
-from mrt.reasoning.prompts import render
-from mrt.reasoning.search_traces import search_trace, search_traces, trace_dataset
-from mrt.reasoning.tiny import build_tokenizer
+from mrt.reasoning.traces.prompts import render
+from mrt.reasoning.training.search_traces import search_trace, search_traces, trace_dataset
 
 STEP = re.compile(r"(\d+)([-+*/])(\d+)=(\d+)")
 

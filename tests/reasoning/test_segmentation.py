@@ -7,7 +7,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from mrt.errors import ConfigError
-from mrt.reasoning.segmentation import (
+from mrt.reasoning.traces.segmentation import (
     CUES,
     SEGMENTERS,
     Blocks,

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from mrt.errors import ConfigError, DataError
-from mrt.reasoning.evalconfig import EvalConfig
-from mrt.reasoning.grading import MathGrader
+from mrt.reasoning.evaluation.config import EvalConfig
+from mrt.reasoning.evaluation.suites import load_reasoning_suite, parse_reasoning_suite
+from mrt.reasoning.grading.math_grader import MathGrader
 from mrt.reasoning.problems import load_problems, validate
-from mrt.reasoning.suites import load_reasoning_suite, parse_reasoning_suite
 from mrt.runs.suites import suite_names
 
 BENCHMARKS = ("aime24", "aime25", "amc23", "minerva_math", "math500", "gsm8k")

@@ -10,9 +10,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from mrt.errors import ConfigError
+from mrt.reasoning.models.tiny import SPECIAL, WORDS, build_model, build_tokenizer, number_waves, save_tiny
 from mrt.reasoning.problems import Countdown
-from mrt.reasoning.search_traces import search_traces
-from mrt.reasoning.tiny import SPECIAL, WORDS, build_model, build_tokenizer, number_waves, save_tiny
+from mrt.reasoning.training.search_traces import search_traces
 
 QUESTION = {"role": "user", "content": "3 5 7->22"}
 

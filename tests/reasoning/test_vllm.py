@@ -37,7 +37,7 @@ MEMORY = 0.1  # share of the machine's; the default of 0.9 does not start beside
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
-    from mrt.reasoning.tiny import save_tiny
+    from mrt.reasoning.models.tiny import save_tiny
 
     return str(save_tiny(tmp_path_factory.mktemp("vllm") / "tiny", seed=1))
 
@@ -130,7 +130,7 @@ def test_an_evaluation_in_process(llm: Any, tiny: str, tmp_path: Path, monkeypat
     """`mrt eval --engine vllm`: greedy, the rows of our own engine; drawn, the same rows again."""
     import vllm
 
-    from mrt.reasoning.evaluate import run_eval
+    from mrt.reasoning.evaluation.run import run_eval
 
     monkeypatch.setattr(vllm, "LLM", lambda **options: llm if options["model"] == tiny else None)
     dials = {"high": 9, "train": 0, "warmstart": 0, "test": 20}
@@ -217,7 +217,7 @@ def test_a_server_says_what_transformers_says(server: str, tiny: str) -> None:
 
 
 def test_an_evaluation_on_a_server(server: str, tiny: str, tmp_path: Path) -> None:
-    from mrt.reasoning.evaluate import run_eval
+    from mrt.reasoning.evaluation.run import run_eval
 
     dials = {"high": 9, "train": 0, "warmstart": 0, "test": 20}
     options: dict[str, Any] = {"n": 2, "budgets": [0, 6, 12], "answer_tokens": 8, "limit": 4, "temperature": 0.0}
@@ -238,8 +238,8 @@ def trainer(tiny: str, folder: Path, lora: bool = False, **changed: Any) -> Any:
     from datasets import Dataset
     from transformers import AutoTokenizer
 
-    from mrt.reasoning.config import MRTConfig
-    from mrt.reasoning.trainer import MRTTrainer
+    from mrt.reasoning.training.config import MRTConfig
+    from mrt.reasoning.training.trainer import MRTTrainer
 
     adapter = None
     if lora:

@@ -22,7 +22,7 @@ from mrt.reasoning.engines.sampling import Sampling
 from mrt.reasoning.engines.transformers import TransformersEngine
 from mrt.reasoning.engines.vllm import VLLMEngine, of_trainer
 from mrt.reasoning.engines.vllm_backends import MOST_WANTED, Colocated, Request, Served
-from mrt.reasoning.mismatch import gathered_mismatch, mismatch_metrics
+from mrt.reasoning.training.mismatch import gathered_mismatch, mismatch_metrics
 
 GREEDY = Sampling(temperature=0)
 

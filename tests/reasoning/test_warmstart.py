@@ -8,8 +8,8 @@ import torch
 
 from mrt.errors import ConfigError
 from mrt.reasoning.problems.countdown import Countdown
-from mrt.reasoning.search_traces import search_traces
-from mrt.reasoning.warmstart import BUCKET, WarmStartConfig, WarmStartTrainer, bucketed
+from mrt.reasoning.training.search_traces import search_traces
+from mrt.reasoning.training.warmstart import BUCKET, WarmStartConfig, WarmStartTrainer, bucketed
 from mrt.runs.recipe import load_recipe
 
 

@@ -14,7 +14,7 @@ import torch
 
 from mrt.reasoning.engines.sampling import Sampling
 from mrt.reasoning.engines.vllm_backends import Reply, Request
-from mrt.reasoning.tiny import build_model, build_tokenizer
+from mrt.reasoning.models.tiny import build_model, build_tokenizer
 
 TOKENIZER = build_tokenizer()
 MODEL = build_model(TOKENIZER, hidden=32, layers=2, heads=2, seed=1).eval()
