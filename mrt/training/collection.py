@@ -56,7 +56,7 @@ class Collection:
         return bool(self.left)
 
     def fill(self, batch: Batch, epochs: int = 1, minibatches: int | None = None) -> None:
-        """Takes a new batch, to be seen `epochs` times: whole, or in `minibatches` parts of an order that is drawn now."""
+        """Takes a new batch, to be seen `epochs` times: whole, or in `minibatches` parts of an order drawn now."""
         self.batch = batch
         if minibatches is None:
             self.left = [torch.arange(len(batch))] * epochs
