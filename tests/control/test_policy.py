@@ -74,10 +74,10 @@ def test_what_is_not_seen_does_not_matter(left_out: str) -> None:
     else:
         flat = {name: value[:, :1].expand_as(value) for name, value in inputs.items()}
         with torch.no_grad():
-            logits = policy(flat).logits
-            assert torch.equal(logits, logits[:, :1].expand_as(logits)), "without the time equal steps are equal"
-            timed = make_policy("none")(flat).logits
-            assert bool((timed[:, 1:] != timed[:, :1]).any())
+            logits, timed = policy(flat).logits, make_policy("none")(flat).logits
+        spread = [(each - each[:, :1]).abs().max().item() for each in (logits, timed)]
+        assert spread[0] < 1e-5, "without the time equal steps are equal, but for the rounding of a matrix product"
+        assert spread[1] > 1e-3
 
 
 def test_the_time_is_a_fraction_of_the_trial() -> None:
