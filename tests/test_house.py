@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from mrt.runs.fields import SECRET_TEXT
+from tests.support import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 SOURCES = sorted(p for package in ("mrt", "classic_metarl") for p in (ROOT / package).rglob("*.py"))
 TEXT_ENDINGS = {".py", ".md", ".toml", ".txt", ".yaml", ".yml", ".cff", ".json", ".jsonl", ".css", ".js", ".html", ""}
 
@@ -216,12 +216,6 @@ def test_public_names_resolve() -> None:
         assert getattr(mrt, name).__name__ == name
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         mrt.nothing  # noqa: B018
-
-
-def test_test_files_have_names_of_their_own() -> None:
-    names = [p.name for p in (ROOT / "tests").rglob("test_*.py")]
-    assert len(names) == len(set(names))
-    assert not list((ROOT / "tests").rglob("__init__.py"))
 
 
 def test_no_secret_is_tracked() -> None:
