@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import ROOT
+
 os.environ.update(
     OMP_NUM_THREADS="1",
     HF_HUB_OFFLINE="1",
@@ -16,6 +18,8 @@ os.environ.update(
     TOKENIZERS_PARALLELISM="false",
     TQDM_DISABLE="1",
     TRL_EXPERIMENTAL_SILENCE="1",
+    # Processes of the tests run this checkout, wherever they start and whatever is installed.
+    PYTHONPATH=os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))),
 )
 
 import torch
@@ -23,8 +27,6 @@ import torch
 torch.set_num_threads(1)
 # A shell's background job starts with interrupts ignored, and so would every process that the tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="session")
