@@ -5,7 +5,8 @@ tested.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -68,3 +69,11 @@ class IndexDataset(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, int]:
         return {"index": int(index)}
+
+
+@contextmanager
+def own_draws(seed: int, device: torch.device) -> Iterator[None]:
+    """Torch's own generators, that of the CPU and that of `device`, seeded for a while and then as they were."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield

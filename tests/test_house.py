@@ -62,7 +62,6 @@ MANY_POSITIONAL: tuple[str, ...] = (
     "mrt.control.evaluation.suites.run_suite",
     "mrt.control.memories.Transformer.__init__",
     "mrt.control.policy.PolicyConfig.__init__",
-    "mrt.control.rollout._Record.add",
     "mrt.credit.progress.progress",
     "mrt.metrics.bootstrap.paired_bootstrap",
     "mrt.metrics.budgets.accuracy_at_budgets",
@@ -98,8 +97,6 @@ MANY_POSITIONAL: tuple[str, ...] = (
 ONLY_TESTED: tuple[str, ...] = (
     "classic_metarl.inner.gradient_steps.unfold",
     "classic_metarl.inner.stages.stages_of",
-    "mrt.adaptation.AdaptationState",
-    "mrt.adaptation.InContext",
     "mrt.control.envs.gymnasium.TensorVectorEnv",
     "mrt.control.evaluation.run.measure_policy",
     "mrt.control.oracles.grids.random_policy",

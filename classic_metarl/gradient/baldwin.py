@@ -25,7 +25,7 @@ from classic_metarl.inner.gradient_steps import GradientSteps, Theta, Tree, para
 from classic_metarl.trainers.few_shot import FewShot, FewShotConfig, FewShotTrainer, MetaLearner, Set, inner_loop
 from mrt.errors import ConfigError
 from mrt.tasks import generator
-from mrt.trials import Trials
+from mrt.training.collection import Batch
 
 
 @dataclass
@@ -70,7 +70,7 @@ class BaldwinTrainer(FewShotTrainer):
         logs = {name: rate.log() for name, rate in rates.items()}
         return Genome(net, family, inner_loop(net, family, args, "first"), [logs])
 
-    def losses(self, trials: Trials, weights: Tensor) -> dict[str, Tensor]:
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
         """A loss whose gradient is minus the strategy's step; its value is the mean loss of the population."""
         genome = self.model
         parts = [*genome.parameters()]
@@ -79,7 +79,7 @@ class BaldwinTrainer(FewShotTrainer):
         noise = [torch.cat([part, -part]) for part in half]
         with torch.no_grad():
             people = [p + self.args.sigma * eps for p, eps in zip(parts, noise, strict=True)]
-            stages, query = self.sets(trials)
+            stages, query = self.sets(batch.trials)
             lost = lifetime_losses(genome, people, stages, query)
             slopes = strategy_gradient(-lost, noise, self.args.sigma)
         self.log_metric("population/best", float(lost.min()))

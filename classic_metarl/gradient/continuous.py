@@ -27,7 +27,7 @@ Deviations: the baseline is fitted to each task's episodes; losses of a stage ar
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -38,12 +38,13 @@ from classic_metarl.inner import estimators
 from classic_metarl.inner.gradient_steps import Order, Tree
 from classic_metarl.inner.meta_policy import MetaPolicy, inner_loop
 from classic_metarl.inner.stage_credit import with_credit
-from classic_metarl.inner.stages import WEIGHTS, stage, task_means
-from classic_metarl.inner.task_policy import TaskPolicy, own_draws, play
+from classic_metarl.inner.stages import stage, task_means
+from classic_metarl.inner.task_policy import TaskPolicy, play
 from classic_metarl.trainers.meta_rl import GradientRLTrainer, learned_rates, policy_options
 from classic_metarl.trainers.meta_rl_config import GradientRLConfig
 from mrt.errors import ConfigError
-from mrt.trials import Trials
+from mrt.tasks import own_draws
+from mrt.training.collection import Batch
 
 Ratios = Literal["episode", "step", "none"]
 
@@ -93,22 +94,23 @@ class ChainPolicy(MetaPolicy):
         super().__init__(net, steps, args.inner_rates, rates)
         self.rule, self.effective = args, 1.0
 
-    def adapt(self, phi: Tree, number: int, trials: Trials, order: Order | None = None) -> Tree:
+    def adapt(self, phi: Tree, number: int, batch: Batch, order: Order | None = None) -> Tree:
         """The policies of what follows stage `number` (from 0), given its episodes, which phi has played."""
         rule = self.rule
         if not rule.adapt:
             return phi
         within = number % rule.steps_each
         if not rule.restart or within:
-            return super().adapt(phi, within, trials, order)
+            return super().adapt(phi, within, batch, order)
         start = self.start()
-        return super().adapt(start, within, self.reweighed(start, trials), order)
+        return super().adapt(start, within, self.reweighed(start, batch), order)
 
     @torch.no_grad()
-    def reweighed(self, start: Tree, trials: Trials) -> Trials:
+    def reweighed(self, start: Tree, batch: Batch) -> Batch:
         """The episodes, their credit times the truncated ratios of `start` to the policy that acted."""
         if self.rule.importance == "none":
-            return trials
+            return batch
+        trials = batch.trials
         logprobs = self.net.logprobs(start, trials)
         ratio = estimators.importance(logprobs, trials, self.rule.most)
         self.effective = float(effective_share(ratio, trials.group).mean())
@@ -116,8 +118,7 @@ class ChainPolicy(MetaPolicy):
         if self.rule.importance == "step":
             assert trials.logprobs is not None
             weights = (logprobs - trials.logprobs).exp().clamp(max=self.rule.most)
-        credit = trials.privileged[WEIGHTS] * weights
-        return replace(trials, privileged={**trials.privileged, WEIGHTS: credit})
+        return Batch(trials, batch.weights * weights)
 
 
 class ContinuousTrainer(GradientRLTrainer):
@@ -151,26 +152,26 @@ class ContinuousTrainer(GradientRLTrainer):
         """The next task of every chain after `steps_each` stages."""
         return next_stage(params, number // self.args.steps_each)
 
-    def next_trials(self, indices: Any) -> Trials:
-        trials = super().next_trials(indices)
+    def next_batch(self, indices: Any) -> Batch:
+        batch = super().next_batch(indices)
         self.log_metric("chain/effective", self.learner.effective)
-        return trials
+        return batch
 
-    def losses(self, trials: Trials, weights: Tensor) -> dict[str, Tensor]:
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Minus the clipped surrogate of every task of the chain, and equation 8's score term."""
         args, net = self.args, self.learner.net
         first = 0 if args.first or not args.adapt else args.steps_each
 
         def objective() -> Tensor:
-            phis, total = self.adapted(trials), torch.zeros((), device=args.device)
-            stages = [stage(trials, number) for number in range(args.inner_steps + 1)]
-            spoken = [net.logprobs(phi, one) for phi, one in zip(phis, stages, strict=True)]
+            phis, total = self.adapted(batch), torch.zeros((), device=args.device)
+            stages = [stage(batch, number) for number in range(args.inner_steps + 1)]
+            spoken = [net.logprobs(phi, one.trials) for phi, one in zip(phis, stages, strict=True)]
             for number in range(first, args.inner_steps + 1):
-                one, logprobs = stages[number], spoken[number]
-                clipped = estimators.clipped(logprobs, one.privileged[WEIGHTS], one, args.clip)
+                one, logprobs = stages[number].trials, spoken[number]
+                clipped = estimators.clipped(logprobs, stages[number].weights, one, args.clip)
                 total = total + task_means(clipped, one).mean()
                 if args.sampling and args.adapt and number:
-                    before, said = stages[number - 1], spoken[number - 1]
+                    before, said = stages[number - 1].trials, spoken[number - 1]
                     score = estimators.sampling_term(said, before, standardised(one))
                     total = total + args.sampling * task_means(score, before).mean()
             return total / (args.inner_steps + 1 - first)

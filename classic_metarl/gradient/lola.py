@@ -40,6 +40,7 @@ from mrt.optim.learners import Learner
 from mrt.runs.recipe import Recipe
 from mrt.tasks import Task
 from mrt.trainer import TrialConfig, TrialTrainer
+from mrt.training.collection import Batch
 from mrt.trials import Stop, Trials
 
 PLAYERS = ("one", "two")
@@ -162,12 +163,9 @@ class LOLATrainer(TrialTrainer):
             task_keys=tuple(task.key for task in tasks),
         )
 
-    def weigh(self, trials: Trials) -> Tensor:
-        return trials.mask.float()
-
-    def losses(self, trials: Trials, weights: Tensor) -> dict[str, Tensor]:
-        """Minus each player's value at the policy that the other is led to. `trials` serve the first inner step."""
-        return {name: -self._ahead(player, trials) for player, name in enumerate(PLAYERS)}
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Minus each player's value at the policy that the other is led to. The trials serve the first inner step."""
+        return {name: -self._ahead(player, batch.trials) for player, name in enumerate(PLAYERS)}
 
     def _ahead(self, player: int, trials: Trials) -> Tensor:
         other = 1 - player

@@ -35,13 +35,13 @@ from classic_metarl.gradient.maml_trpo import MAMLTRPOConfig, MAMLTRPOTrainer
 from classic_metarl.inner import estimators
 from classic_metarl.inner.gradient_steps import GradientSteps, Order, Tree, parameters_of
 from classic_metarl.inner.meta_policy import SURROGATES, MetaPolicy
-from classic_metarl.inner.stages import WEIGHTS, as_trials, numbers_of, stage, task_means
+from classic_metarl.inner.stages import as_batch, numbers_of, stage, task_means
 from classic_metarl.inner.task_policy import TaskPolicy, play
 from classic_metarl.problems.paired import PairedTasks
 from classic_metarl.trainers.meta_rl import policy_options, step_sizes
 from mrt.control.envs.base import EnvTasks, Spec
 from mrt.errors import ConfigError
-from mrt.trials import Trials
+from mrt.training.collection import Batch
 
 LATENTS = "latent_"
 MEAN, LOG_STD = "latent_mean", "latent_log_std"
@@ -91,9 +91,9 @@ class LatentMetaPolicy(MetaPolicy):
         phi = super().start(tasks)
         return phi if tasks is None else {**phi, MEAN: self.means[tasks], LOG_STD: self.log_stds[tasks]}
 
-    def adapt(self, phi: Tree, number: int, trials: Trials, order: Order | None = None) -> Tree:
+    def adapt(self, phi: Tree, number: int, batch: Batch, order: Order | None = None) -> Tree:
         """The gradient step, smaller by `decay` with each one that training does not take."""
-        after, share = super().adapt(phi, number, trials, order), self.decay ** max(0, number - len(self.rates) + 1)
+        after, share = super().adapt(phi, number, batch, order), self.decay ** max(0, number - len(self.rates) + 1)
         moving = self.steps.moving(phi)
         return {n: torch.lerp(phi[n], v, share) if n in moving else v for n, v in after.items()}
 
@@ -110,11 +110,12 @@ def latent_loop(net: LatentPolicy, surrogate: str, order: Order, weights: bool) 
     function = SURROGATES[surrogate]
 
     def loss(phi: Tree, data: Tree) -> Tensor:
-        gain = (latent_score(phi, data[f"inputs/{DRAWN}"][:, :, 0]) * standard(data[WEIGHTS][:, :, 0])).mean(1)
+        gain = (latent_score(phi, data[f"inputs/{DRAWN}"][:, :, 0]) * standard(data["weights"][:, :, 0])).mean(1)
         if weights:
             given = {**phi, **{name: torch.zeros_like(phi[name]) for name in (MEAN, LOG_STD)}}  # z is what it was
-            trials = as_trials({**data, f"inputs/{NOISE}": data[f"inputs/{DRAWN}"]})
-            gain = gain + task_means(function(net.logprobs(given, trials), trials.privileged[WEIGHTS], trials), trials)
+            batch = as_batch({**data, f"inputs/{NOISE}": data[f"inputs/{DRAWN}"]})
+            trials = batch.trials
+            gain = gain + task_means(function(net.logprobs(given, trials), batch.weights, trials), trials)
         return -gain
 
     return GradientSteps(loss, order=order, over="fold", adapted=() if weights else (LATENTS,))
@@ -192,26 +193,26 @@ class MAESNTrainer(MAMLTRPOTrainer):
         mine = (self.learner.means, self.learner.log_stds)
         return [p for p in super().region() if not any(p is one for one in mine)]
 
-    def update(self, trials: Trials) -> bool:
+    def update(self, batch: Batch) -> bool:
         """TRPO's step on theta and alpha, and Adam's on mu_i and sigma_i, both from where they were."""
-        mine, rows = [self.learner.means, self.learner.log_stds], numbers_of(trials)
-        slopes = torch.autograd.grad(self.meta_objective(self.adapted(trials), trials) * len(rows), mine)
-        super().update(trials)
+        mine, rows = [self.learner.means, self.learner.log_stds], numbers_of(batch.trials)
+        slopes = torch.autograd.grad(self.meta_objective(self.adapted(batch), batch) * len(rows), mine)
+        super().update(batch)
         for latent, slope in zip(mine, slopes, strict=True):
             latent.grad = torch.sparse_coo_tensor(rows[None], -slope[rows], latent.shape, check_invariants=True)
         self.latents.step()
         self.latents.zero_grad()
         return True
 
-    def meta_objective(self, phis: list[Tree], trials: Trials) -> Tensor:
+    def meta_objective(self, phis: list[Tree], batch: Batch) -> Tensor:
         """MAML's, what is earned before the step, less the divergence of the latents from the prior."""
-        gain = super().meta_objective(phis, trials)
+        gain = super().meta_objective(phis, batch)
         if self.args.first:
-            one = stage(trials, 0)
-            logprobs = self.learner.net.logprobs(phis[0], one)
-            before = task_means(estimators.likelihood_ratio(logprobs, one.privileged[WEIGHTS], one), one)
+            first = stage(batch, 0)
+            logprobs = self.learner.net.logprobs(phis[0], first.trials)
+            before = task_means(estimators.likelihood_ratio(logprobs, first.weights, first.trials), first.trials)
             gain = gain + self.args.first * before.mean()
-        return gain - self.args.penalty * self.learner.divergence(numbers_of(trials)).mean()
+        return gain - self.args.penalty * self.learner.divergence(numbers_of(batch.trials)).mean()
 
 
 @torch.no_grad()

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.utils._pytree import tree_flatten, tree_map
 
-from mrt.adaptation import Cadence, Differentiability
+from mrt.adaptation import Adaptation, Cadence, Differentiability
 from mrt.errors import ConfigError, nearest
 
 Tree = dict[str, Tensor]
@@ -64,7 +64,7 @@ class Initial(nn.Module):
 
 
 @dataclass(frozen=True)
-class GradientSteps:
+class GradientSteps(Adaptation):
     """`steps` gradient steps on the data of one call: MAML's inner loop (Finn et al. 2017, 1703.03400, equation 1).
 
     Args:

@@ -30,6 +30,7 @@ from mrt.runs.recipe import Recipe
 from mrt.tasks import Task
 from mrt.trainer import TrialConfig, TrialTrainer
 from mrt.training.codec import tree_to
+from mrt.training.collection import Batch
 from mrt.trials import Trials
 
 States = list[tuple[Tensor, Tensor]]  # of each layer: hidden and cell (M D, H)
@@ -114,7 +115,7 @@ class L2LTrainer(TrialTrainer):
         if dials.pop("name", "quadratics") != "quadratics" or set(dials) - {"dimensions"}:
             raise ConfigError(f"{recipe.trainer} optimises problems: {{name: quadratics, dimensions: 10}}")
         torch.manual_seed(args.seed)
-        return cls(LearnedOptimizer(), args, Quadratics(**dials), credit=lambda trials: trials.mask.float())
+        return cls(LearnedOptimizer(), args, Quadratics(**dials))
 
     def collect(self, tasks: Sequence[Task]) -> Trials:
         """The functions and where their optimisation stands: one row a function, one step a stretch."""
@@ -141,14 +142,14 @@ class L2LTrainer(TrialTrainer):
     def _load_run(self, state: Any) -> None:
         self.run.update(tree_to(state, self.args.device))
 
-    def losses(self, trials: Trials, weights: Tensor) -> dict[str, Tensor]:
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
         """The mean of f over the stretch; what it leads to is kept for the next."""
         run, steps = self.run, self.args.unroll
         states = [(hidden, cell) for hidden, cell in run["states"]]
         losses, theta, states = self.model_wrapped(run["matrix"], run["target"], run["theta"], states, steps)
         kept = [[part.detach() for part in pair] for pair in states]
         self.run.update({"theta": theta.detach(), "states": kept, "steps": run["steps"] + steps})
-        return {"policy": (losses.mean(1) * weights[:, 0]).mean()}
+        return {"policy": (losses.mean(1) * batch.weights[:, 0]).mean()}
 
 
 @torch.no_grad()

@@ -25,6 +25,7 @@ from mrt.runs.recipe import Recipe, import_trainer
 from mrt.runs.rundir import trained_weights
 from mrt.tasks import Task
 from mrt.trainer import TrialConfig, TrialTrainer
+from mrt.training.collection import Batch
 from mrt.trials import Trials
 
 Set = tuple[Tensor, Tensor]  # inputs (M, n, ...) and targets (M, n[, A])
@@ -178,7 +179,7 @@ class FewShotTrainer(TrialTrainer):
     def of(cls, family: Any, args: Any, **kwargs: Any) -> Any:
         """The trainer with a fresh learner, its weights drawn from `args.seed`."""
         torch.manual_seed(args.seed)
-        return cls(cls.build(family, args), args, family, credit=lambda trials: trials.mask.float(), **kwargs)
+        return cls(cls.build(family, args), args, family, **kwargs)
 
     @property
     def family(self) -> Any:
@@ -194,7 +195,7 @@ class FewShotTrainer(TrialTrainer):
         episode = torch.where(position < support, position // family.shots, -1).expand(rows, steps)
         measured: dict[str, Any] = {"scored": torch.zeros(rows, dtype=torch.bool)}
         rewards = torch.zeros(rows, steps)
-        if self.state.global_step % max(int(self.args.logging_steps), 1) == 0:
+        if self.log_is_due():
             values, scores = self._stop_values(x, y)
             rewards[:, support:] = scores / family.queries
             measured = {"stop_values": values}
@@ -214,10 +215,10 @@ class FewShotTrainer(TrialTrainer):
         """The support sets and the query set of a batch."""
         return split(self.family, trials.inputs["x"], trials.actions)
 
-    def losses(self, trials: Trials, weights: Tensor) -> dict[str, Tensor]:
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
         """The weighted mean of the query losses after adaptation."""
-        each = self.model_wrapped(*self.sets(trials))
-        weights = weights[:, -each.shape[1] :]
+        each = self.model_wrapped(*self.sets(batch.trials))
+        weights = batch.weights[:, -each.shape[1] :]
         return {"policy": (weights * each).sum() / weights.sum().clamp(min=1)}
 
     def _stop_values(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

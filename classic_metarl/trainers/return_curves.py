@@ -14,7 +14,7 @@ from torch import Tensor
 
 from classic_metarl.inner.meta_policy import MetaPolicy
 from classic_metarl.inner.stage_credit import with_credit
-from classic_metarl.inner.task_policy import own_draws, play
+from classic_metarl.inner.task_policy import play
 from classic_metarl.problems.paired import PairedTasks
 from classic_metarl.trainers.meta_rl_config import GradientRLConfig
 from mrt.control.envs.base import EnvTasks
@@ -22,6 +22,7 @@ from mrt.control.evaluation.report import write_report
 from mrt.control.evaluation.run import HELD_OUT, bounds_of
 from mrt.runs.recipe import Recipe, import_trainer
 from mrt.runs.rundir import trained_weights, write_json
+from mrt.tasks import own_draws
 
 EPISODES = 20  # of each task after each step, as in the paper's training
 

@@ -13,11 +13,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from mrt.control.agent import Entrant
 from mrt.control.envs import make_tasks
 from mrt.control.envs.decisions import TwoStep
 from mrt.control.evaluation.measures import watch
 from mrt.control.evaluation.run import HELD_OUT, evaluate_policy
-from mrt.control.rollout import LearnedPolicy
 from mrt.control.trainer import load_policy
 from mrt.runs.recipe import Recipe
 
@@ -64,7 +64,7 @@ def stay(run: Path, recipe: Recipe, tasks: int = 2000) -> Score:
     held_out = make_tasks(**recipe.tasks)
     env = held_out.env
     assert isinstance(env, TwoStep)
-    player = LearnedPolicy(load_policy(run).eval(), greedy=True)
+    player = Entrant(load_policy(run).eval(), greedy=True)
     _, seen = watch(env, player, held_out.batch(HELD_OUT, range(tasks)), HELD_OUT, keep=True)
     first, second = seen.actions[0], seen.actions[2]  # a choice takes two steps
     common, paid = seen.states[1]["stage"] - 1 == first, seen.rewards[1] > 0

@@ -37,8 +37,9 @@ from transformers.trainer_callback import PrinterCallback
 from evals.speed.common import Clock, Timed, compare, interleaved, parser, say, show, summary
 from mrt.control import trainer as control_trainer
 from mrt.control.envs import make_tasks
+from mrt.control.interaction import first_inputs
 from mrt.control.policy import ControlPolicy
-from mrt.control.rollout import first_inputs, rollout
+from mrt.control.rollout import rollout
 from mrt.control.trainer import ControlConfig, ControlTrainer
 
 PARTS = ("acting", "environment", "recording", "bounds", "loss", "backward", "optimiser", "rest")
@@ -181,11 +182,11 @@ class Window(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step == self.first:
-            self.begun = self.trainer.cost["env_steps"]
+            self.begun = self.trainer.cost.total["env_steps"]
             self.clock.start()
         elif state.global_step == self.last:
             self.clock.charge()
-            self.steps = self.trainer.cost["env_steps"] - self.begun
+            self.steps = self.trainer.cost.total["env_steps"] - self.begun
             self.seconds = {part: self.clock.seconds[part] for part in PARTS}
 
 

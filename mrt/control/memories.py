@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mrt.control.agent import rows_of
 from mrt.errors import ConfigError, nearest
 
 Inputs = Mapping[str, Tensor]
@@ -45,13 +46,7 @@ class Memory(nn.Module, ABC):
 
         A subclass whose state is no tree of tensors (B, ...) says its own.
         """
-        if isinstance(state, Tensor):
-            return state[rows]
-        if isinstance(state, Mapping):
-            return {name: self.fork(value, rows) for name, value in state.items()}
-        if isinstance(state, tuple | list):
-            return type(state)(self.fork(value, rows) for value in state)
-        return state  # None, or a plain number that all rows share
+        return rows_of(state, rows)
 
 
 class Recurrent(Memory):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from mrt.control.agent import Agent, Choice, Seen
 from mrt.control.distributions import Categorical, Distribution, Gaussian
 from mrt.control.envs.base import Spec
 from mrt.control.memories import Inputs, make_memory
@@ -70,7 +71,7 @@ class PolicyConfig(PreTrainedConfig):
         super().__init__(**kwargs)
 
 
-class ControlPolicy(PreTrainedModel):
+class ControlPolicy(PreTrainedModel, Agent):
     """Actor and critic over a memory. `save_pretrained`, `from_pretrained` and peft's adapters work as for any model.
 
     Raises:
@@ -142,6 +143,16 @@ class ControlPolicy(PreTrainedModel):
         """The memory at the start of `rows` trials."""
         critic = self.critic_memory.init_state(rows) if self.critic_memory is not None else None
         return self.memory.init_state(rows), critic, 0
+
+    @torch.no_grad()
+    def act(self, seen: Seen, state: State, greedy: bool = False, generator: torch.Generator | None = None) -> Choice:
+        """One step of all rows, drawn or greedy; the inputs may lie on another device."""
+        if seen["done"].device != self.device:
+            seen = {name: value.to(self.device) for name, value in seen.items()}
+        heads, state = self.step(seen, state)
+        logits, how = heads.logits, self.distribution
+        actions = how.mode(logits) if greedy else how.sample(logits, generator)
+        return Choice(actions, how.logprob(logits, actions), heads.values, state)
 
     def step(self, seen: Inputs, state: State) -> tuple[Heads, State]:
         """One step of all rows: inputs (B, ...) and the state, which is used up -> heads (B, ...), the next state."""

@@ -58,7 +58,7 @@ class TrialArguments(Behind):
         if self.save_total_limit is not None and self.save_total_limit < 2:
             raise ConfigError(f"save_total_limit={self.save_total_limit}: at least 2 are kept, for one may be damaged")
         if self.max_skipped_steps < 1:
-            raise ConfigError(f"max_skipped_steps={self.max_skipped_steps} is to be at least 1")
+            raise ConfigError(f"max_skipped_steps={self.max_skipped_steps} must be at least 1")
         if self.data_seed is None:  # or else the order of the data hangs on whoever seeded torch last
             self.data_seed = self.seed
         if not torch.accelerator.is_available():
@@ -88,6 +88,10 @@ class TrialMixin(SavingMixin):
     def log_total(self, name: str, value: float) -> None:
         """Makes the next log report this very value: for counters, whose mean over the window says nothing."""
         self._windows()["train" if self.model.training else "eval"][name] = [float(value)]
+
+    def log_is_due(self, updates: int = 1) -> bool:
+        """Whether the next log comes within so many steps: what takes long to measure is measured only then."""
+        return self.state.global_step % (every := max(int(self.args.logging_steps), 1)) + updates >= every
 
     def write_trials(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Appends one JSON object a trial to trials.jsonl. Every process has to call it: the rows are gathered."""
@@ -161,18 +165,24 @@ class TrialMixin(SavingMixin):
         loss = super().training_step(model, inputs, num_items_in_batch)
         if self.is_deepspeed_enabled:  # its engine steps inside the backward pass: nothing can be dropped here
             return loss
-        guard = self._guard()
-        clean = guard.see(self.offending_batch(inputs), loss, model)
-        if self.accelerator.sync_gradients:
-            scaled = self.accelerator.scaler is not None  # its gradients overflow now and then: that is its business
-            bad = self._anywhere(not clean or not (scaled or finite(model.parameters())))
-            clean = not guard.close(bad, self.state.global_step, self.args.process_index, model)
-        if not clean and self.accelerator.scaler is None:
-            for parameter in model.parameters():
-                parameter.grad = None
-        if not torch.isfinite(loss).all():  # one NaN would stay in the running sum for ever
+        if (
+            not self.check_update(model, inputs, loss) and not torch.isfinite(loss).all()
+        ):  # one NaN would stay in the running sum for ever
             loss = self._tr_loss / (1 + self.state.global_step - self._globalstep_last_logged)
         return loss
+
+    def check_update(self, model: nn.Module, inputs: Any, loss: Tensor) -> bool:
+        """After a backward pass: whether the update may be taken; else its gradients are dropped, on every process."""
+        guard = self._guard()
+        clean = guard.see(self.offending_batch(inputs), loss, model)
+        scaled = self.accelerator.scaler is not None  # its gradients overflow now and then: that is its business
+        if self.accelerator.sync_gradients:
+            bad = self._anywhere(not clean or not (scaled or finite(model.parameters())))
+            clean = not guard.close(bad, self.state.global_step, self.args.process_index, model)
+        if not clean and not scaled:
+            for parameter in model.parameters():
+                parameter.grad = None
+        return clean
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Logs as the trainer behind does, and writes the same to metrics.jsonl."""

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from mrt.control.agent import Entrant, RandomAgent
 from mrt.control.envs import EnvTasks
 from mrt.control.evaluation.measures import (
     Moments,
@@ -24,10 +25,9 @@ from mrt.control.evaluation.measures import (
     unit_of,
     watch,
 )
-from mrt.control.oracles import Bounds, RandomPolicy, task_bounds
+from mrt.control.oracles import Bounds, task_bounds
 from mrt.control.oracles.references import Player, exact_values, players
 from mrt.control.policy import ControlPolicy
-from mrt.control.rollout import LearnedPolicy
 from mrt.errors import ConfigError, nearest
 
 HELD_OUT = 1 << 40  # added to the seed: a run's own tasks are those of seeds below
@@ -141,11 +141,11 @@ def _entrants(
             raise ConfigError(f"a policy is called '{name}', as a baseline of {tasks.name} is: give it another name")
         entrants[name] = _learned(policy.eval(), greedy)
     entrants |= {name: known[name] for name in (known if references is None else references)}
-    return {**entrants, RANDOM: lambda params, seed: RandomPolicy(spec, seed)}
+    return {**entrants, RANDOM: lambda params, seed: RandomAgent(spec, seed)}
 
 
 def _learned(policy: ControlPolicy, greedy: bool) -> Player:
-    return lambda params, seed: LearnedPolicy(policy, greedy, seed)
+    return lambda params, seed: Entrant(policy, greedy, seed)
 
 
 def bounds_of(tasks: EnvTasks, params: Mapping[str, Tensor]) -> Bounds | None:

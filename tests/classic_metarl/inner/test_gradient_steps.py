@@ -20,7 +20,6 @@ from classic_metarl.inner.gradient_steps import (
     unfold,
 )
 from classic_metarl.inner.task_networks import MLP
-from mrt.adaptation import AdaptationState
 from mrt.errors import ConfigError
 
 M, N = 4, 5
@@ -154,16 +153,14 @@ def test_a_recurrent_body_is_folded_where_vmap_has_no_rule() -> None:
         torch.vmap(lambda x: torch.func.functional_call(body, parameters_of(body), (x,))[1])(x)
 
 
-def test_it_is_an_adaptation_that_dies_with_its_trial() -> None:
+def test_it_is_an_adaptation() -> None:
+    """phi goes on from phi, and a new trial starts from theta again."""
     net, support, query = problem()
-    state = AdaptationState(steps_of(net), Theta(parameters_of(net)))
-    state.begin("trial 1")
-    first = state.adapt("trial 1", support)["layers.0.bias"]
-    second = state.adapt("trial 1", query)["layers.0.bias"]
-    assert not torch.equal(first, second)
-    with pytest.raises(RuntimeError, match="'trial 1' was used in trial 'trial 2'"):
-        state.adapt("trial 2", support)
-    assert torch.equal(state.begin("trial 2")["layers.0.bias"], net.layers[0].bias)
+    steps, theta = steps_of(net), Theta(parameters_of(net))
+    first = steps.adapt(theta, steps.init(theta), support)
+    second = steps.adapt(theta, first, query)
+    assert not torch.equal(first["layers.0.bias"], second["layers.0.bias"])
+    assert torch.equal(steps.init(theta)["layers.0.bias"], net.layers[0].bias)
 
 
 def test_trees_of_tasks() -> None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from evals.gates import __main__ as runner
 from evals.gates import measures, readme, table
 from evals.gates.table import Bar, gates
+from mrt.control.agent import ScriptedAgent
 from mrt.control.envs import make_env
 from mrt.errors import ConfigError
 
@@ -255,30 +258,23 @@ def test_the_two_step_signature_tells_model_based_choice(monkeypatch: pytest.Mon
             return None
 
     monkeypatch.setattr(measures, "load_policy", lambda run: Bayes())
-    monkeypatch.setattr(measures, "LearnedPolicy", lambda policy, greedy: TwoStepBayes())
+    monkeypatch.setattr(measures, "Entrant", lambda policy, greedy: TwoStepBayes())
     optimal = measures.stay(Path("run"), recipe, 300)
     assert optimal.mean == 1.0
-    monkeypatch.setattr(measures, "LearnedPolicy", lambda policy, greedy: _Habit())
+    monkeypatch.setattr(measures, "Entrant", lambda policy, greedy: _Habit())
     habit = measures.stay(Path("run"), recipe, 300)  # repeats whatever was rewarded, whichever way it came
     assert habit.mean == 0.0
 
 
-class _Habit:
+class _Habit(ScriptedAgent):
     """Model-free: the first choice is repeated after a reward and changed without one."""
 
-    def reset(self, rows: int) -> None:
-        self.choice, self.stage = None, 0
+    def start(self, rows: int) -> dict[str, Any]:
+        return {"choice": torch.zeros(rows, dtype=torch.long), "stage": 0}
 
-    def act(self, observation):  # type: ignore[no-untyped-def]
-        import torch
+    def choose(self, observation: torch.Tensor, state: dict[str, Any]) -> torch.Tensor:
+        return state["choice"]
 
-        if self.choice is None:
-            self.choice = torch.zeros(len(observation), dtype=torch.long)
-        return self.choice
-
-    def update(self, actions, step) -> None:  # type: ignore[no-untyped-def]
-        import torch
-
-        if self.stage == 1:
-            self.choice = torch.where(step.reward > 0, self.choice, 1 - self.choice)
-        self.stage = 1 - self.stage
+    def learn(self, seen: Any, state: dict[str, Any]) -> dict[str, Any]:
+        kept = torch.where(seen["reward"] > 0, state["choice"], 1 - state["choice"])
+        return {**state, "choice": kept if state["stage"] == 1 else state["choice"], "stage": 1 - state["stage"]}

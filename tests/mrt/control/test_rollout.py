@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from mrt.control.agent import Entrant
 from mrt.control.envs import make_env, make_tasks
-from mrt.control.oracles import play
+from mrt.control.interaction import play
 from mrt.control.policy import ControlPolicy
-from mrt.control.rollout import LearnedPolicy, rollout
-from mrt.trainer import episode_returns
+from mrt.control.rollout import rollout
+from mrt.training.records import episode_returns
 from mrt.trials import Stop, Trials
 from tests.support.policies import make_policy, randomised
 
@@ -114,7 +115,7 @@ def test_play_and_rollout_are_the_same_trials(name: str, dials: dict[str, Any], 
     tasks = make_tasks(name, **dials)
     policy = randomised(ControlPolicy.for_spec(tasks.env.spec, hidden_size=8)).eval()
     params = tasks.batch(1, range(20))
-    learned = LearnedPolicy(policy, greedy=greedy, seed=3)
+    learned = Entrant(policy, greedy=greedy, seed=3)
     numbers = torch.Generator()
     numbers.set_state(learned.generator.get_state())
     trials = rollout(tasks.env, policy, params, seed=5, greedy=greedy, generator=numbers)

@@ -86,7 +86,7 @@ def test_an_exploitation_episode_begins_behind_every_episode_the_last_one_too() 
     torch.nn.init.zeros_(policy.actor.weight)
     with torch.no_grad():
         policy.actor.bias.copy_(torch.tensor([-1.0, 1.0]))  # greedily the action that pays
-    trials = rollout(env, policy, EnvTasks(env).batch(0, range(6)), probe=ExploitProbe(policy, 2))
+    trials = rollout(env, policy, EnvTasks(env).batch(0, range(6)), probe=ExploitProbe(2))
     lengths = [2 + int(2 * u) for u in trials_u(env)]
     assert trials.stop_values is not None
     assert trials.stop_values.tolist() == [[float(length**2)] * 3 for length in lengths]

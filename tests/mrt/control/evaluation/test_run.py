@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from mrt.control.envs import EnvTasks, Step, TensorEnv, make_env, make_tasks
+from mrt.control.agent import ScriptedAgent
+from mrt.control.envs import EnvTasks, TensorEnv, make_env, make_tasks
 from mrt.control.evaluation.measures import Moments, Outcomes, measure, measures_of, unit_of, watch
 from mrt.control.evaluation.run import evaluate_policy, measure_policy
 from mrt.control.oracles import floor_and_ceiling, task_bounds
@@ -17,19 +18,14 @@ from mrt.control.policy import ControlPolicy
 from mrt.errors import ConfigError
 
 
-class Always:
+class Always(ScriptedAgent):
     """One action, whatever happens."""
 
     def __init__(self, action: int) -> None:
         self.action = action
 
-    def reset(self, rows: int) -> None:
-        self.rows = rows
-
-    def act(self, observation: torch.Tensor) -> torch.Tensor:
-        return torch.full((self.rows,), self.action)
-
-    def update(self, actions: torch.Tensor, step: Step) -> None: ...
+    def choose(self, observation: torch.Tensor, state: dict[str, object]) -> torch.Tensor:
+        return torch.full((len(observation),), self.action)
 
 
 def fresh_policy(env: TensorEnv, **options: object) -> ControlPolicy:

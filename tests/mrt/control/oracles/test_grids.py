@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 import torch
 
+from mrt.control.agent import RandomAgent
 from mrt.control.envs.base import EnvTasks
 from mrt.control.envs.buses import BusGrid, MapGrid
 from mrt.control.envs.corridors import Hallway, TMaze
 from mrt.control.envs.grids import DarkRoom, GridNavi, KeyToDoor
 from mrt.control.envs.mazes import Maze
 from mrt.control.envs.navigation import FourCorners, Navigation2D, PointRobot, SparseSemicircle
+from mrt.control.interaction import play
 from mrt.control.oracles import grids, navigation
-from mrt.control.oracles.base import RandomPolicy, mean_and_se, play
+from mrt.control.oracles.base import mean_and_se
 from mrt.control.oracles.bounds import floor_and_ceiling
 from mrt.control.oracles.buses import uninformed_bus
 from mrt.control.oracles.grids import episode_values, first_episode_bound, grid_navi_bayes, known_task, random_policy
@@ -174,7 +176,7 @@ def test_key_to_door_over_all_tasks() -> None:
     env = KeyToDoor.named("ad")
     assert known_task(env) == 2
     params = EnvTasks(env).batch(3, range(20_000))
-    mean, se = mean_and_se(play(env.with_spec(episodes=1), RandomPolicy(env.spec, seed=1), params)[:, 0])
+    mean, se = mean_and_se(play(env.with_spec(episodes=1), RandomAgent(env.spec, seed=1), params)[:, 0])
     assert abs(random_policy(env) - mean) < 4 * se
 
 
@@ -302,7 +304,7 @@ def test_random_play_earns_the_value_of_the_random_policy(name: str) -> None:
     else:
         params = {key: value[:40].repeat(75, *[1] * (value.ndim - 1)) for key, value in params.items()}
         exact = random_policy(env, {key: value[:40] for key, value in params.items()})
-    mean, se = mean_and_se(play(env, RandomPolicy(env.spec, seed=1), params)[:, 0])
+    mean, se = mean_and_se(play(env, RandomAgent(env.spec, seed=1), params)[:, 0])
     assert abs(mean - exact) < 4 * se
 
 
