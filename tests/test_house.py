@@ -258,7 +258,8 @@ def tracked() -> list[Path]:
         listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split("\0")
     except (OSError, subprocess.CalledProcessError):
         generated = {".venv", ".git", "runs", "build", "dist"}
-        listed = [str(p.relative_to(ROOT)) for p in ROOT.rglob("*") if not generated & set(p.relative_to(ROOT).parts)]
+        paths = (path.relative_to(ROOT) for path in ROOT.rglob("*"))
+        listed = [str(path) for path in paths if path.parts[0] not in generated and "__pycache__" not in path.parts]
     return [ROOT / name for name in listed if name and (ROOT / name).is_file()]
 
 
@@ -391,6 +392,12 @@ def test_public_names_resolve() -> None:
         assert getattr(mrt, name).__name__ == name
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         mrt.nothing  # noqa: B018
+
+
+def test_sources_are_tracked_outside_a_checkout_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """mrt/runs is a package, runs/ at the top is what trainings leave."""
+    monkeypatch.setenv("PATH", "")  # no git
+    assert set(SOURCES) <= set(tracked())
 
 
 def test_tests_mirror_the_tree() -> None:
