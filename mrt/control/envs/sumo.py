@@ -69,6 +69,9 @@ class Sumo(TensorEnv):
             "stage": begin,
         }
 
+    def task_ranges(self) -> dict[str, tuple[float, float]]:
+        return {"power": (0.3, 0.6), "growth": (0.0, 0.1), "lean": (-0.5, 0.5), "drift": (-0.2, 0.2)}
+
     def begin_episode(self, u: Tensor) -> dict[str, Tensor]:
         """Both in the ring's halves, up to 0.2 off the middle line."""
         side = 0.2 * (2 * u - 1)
