@@ -10,6 +10,7 @@ that are written against Gymnasium, is `TensorVectorEnv`.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from mrt.control.envs.base import Spec, Step, TensorEnv, number_text
 from mrt.control.envs.variation import Variation
-from mrt.errors import ConfigError
+from mrt.errors import ConfigError, nearest
 
 try:
     import gymnasium
@@ -232,6 +233,49 @@ class GymEnv(TensorEnv):
             self.lease.discard()
             self._hold(None)
             raise
+
+
+def registered(identity: str) -> Callable[..., Any]:
+    """The constructor behind a registered id.
+
+    Raises:
+        ConfigError: for an id that is not registered, with the nearest one, or whose package is missing.
+    """
+    from gymnasium.envs.registration import load_env_creator
+
+    try:
+        entry = gymnasium.spec(identity).entry_point
+        return entry if callable(entry) else load_env_creator(str(entry))
+    except gymnasium.error.UnregisteredEnv as error:
+        near = nearest(identity, set(gymnasium.registry))
+        raise ConfigError(f"Gymnasium has no environment '{identity}'; {near} ({error})") from error
+    except (ImportError, AttributeError, gymnasium.error.Error) as error:
+        raise ConfigError(f"environment '{identity}' cannot be loaded: {error}") from error
+
+
+def attributes_of(
+    env: str | Callable[..., Any], creator: Callable[..., Any], chosen: Mapping[str, Any], own: Collection[str]
+) -> set[str]:
+    """Which of the `chosen` parameters are attributes, because the constructor does not take them.
+
+    Raises:
+        ConfigError: for one that is neither an argument nor an attribute; `own` are further valid names to show.
+    """
+    takes = inspect.signature(creator).parameters
+    left = [name for name in chosen if name not in takes]
+    if not left:
+        return set()
+    arguments = {name: value for name, value in chosen.items() if name in takes}
+    make, name = (env, getattr(env, "__name__", "")) if callable(env) else (_maker(env), env)
+    bare = assigned(make, name, Assignment(arguments, {}))
+    has = {key for key in dir(bare.unwrapped) if key[0] != "_" and not callable(getattr(bare.unwrapped, key, None))}
+    bare.close()
+    anything = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in takes.values())
+    for one in left:
+        if one not in has and not anything:
+            valid = (set(takes) | has | set(own)) - {"self"} - set(dir(gymnasium.Env))
+            raise ConfigError(f"environment '{name}' takes no '{one}'; {nearest(one, valid)}")
+    return {one for one in left if one in has}
 
 
 def _maker(identity: str) -> Callable[..., Any]:
