@@ -12,7 +12,7 @@ from mrt.runs.fields import show
 
 OUR_PACKAGES = ("mrt", "classic_metarl")
 SPEC = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII)  # module:Name
-EXAMPLES = {"trainer": "mrt.reasoning.training.trainer:MRTTrainer", "tasks.env": "my_package:MyEnv"}
+EXAMPLES = {"trainer": "as in mrt.reasoning.training.trainer:MRTTrainer"}
 
 
 def import_named(spec: str, key: str, allow_code: bool = False, item: bool = True) -> Any:
@@ -26,7 +26,7 @@ def import_named(spec: str, key: str, allow_code: bool = False, item: bool = Tru
     """
     module_name, _, name = str(spec).partition(":")
     if not SPEC.fullmatch(str(spec) if item else f"{module_name}:_"):
-        raise ConfigError(f"{key} {show(spec)} should read module:Class, as in {EXAMPLES.get(key, 'my_package:MyEnv')}")
+        raise ConfigError(f"{key} {show(spec)} should read module:Class, {EXAMPLES.get(key, 'as in my_package:MyEnv')}")
     named = f"{key} {show(spec)}"
     ours = module_name.split(".")[0] in OUR_PACKAGES
     if not ours and not allow_code:
