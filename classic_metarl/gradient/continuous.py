@@ -132,13 +132,15 @@ class ContinuousTrainer(GradientRLTrainer):
     model: ChainPolicy
 
     def __init__(self, model: Any, args: Any, tasks: Any, **kwargs: Any) -> None:
-        super().__init__(model, args, tasks, **kwargs)
         stages = getattr(tasks.env, "stages", 0)
         if args.chain > stages:
             raise ConfigError(
                 f"chain={args.chain}: {tasks.name} has {stages} stages. Continuous adaptation wants tasks that change "
                 "(fading-legs, sumo), and chains no longer than they are"
             )
+        env = tasks.env.with_spec()
+        env.chain = args.chain  # chains begin where as many stages are left
+        super().__init__(model, args, replace(tasks, env=env), **kwargs)
 
     @classmethod
     def args_class(cls) -> type:

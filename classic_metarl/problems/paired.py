@@ -35,7 +35,7 @@ class PairedTasks(EnvTasks):
         return super().to(device) if test is self.test_env else replace(super().to(device), test_env=test)
 
 
-def paired_tasks(name: str, test: Mapping[str, Any] | None = None, split: str | None = None, **dials: Any) -> Any:
+def paired_tasks(name: str = "", test: Mapping[str, Any] | None = None, split: str | None = None, **dials: Any) -> Any:
     """p(M) of the environment `name`; `test` holds the dials that differ at test.
 
     Raises:

@@ -3,7 +3,7 @@
     trainer: mrt.reasoning.training.trainer:MRTTrainer    # module:class
     model: runs/warmstart/model                  # a path or a hub name
     problems: {name: countdown}                  # a problem set and its dials
-    tasks: {name: grid-navi, episodes: 4}        # or, for control, an environment and its dials,
+    tasks: {name: grid-navi, episodes: 4}        # or, for control, an environment and its dials (docs/environments.md),
     policy: {memory: gru, hidden_size: 64}       # and the policy that is built for it
     args: {learning_rate: 2e-4, max_steps: 60}   # fields of the trainer's own arguments class
     peft: {r: 8}                                 # fields of peft.LoraConfig; leave out to train every weight
@@ -15,12 +15,8 @@ A trainer that recipes can name has two classmethods: `args_class()` (the datacl
 """
 
 import hashlib
-import importlib
 import json
-import os
-import pkgutil
 import re
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import resources
@@ -30,15 +26,15 @@ from typing import Any, Protocol
 import yaml
 
 from mrt.errors import ConfigError, nearest
+from mrt.runs.code import SPEC, import_named
 from mrt.runs.fields import convert_fields, field_types, redact, show
 from mrt.runs.strict_yaml import parse_yaml
 
-OUR_PACKAGES = ("mrt", "classic_metarl")
 SECTIONS = ("problems", "tasks", "policy", "args", "peft")
 NAMED = ("problems", "tasks")  # sections that say which one by `name`
+TASK_SOURCES = ("name", "gymnasium", "env")  # tasks also by a Gymnasium id, or by a class of one's own (module:Class)
 SAID_ABOVE = ("output_dir", "seed")  # fields of every arguments class that a recipe states once, at its top level
 MAX_BYTES = 1_000_000
-SPEC = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII)  # module:Name
 
 
 class RecipeTrainer(Protocol):
@@ -138,7 +134,11 @@ def load_recipe(path_or_name: str, overrides: Sequence[str] = (), *, allow_code:
             section, rest = _section_of(key, args_class, sections)
             _set_nested(sections[section], rest, parse_yaml(raw, f"override {key}"), key)
             texts[section][".".join(rest)] = raw
-    return _finish(recipe, args_class, sections, texts, source)
+    recipe = _finish(recipe, args_class, sections, texts, source)
+    for key in ("env", "gymnasium"):  # module:Class; Gymnasium imports the module of module:Id-v0
+        if ":" in str(recipe.tasks.get(key, "")):
+            import_named(recipe.tasks[key], f"tasks.{key}", allow_code, item=key == "env")
+    return recipe
 
 
 def _finish(
@@ -151,8 +151,10 @@ def _finish(
         for key in sections[name]:
             if not isinstance(key, str):
                 raise ConfigError(f"{source}: {name}: {show(key)} is not a name")
-        if name in NAMED and sections[name] and not isinstance(sections[name].get("name"), str):
-            raise ConfigError(f"{source}: {name} needs a name ({name}: {{name: ..., ...}})")
+        given = [key for key in (TASK_SOURCES if name == "tasks" else ("name",)) if key in sections[name]]
+        if name in NAMED and sections[name] and [type(sections[name][key]) for key in given] != [str]:
+            also = ", or one of gymnasium and env instead" if name == "tasks" else ""
+            raise ConfigError(f"{source}: {name} needs a name ({name}: {{name: ..., ...}}){also}")
     args = convert_fields(args_class, sections["args"], f"{source}: args", texts["args"])
     peft = sections["peft"] or None
     if peft is not None:
@@ -170,40 +172,11 @@ def import_trainer(spec: str, allow_code: bool = False) -> type[RecipeTrainer]:
     Raises ConfigError for a spec of another shape, a module or class that is not there (naming the nearest), and a
     class without `args_class` and `from_recipe`.
     """
-    if not SPEC.fullmatch(spec):
-        raise ConfigError(
-            f"trainer {show(spec)} should read module:Class, as in mrt.reasoning.training.trainer:MRTTrainer"
-        )
-    module_name, class_name = spec.split(":")
-    ours = module_name.split(".")[0] in OUR_PACKAGES
+    trainer = import_named(spec, "trainer", allow_code)
     named = f"trainer {show(spec)}"
-    if not ours and not allow_code:
-        raise ConfigError(f"{named} is code from outside mrt and classic_metarl: allow it with --allow-code")
-    if not ours and os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        missing = error.name or ""
-        if not (module_name + ".").startswith(missing + "."):
-            raise ConfigError(f"{named} needs the package '{missing}', which is not installed") from error
-        hint = f"; {nearest(module_name, _modules())}" if ours else " on the path or in this folder"
-        raise ConfigError(f"{named}: no module {show(missing)}{hint}") from error
-    trainer = getattr(module, class_name, None)
-    if trainer is None:
-        classes = {name for name, value in vars(module).items() if isinstance(value, type)}
-        raise ConfigError(f"{named}: no such class; {nearest(class_name, classes)}")
     if not isinstance(trainer, type) or not (hasattr(trainer, "args_class") and hasattr(trainer, "from_recipe")):
         raise ConfigError(f"{named} is no trainer: it lacks the classmethods args_class and from_recipe")
     return trainer
-
-
-def _modules() -> set[str]:
-    found = set()
-    for name in OUR_PACKAGES:
-        package = importlib.import_module(name)
-        found |= {m.name for m in pkgutil.walk_packages(package.__path__, name + ".", onerror=lambda _: None)}
-    return found
 
 
 # ---- finding and reading

@@ -8,12 +8,14 @@ the same float32 numbers come out anywhere.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from mrt.control.envs.base import Spec, TensorEnv
+from mrt.control.envs.draws import reflected
 from mrt.control.envs.grids import pick
 
 Move = tuple[dict[str, Tensor], Tensor, Tensor]
@@ -72,6 +74,9 @@ class PointRobot(PointEnv):
     def task_params(self, u: Tensor) -> dict[str, Tensor]:
         return {"goal": 2 * u - 1}
 
+    def task_ranges(self) -> dict[str, tuple[float, float]]:
+        return {"goal": (-1.0, 1.0)}
+
     def move(self, actions: Tensor, u: Tensor) -> Move:
         position = self.reach(actions)
         reward = -distance(position, self.params["goal"])
@@ -101,8 +106,16 @@ class SparseSemicircle(PointEnv):
         self.reward, self.radius = reward, radius
 
     def task_params(self, u: Tensor) -> dict[str, Tensor]:
-        angle = u[:, 0].double() * math.pi  # float64: the last digit of a float32 cosine depends on the machine
-        return {"goal": torch.stack([angle.cos(), angle.sin()], dim=1).float()}
+        return {"goal": _on_circle(u[:, 0].double() * math.pi)}
+
+    def mutation_draws(self, params: Mapping[str, Tensor]) -> int:
+        return 1
+
+    def mutate(self, params: Mapping[str, Tensor], u: Tensor, size: float = 0.1) -> dict[str, Tensor]:
+        """The goal moves along the half circle."""
+        goal = params["goal"].double()
+        angle = torch.atan2(goal[:, 1], goal[:, 0]) + size * math.pi * (2 * u[:, 0].double() - 1)
+        return {"goal": _on_circle(reflected(angle, 0.0, math.pi))}
 
     def move(self, actions: Tensor, u: Tensor) -> Move:
         position = self.reach(actions)
@@ -130,6 +143,9 @@ class Navigation2D(PointEnv):
 
     def task_params(self, u: Tensor) -> dict[str, Tensor]:
         return {"goal": u - 0.5}
+
+    def task_ranges(self) -> dict[str, tuple[float, float]]:
+        return {"goal": (-0.5, 0.5)}
 
     def move(self, actions: Tensor, u: Tensor) -> Move:
         position = self.reach(actions)
@@ -180,3 +196,8 @@ class FourCorners(PointEnv):
         paid = (position * goal >= 0).all(dim=1) & (position.abs().sum(dim=1) >= self.quiet)
         reward = -after if self.reward == "dense" else torch.where(paid, before - after, 0.0)
         return {"position": position}, reward, torch.zeros_like(paid)
+
+
+def _on_circle(angle: Tensor) -> Tensor:
+    """(B, 2) float32 points at angles (B,), float64: the last digit of a float32 cosine depends on the machine."""
+    return torch.stack([angle.cos(), angle.sin()], dim=1).float()
