@@ -3,20 +3,20 @@
     from mrt import MRTConfig, MRTTrainer
 
 The names below are loaded on first use, so that `import mrt` costs nothing: it loads neither torch nor trl.
-Read `mrt/trials.py` (the record) and `mrt/credit.py` (what a step of it is worth) first.
+Read `mrt/trials.py` (the record) and `mrt/credit/` (what a step of it is worth) first.
 """
 
 from importlib import import_module
 from typing import Any
 
 _HOME = {
-    "MRTConfig": "mrt.reasoning.trainer",
-    "MRTTrainer": "mrt.reasoning.trainer",
-    "Recipe": "mrt.recipe",
+    "MRTConfig": "mrt.reasoning.training.trainer",
+    "MRTTrainer": "mrt.reasoning.training.trainer",
+    "Recipe": "mrt.runs.recipe",
     "Trials": "mrt.trials",
-    "WarmStartTrainer": "mrt.reasoning.warmstart",
+    "WarmStartTrainer": "mrt.reasoning.training.warmstart",
     "load_problems": "mrt.reasoning.problems",
-    "load_recipe": "mrt.recipe",
+    "load_recipe": "mrt.runs.recipe",
     "MRTError": "mrt.errors",
 }
 __all__ = sorted(_HOME)

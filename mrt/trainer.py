@@ -17,11 +17,11 @@ from accelerate.utils import set_seed
 from torch import Tensor, nn
 from transformers import Trainer, TrainingArguments
 
-from mrt.credit import Credit
+from mrt.credit.table import Credit
 from mrt.errors import ConfigError
-from mrt.learners import CompositeOptimizer, Learner, accumulate_own
-from mrt.mixin import TrialArguments, TrialMixin
+from mrt.optim.learners import CompositeOptimizer, Learner, accumulate_own
 from mrt.tasks import IndexDataset, Task, TaskDistribution
+from mrt.training.mixin import TrialArguments, TrialMixin
 from mrt.trials import Trials
 
 
@@ -46,7 +46,7 @@ class TrialTrainer(TrialMixin, Trainer):
     Args:
         model: one module that holds every learner.
         tasks: p(M); task i of a run is `tasks.sample(args.seed, i)`, so a resumed run sees the same ones.
-        credit: maps `Trials` to weights (B, T); a `mrt.credit.Credit` is also told how far training has come.
+        credit: maps `Trials` to weights (B, T); a `mrt.credit.table.Credit` is also told how far training has come.
 
     Under DDP a differentiable pass has to go through `self.model_wrapped`, or its gradients are not synchronised.
     """
@@ -211,7 +211,7 @@ def trial_metrics(trials: Trials) -> dict[str, float]:
     over the batch divided by sum(J* - floor): 0 plays as the oracle, 1 as the floor. Without it, it is the gap summed
     over a trial, averaged over trials.
     """
-    from mrt import metrics
+    from mrt.metrics import regret as metrics
 
     values = {"reward": _mean(trials.returns)}
     tables = {}

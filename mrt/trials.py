@@ -52,6 +52,7 @@ class Trials:
     mask: Tensor  # (B, T) bool
     episode: Tensor  # (B, T) int64, -1 outside any episode
     group: Tensor  # (B,) int64: rows of one id start from one point
+    task: Tensor = None  # type: ignore[assignment]  # (B,) int64: the task's number in the run; its group where not given
     inputs: Mapping[str, Tensor] = field(default_factory=dict)  # {name: (B, T, ...)}
     logprobs: Tensor | None = None  # (B, T) of the distribution sampled from (temperature, top-p, top-k applied)
     values: Tensor | None = None  # (B, T), NaN where there is none
@@ -65,13 +66,16 @@ class Trials:
     fork_episode: Tensor = None  # type: ignore[assignment]  # (B,) int64: how many episodes of the parent a branch was given, -1 for a root
     prefix_age: Tensor = None  # type: ignore[assignment]  # (B,) int64: optimiser steps since the given prefix was sampled
     cost: Mapping[str, Tensor] = field(default_factory=dict)  # sampled, probed, env_steps, probe_steps: (B,)
-    privileged: Mapping[str, Tensor] = field(default_factory=dict)  # never shown to a policy
+    privileged: Mapping[str, Tensor] = field(
+        default_factory=dict
+    )  # facts of the environment and of oracles, never shown to a policy
     task_keys: tuple[str, ...] = ()  # the one field that is no tensor
 
     def __post_init__(self) -> None:
         rows, steps = self.actions.shape[:2]
         episodes = int(self.episode.max()) + 1 if self.episode.numel() else 0
         filled = {
+            "task": self.group,
             "scored": torch.ones(rows, dtype=torch.bool),
             "prover": torch.zeros(rows, dtype=torch.int8),
             "trial_stop": torch.zeros(rows, dtype=torch.int8),

@@ -10,8 +10,8 @@ import argparse
 from pathlib import Path
 
 from mrt.control.envs import EnvTasks
-from mrt.control.evaluate import evaluate_policy
-from mrt.control.gymnasium import GymEnv, ranges
+from mrt.control.envs.gymnasium import GymEnv, ranges
+from mrt.control.evaluation.run import evaluate_policy
 from mrt.control.policy import ControlPolicy
 from mrt.control.trainer import ControlConfig, ControlTrainer
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import ROOT
+
 os.environ.update(
     OMP_NUM_THREADS="1",
     HF_HUB_OFFLINE="1",
@@ -16,6 +18,8 @@ os.environ.update(
     TOKENIZERS_PARALLELISM="false",
     TQDM_DISABLE="1",
     TRL_EXPERIMENTAL_SILENCE="1",
+    # Processes of the tests run this checkout, wherever they start and whatever is installed.
+    PYTHONPATH=os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))),
 )
 
 import torch
@@ -23,8 +27,6 @@ import torch
 torch.set_num_threads(1)
 # A shell's background job starts with interrupts ignored, and so would every process that the tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="session")
@@ -36,7 +38,7 @@ def root() -> Path:
 @pytest.fixture(scope="session")
 def tiny_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny untrained model and its tokenizer, as `from_pretrained` loads them; shared by the session, read only."""
-    from mrt.reasoning.tiny import save_tiny
+    from mrt.reasoning.models.tiny import save_tiny
 
     return Path(save_tiny(tmp_path_factory.mktemp("tiny") / "model"))
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.support import ROOT
+
 # What the checkout would lend to it: the tests are about what the wheel has of its own.
 ENVIRONMENT = {
     key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
@@ -60,7 +61,7 @@ def test_contents(wheel: Path) -> None:
 
 
 def test_the_checkout_is_not_used(bare: Path, tmp_path: Path) -> None:
-    code = "import mrt, mrt.recipe; print(mrt.__file__); print(mrt.recipe.recipe_folder())"
+    code = "import mrt, mrt.runs.recipe; print(mrt.__file__); print(mrt.runs.recipe.recipe_folder())"
     for line in call([str(bare / "python"), "-c", code], tmp_path).split():
         assert Path(line).is_relative_to(bare.parent)
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from mrt.recipe import Recipe
+from mrt.runs.recipe import Recipe
 
 
 def with_policy(recipe: Recipe, policy: Mapping[str, Any]) -> Recipe:

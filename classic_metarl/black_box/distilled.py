@@ -32,9 +32,9 @@ from mrt.control.oracles import bandit_policies as bandits
 from mrt.control.policy import Heads
 from mrt.control.rollout import rollout
 from mrt.control.trainer import TARGETS, WEIGHTS, ControlConfig, ControlTrainer
+from mrt.credit.returns import reward_to_go
 from mrt.errors import ConfigError, nearest
-from mrt.recipe import Recipe
-from mrt.returns import reward_to_go
+from mrt.runs.recipe import Recipe
 from mrt.trials import Trials
 
 TEACHERS: dict[str, tuple[str, Callable[[Any], Policy]]] = {

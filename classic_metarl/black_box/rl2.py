@@ -28,11 +28,11 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from classic_metarl.black_box.defaults import with_policy
-from classic_metarl.gradient.trpo import TrustRegion
 from mrt.control.envs import EnvTasks
 from mrt.control.trainer import TARGETS, ControlConfig, ControlTrainer
 from mrt.errors import ConfigError
-from mrt.recipe import Recipe
+from mrt.optim.trust_region import TrustRegion
+from mrt.runs.recipe import Recipe
 from mrt.trials import Trials
 
 POLICY = {"memory": "gru", "hidden_size": 64}

@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 from mrt.control.memories import Inputs, Memory
 from mrt.errors import ConfigError
-from mrt.growing import GrowingLayer
+from mrt.kv_cache import GrowingLayer
 
 
 class DenseBlock(nn.Module):

@@ -24,7 +24,7 @@ from mrt.control.envs import EnvTasks
 from mrt.control.policy import ALL_INPUTS
 from mrt.control.trainer import ControlConfig, ControlTrainer
 from mrt.errors import ConfigError
-from mrt.recipe import Recipe
+from mrt.runs.recipe import Recipe
 
 POLICY = {"memory": "lstm", "hidden_size": 48, "see": list(ALL_INPUTS)}
 

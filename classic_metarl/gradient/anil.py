@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from classic_metarl.gradient.supervised import FewShotTrainer, MetaLearner, inner_loop
+from classic_metarl.trainers.few_shot import FewShotTrainer, MetaLearner, inner_loop
 
 
 class ANILTrainer(FewShotTrainer):

@@ -21,8 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from classic_metarl.gradient.functional import GradientSteps, Theta, Tree, parameters_of, rates_like
-from classic_metarl.gradient.supervised import FewShot, FewShotConfig, FewShotTrainer, MetaLearner, Set, inner_loop
+from classic_metarl.inner.gradient_steps import GradientSteps, Theta, Tree, parameters_of, rates_like
+from classic_metarl.trainers.few_shot import FewShot, FewShotConfig, FewShotTrainer, MetaLearner, Set, inner_loop
 from mrt.errors import ConfigError
 from mrt.tasks import generator
 from mrt.trials import Trials

@@ -33,13 +33,15 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from classic_metarl.gradient import estimators
 from classic_metarl.gradient.emaml import standardised
-from classic_metarl.gradient.functional import Order, Tree
-from classic_metarl.gradient.meta_policy import MetaPolicy, inner_loop
-from classic_metarl.gradient.rl import GradientRLConfig, GradientRLTrainer, learned_rates, policy_options, with_credit
-from classic_metarl.gradient.stages import WEIGHTS, stage, task_means
-from classic_metarl.gradient.task_policy import TaskPolicy, own_draws, play
+from classic_metarl.inner import estimators
+from classic_metarl.inner.gradient_steps import Order, Tree
+from classic_metarl.inner.meta_policy import MetaPolicy, inner_loop
+from classic_metarl.inner.stage_credit import with_credit
+from classic_metarl.inner.stages import WEIGHTS, stage, task_means
+from classic_metarl.inner.task_policy import TaskPolicy, own_draws, play
+from classic_metarl.trainers.meta_rl import GradientRLTrainer, learned_rates, policy_options
+from classic_metarl.trainers.meta_rl_config import GradientRLConfig
 from mrt.errors import ConfigError
 from mrt.trials import Trials
 
@@ -204,5 +206,6 @@ def chain_returns(learner: ChainPolicy, tasks: Any, args: ContinuousConfig, coun
         for number in range(env.stages * parts):
             trials = play(env, learner.net, phi, next_stage(params, number // parts), episodes)
             returns.append(trials.returns.unflatten(0, (count, -1)).mean(1))
-            phi = learner.adapt(phi, number, with_credit(trials, args.make_credit(), args), order="first")
+            weighed = with_credit(trials, args.make_credit(), args.gamma, args.normalise)
+            phi = learner.adapt(phi, number, weighed, order="first")
     return torch.stack(returns, 1).unflatten(1, (env.stages, parts)).mean(2).cpu()

@@ -19,11 +19,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from classic_metarl.gradient import estimators
-from classic_metarl.gradient.functional import Tree
 from classic_metarl.gradient.maml_trpo import MAMLTRPOConfig, MAMLTRPOTrainer
-from classic_metarl.gradient.stages import stage, task_means
-from mrt.grouping import group_mean
+from classic_metarl.inner import estimators
+from classic_metarl.inner.gradient_steps import Tree
+from classic_metarl.inner.stages import stage, task_means
+from mrt.credit.grouping import group_mean
 from mrt.trials import Trials
 
 

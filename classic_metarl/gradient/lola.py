@@ -16,8 +16,8 @@ is the exact value (`exact_values`), against which the estimator is tested and t
 A trial is one play of the game, both players in one row: `actions` (B, T, 2), 0 cooperate and 1 defect; `rewards` are
 the mean of the two payoffs; the payoffs themselves are `privileged`. The state is what both did last.
 
-Deviations: the baseline is fitted to each batch (`baseline.py`) instead of learned by Adam, and enters as in Loaded
-DiCE (1909.10549). As in the authors' code, the outer step is Adam's; both players move at once.
+Deviations: the baseline is fitted to each batch (`linear_baseline.py`) instead of learned by Adam, and enters as in
+Loaded DiCE (1909.10549). As in the authors' code, the outer step is Adam's; both players move at once.
 """
 
 from __future__ import annotations
@@ -31,59 +31,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from classic_metarl.gradient.baseline import linear_values
-from classic_metarl.gradient.estimators import dice, loaded_dice
-from mrt.errors import ConfigError, nearest
-from mrt.learners import Learner
-from mrt.recipe import Recipe
-from mrt.returns import reward_to_go
+from classic_metarl.inner.estimators import dice, loaded_dice
+from classic_metarl.inner.linear_baseline import linear_values
+from classic_metarl.problems.matrix_games import STATES, Game, chances, exact_values
+from mrt.credit.returns import reward_to_go
+from mrt.errors import ConfigError
+from mrt.optim.learners import Learner
+from mrt.runs.recipe import Recipe
 from mrt.tasks import Task
 from mrt.trainer import TrialConfig, TrialTrainer
 from mrt.trials import Stop, Trials
 
 PLAYERS = ("one", "two")
-STATES = 5  # the first step, then what was done last: CC, CD, DC, DD, one's own action first
-SEEN_BY_TWO = (0, 1, 3, 2, 4)  # the same states by their numbers for player two
-GAMES = {  # payoffs (one, two) after CC, CD, DC, DD
-    "prisoners-dilemma": ((-1.0, -1.0), (-3.0, 0.0), (0.0, -3.0), (-2.0, -2.0)),
-    "matching-pennies": ((1.0, -1.0), (-1.0, 1.0), (-1.0, 1.0), (1.0, -1.0)),
-}
-
-
-@dataclass(frozen=True)
-class Game:
-    """A matrix game of two actions, played again and again; every task is one play of it.
-
-    Raises:
-        ConfigError: for a game that is not known.
-    """
-
-    name: str = "prisoners-dilemma"
-
-    def __post_init__(self) -> None:
-        if self.name not in GAMES:
-            raise ConfigError(f"game '{self.name}' is unknown; {nearest(self.name, set(GAMES))}")
-
-    @property
-    def payoffs(self) -> Tensor:
-        """(4, 2) of both players after CC, CD, DC, DD."""
-        return torch.tensor(GAMES[self.name])
-
-    def sample(self, seed: int, index: int) -> Task:
-        return Task(f"{self.name}:{seed}:{index}")
-
-
-def chances(first: Tensor, second: Tensor) -> Tensor:
-    """(5, 4) of the outcomes CC, CD, DC, DD in every state, for policies given as logits to cooperate (5,)."""
-    one, two = torch.sigmoid(first), torch.sigmoid(second)[list(SEEN_BY_TWO)]
-    return torch.stack([one * two, one * (1 - two), (1 - one) * two, (1 - one) * (1 - two)], 1)
-
-
-def exact_values(first: Tensor, second: Tensor, payoffs: Tensor, gamma: float) -> Tensor:
-    """(2,) discounted payoffs of both players over an endless play: V = d' (I - gamma P)^-1 r."""
-    table = chances(first, second)
-    ahead = torch.eye(4, dtype=table.dtype, device=table.device) - gamma * table[1:]
-    return table[0] @ torch.linalg.solve(ahead, payoffs.to(table))
 
 
 class Players(nn.Module):

@@ -22,12 +22,12 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from classic_metarl.gradient.functional import GradientSteps, Order, Theta, Tree, rates_like
-from classic_metarl.gradient.operations import Operations
-from classic_metarl.gradient.supervised import FewShotConfig, FewShotLearner, FewShotTrainer, Set, score_curve
+from classic_metarl.inner.gradient_steps import GradientSteps, Order, Theta, Tree, rates_like
+from classic_metarl.problems.operations import Operations
+from classic_metarl.trainers.few_shot import FewShotConfig, FewShotLearner, FewShotTrainer, Set, score_curve
 from mrt.errors import ConfigError, nearest
-from mrt.recipe import Recipe
-from mrt.rundir import trained_weights
+from mrt.runs.recipe import Recipe
+from mrt.runs.rundir import trained_weights
 
 PEFT = {"r": 8, "lora_alpha": 16, "target_modules": "all-linear"}
 

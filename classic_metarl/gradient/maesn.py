@@ -31,14 +31,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from classic_metarl.gradient import estimators
-from classic_metarl.gradient.functional import GradientSteps, Order, Tree, parameters_of
 from classic_metarl.gradient.maml_trpo import MAMLTRPOConfig, MAMLTRPOTrainer
-from classic_metarl.gradient.meta_policy import SURROGATES, MetaPolicy
-from classic_metarl.gradient.paired import PairedTasks
-from classic_metarl.gradient.rl import policy_options, step_sizes
-from classic_metarl.gradient.stages import WEIGHTS, as_trials, numbers_of, stage, task_means
-from classic_metarl.gradient.task_policy import TaskPolicy, play
+from classic_metarl.inner import estimators
+from classic_metarl.inner.gradient_steps import GradientSteps, Order, Tree, parameters_of
+from classic_metarl.inner.meta_policy import SURROGATES, MetaPolicy
+from classic_metarl.inner.stages import WEIGHTS, as_trials, numbers_of, stage, task_means
+from classic_metarl.inner.task_policy import TaskPolicy, play
+from classic_metarl.problems.paired import PairedTasks
+from classic_metarl.trainers.meta_rl import policy_options, step_sizes
 from mrt.control.envs.base import EnvTasks, Spec
 from mrt.errors import ConfigError
 from mrt.trials import Trials

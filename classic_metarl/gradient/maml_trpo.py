@@ -20,12 +20,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from classic_metarl.gradient import estimators
-from classic_metarl.gradient.functional import Tree
-from classic_metarl.gradient.rl import GradientRLConfig, GradientRLTrainer
-from classic_metarl.gradient.stages import WEIGHTS, stage, task_means
-from classic_metarl.gradient.trpo import TrustRegion
+from classic_metarl.inner import estimators
+from classic_metarl.inner.gradient_steps import Tree
+from classic_metarl.inner.stages import WEIGHTS, stage, task_means
+from classic_metarl.trainers.meta_rl import GradientRLTrainer
+from classic_metarl.trainers.meta_rl_config import GradientRLConfig
 from mrt.errors import ConfigError
+from mrt.optim.trust_region import TrustRegion
 from mrt.trials import Trials
 
 

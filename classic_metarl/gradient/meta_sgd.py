@@ -12,14 +12,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from classic_metarl.gradient.functional import parameters_of, rates_like
-from classic_metarl.gradient.supervised import FewShotTrainer, MetaLearner, inner_loop
+from classic_metarl.inner.gradient_steps import parameters_of, rates_like
+from classic_metarl.trainers.few_shot import FewShotTrainer, MetaLearner, inner_loop
 
 
 class MetaSGDTrainer(FewShotTrainer):
     """MAML with a learned step size for every entry.
 
-    Trained for the very number of steps it takes: with more, its step sizes overshoot (see `measures.py` for what
+    Trained for the very number of steps it takes: with more, its step sizes overshoot (see `loss_curves.py` for what
     diverged).
     """
 

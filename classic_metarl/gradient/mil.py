@@ -28,11 +28,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from classic_metarl.gradient.functional import GradientSteps, Theta, Tree, parameters_of
-from classic_metarl.gradient.reaching import Reaching
-from classic_metarl.gradient.supervised import FewShotConfig, FewShotLearner, FewShotTrainer, Set
-from mrt.codec import tree_to
+from classic_metarl.inner.gradient_steps import GradientSteps, Theta, Tree, parameters_of
+from classic_metarl.problems.reaching import Reaching
+from classic_metarl.trainers.few_shot import FewShotConfig, FewShotLearner, FewShotTrainer, Set
 from mrt.errors import ConfigError
+from mrt.training.codec import tree_to
 
 INNER_CLIP = 10.0
 

@@ -18,9 +18,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from classic_metarl.gradient import estimators
-from classic_metarl.gradient.rl import GradientRLConfig, GradientRLTrainer
-from classic_metarl.gradient.stages import WEIGHTS, stage, task_means
+from classic_metarl.inner import estimators
+from classic_metarl.inner.stages import WEIGHTS, stage, task_means
+from classic_metarl.trainers.meta_rl import GradientRLTrainer
+from classic_metarl.trainers.meta_rl_config import GradientRLConfig
 from mrt.trials import Trials
 
 

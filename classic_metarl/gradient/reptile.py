@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from classic_metarl.gradient.supervised import FewShotTrainer, MetaLearner, inner_loop
+from classic_metarl.trainers.few_shot import FewShotTrainer, MetaLearner, inner_loop
 from mrt.trials import Trials
 
 

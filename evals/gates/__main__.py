@@ -27,8 +27,8 @@ import numpy as np
 from evals.gates import readme
 from evals.gates.table import SCHEMA_VERSION, Gate, gates
 from mrt.errors import ConfigError, MRTError
-from mrt.rundir import RunState, inspect_run, read_run, write_json
-from mrt.steps import Progress, Step, StepFailed, StepRunner, last_object
+from mrt.runs.rundir import RunState, inspect_run, read_run, write_json
+from mrt.runs.steps import Progress, Step, StepFailed, StepRunner, last_object
 
 STORE = Path(__file__).resolve().parent.parent / "results" / "gates"
 RUNS = Path("runs/gates")

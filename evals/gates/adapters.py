@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from classic_metarl.gradient.lora import LoRALearner, LoRAMAMLConfig, learner_of, load_learner
-from classic_metarl.gradient.measures import loss_curve
-from classic_metarl.gradient.operations import Operations
+from classic_metarl.problems.operations import Operations
+from classic_metarl.trainers.loss_curves import loss_curve
 from evals.gates.measures import Score
 from mrt.control.oracles import mean_and_se
-from mrt.recipe import Recipe
+from mrt.runs.recipe import Recipe
 
 RATES = (0.03, 0.1, 0.3, 1.0, 3.0)  # of plain fine-tuning; the best for the tasks it is chosen on is taken
 CHOSEN_ON = 24  # operations of the training split

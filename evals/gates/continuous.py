@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 
 from classic_metarl.gradient.continuous import chain_returns
-from classic_metarl.gradient.rl_measures import load_meta_policy
+from classic_metarl.trainers.return_curves import load_meta_policy
 from evals.gates.measures import Score
 from mrt.control.envs import make_tasks
-from mrt.control.evaluate import HELD_OUT
+from mrt.control.evaluation.run import HELD_OUT
 from mrt.control.oracles import mean_and_se, play, task_bounds
 from mrt.control.rollout import LearnedPolicy
 from mrt.control.trainer import load_policy
-from mrt.recipe import Recipe, import_trainer, load_recipe
+from mrt.runs.recipe import Recipe, import_trainer, load_recipe
 
 RL2 = "control/rl2-fading-legs"
 

@@ -14,15 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from classic_metarl.gradient.l2l import L2LTrainer, adam_rule, learned_rule, optimise, sgd_rule
-from classic_metarl.gradient.measures import DIVERGED, TEST_SEED, loss_curve
-from classic_metarl.gradient.nearest import NearestNeighbour
-from classic_metarl.gradient.sinusoid import Sinusoids
-from classic_metarl.gradient.supervised import load_learner
+from classic_metarl.baselines.nearest import NearestNeighbour
+from classic_metarl.meta_learned.l2l import L2LTrainer, adam_rule, learned_rule, optimise, sgd_rule
+from classic_metarl.problems.sinusoid import Sinusoids
+from classic_metarl.trainers.few_shot import load_learner
+from classic_metarl.trainers.loss_curves import DIVERGED, TEST_SEED, loss_curve
 from evals.gates.measures import Score
 from mrt.control.oracles import mean_and_se
-from mrt.recipe import Recipe, import_trainer, load_recipe
-from mrt.rundir import trained_weights
+from mrt.runs.recipe import Recipe, import_trainer, load_recipe
+from mrt.runs.rundir import trained_weights
 
 KNOWS_NOTHING = 3.006  # mean squared error of the best predictor that has not seen the task (sinusoid.py)
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import torch
 
 from classic_metarl.gradient.maesn import structured_noise
-from classic_metarl.gradient.rl_measures import adaptation_returns, load_meta_policy
+from classic_metarl.trainers.return_curves import adaptation_returns, load_meta_policy
 from evals.gates.measures import Score
-from mrt.control.evaluate import HELD_OUT, bounds_of
+from mrt.control.evaluation.run import HELD_OUT, bounds_of
 from mrt.control.oracles import mean_and_se
-from mrt.recipe import Recipe
+from mrt.runs.recipe import Recipe
 
 STRUCTURE = "structure"
 

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import torch
 
-from classic_metarl.gradient.lola import GAMES, Game, Players, exact_values
+from classic_metarl.gradient.lola import Players
+from classic_metarl.problems.matrix_games import GAMES, Game, exact_values
 from evals.gates.measures import Score
 from mrt.errors import ConfigError
-from mrt.recipe import Recipe
-from mrt.rundir import trained_weights
+from mrt.runs.recipe import Recipe
+from mrt.runs.rundir import trained_weights
 
 STATES = ("start", "cc", "cd", "dc", "dd")
 

@@ -1,7 +1,7 @@
 """What a gate measures of a trained run: held-out tasks, beside the floor (random) and the ceiling (exact optimum).
 
 A measurement is a function (run, recipe, tasks, measures) -> {measure: Score}. Policies of control act greedily,
-unless the gate says otherwise; every policy of a gate meets the same tasks and noise (`mrt.control.evaluate`).
+unless the gate says otherwise; every policy of a gate meets the same tasks and noise (`mrt.control.evaluation.run`).
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from torch import Tensor
 
 from mrt.control.envs import make_tasks
 from mrt.control.envs.decisions import TwoStep
-from mrt.control.evaluate import HELD_OUT, evaluate_policy
-from mrt.control.measures import watch
+from mrt.control.evaluation.measures import watch
+from mrt.control.evaluation.run import HELD_OUT, evaluate_policy
 from mrt.control.rollout import LearnedPolicy
 from mrt.control.trainer import load_policy
-from mrt.recipe import Recipe
+from mrt.runs.recipe import Recipe
 
 STAY = "stay_common_minus_rare"
 
@@ -34,8 +34,9 @@ class Score(NamedTuple):
 
 
 def control(run: Path, recipe: Recipe, tasks: int, measures: Sequence[str], greedy: bool = True) -> dict[str, Score]:
-    """Measures of `mrt.control.measures` by name; the ceiling is Bayes-optimal where that is known, else the known
-    task's. `of_bayes` is the total over its Bayes-optimal value; `stay_common_minus_rare` see `stay`.
+    """Measures of `mrt.control.evaluation.measures` by name; the ceiling is Bayes-optimal where
+    that is known, else the known task's. `of_bayes` is the total over its Bayes-optimal value;
+    `stay_common_minus_rare` see `stay`.
     """
     torch.set_num_threads(1)
     held_out, policy = make_tasks(**recipe.tasks), load_policy(run)

@@ -13,8 +13,8 @@ from typing import Any
 
 from evals.gates.measures import Score, control
 from mrt.errors import ConfigError, nearest
-from mrt.recipe import Recipe, load_recipe
-from mrt.strict_yaml import parse_yaml
+from mrt.runs.recipe import Recipe, load_recipe, named_only
+from mrt.runs.strict_yaml import parse_yaml
 
 TABLE = Path(__file__).with_name("table.yaml")
 SCHEMA_VERSION = 1
@@ -86,7 +86,7 @@ class Gate:
 
     def run_name(self, seed: int) -> str:
         """A folder's name: a run of another recipe lies elsewhere, one that is only measured differently does not."""
-        text = json.dumps(self.training(seed), sort_keys=True)
+        text = json.dumps(named_only(self.training(seed)), sort_keys=True)
         return f"{Path(self.recipe).name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}-seed{seed}"
 
     def digest(self, seed: int) -> str:
@@ -99,7 +99,7 @@ class Gate:
         }
         content |= {} if self.greedy else {"greedy": False}
         content |= {"measured": self.measured} if self.measured else {}
-        text = json.dumps({**content, "schema": SCHEMA_VERSION}, sort_keys=True)
+        text = json.dumps(named_only({**content, "schema": SCHEMA_VERSION}), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def score(self, run: Path, seed: int) -> dict[str, Score]:

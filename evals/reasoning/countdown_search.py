@@ -22,7 +22,7 @@ import numpy as np
 
 from evals.reasoning.countdown_study import ARMS, BASELINE, FAMILIES, OURS, RUNS, STORE, WARM_START, Arm, N, Study
 from mrt.errors import ConfigError, MRTError
-from mrt.steps import StepRunner
+from mrt.runs.steps import StepRunner
 
 SEED, PROBLEMS = 100, 600
 

@@ -26,10 +26,10 @@ from typing import Any, ClassVar
 import numpy as np
 
 from mrt.errors import ConfigError, MRTError
-from mrt.metrics import bootstrap_over_seeds, tokens_at_equal_accuracy_interval
-from mrt.recipe import load_recipe
-from mrt.rundir import RunState, inspect_run, read_run, write_json
-from mrt.steps import Progress, Step, StepRunner, count_lines, last_object
+from mrt.metrics.regret import bootstrap_over_seeds, tokens_at_equal_accuracy_interval
+from mrt.runs.recipe import load_recipe, named_only
+from mrt.runs.rundir import RunState, inspect_run, read_run, write_json
+from mrt.runs.steps import Progress, Step, StepRunner, count_lines, last_object
 
 SCHEMA_VERSION = 1
 STORE = Path(__file__).resolve().parent.parent / "results" / "countdown_study"
@@ -131,7 +131,7 @@ class Study:
         for key in ("output_dir", "model", "description"):
             recipe.pop(key, None)
         content = {"recipe": recipe, "evaluation": self.evaluation, "schema": SCHEMA_VERSION}
-        return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
+        return hashlib.sha256(json.dumps(named_only(content), sort_keys=True, default=str).encode()).hexdigest()[:16]
 
     @property
     def evaluation(self) -> dict[str, Any]:
@@ -199,7 +199,7 @@ class Study:
 
     def result(self, seed: int, arm: str) -> dict[str, Any]:
         """What is stored of a seed and arm."""
-        from mrt.reasoning.summary import Samples
+        from mrt.reasoning.evaluation.stored import Samples
 
         folder = self.folder(seed, arm)
         run, samples = read_run(folder), Samples(folder / "eval")
@@ -426,7 +426,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _report(study: Study, seed: int, arms: Sequence[str], page: Path) -> None:
     """Budget curves, J after each episode, and training curves against updates, cost and wall clock."""
-    from mrt.report import write_report
+    from mrt.report.page import write_report
 
     folders = [study.folder(seed, arm) for arm in arms if (study.folder(seed, arm) / "eval").exists()]
     write_report(page, [folder / "eval" for folder in folders], folders, "Countdown study", BASELINE)

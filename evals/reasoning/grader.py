@@ -25,9 +25,9 @@ from math import gcd
 from pathlib import Path
 from typing import Any
 
-from mrt.reasoning.grading import MathGrader
-from mrt.reasoning.probes import jeffreys_interval
-from mrt.rundir import commit, versions, write_json
+from mrt.reasoning.grading.math_grader import MathGrader
+from mrt.reasoning.probes.forced import jeffreys_interval
+from mrt.runs.rundir import commit, versions, write_json
 
 Pair = tuple[str, str]  # gold, answer
 TERMS = [["x^2", "3x", "2"], ["a", "2b", "5"], ["y^3", "xy", "4"], [r"\sqrt{3}", "2", r"\pi"], ["n^2", "7n", "12"]]

@@ -28,17 +28,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from mrt.bootstrap import bootstrap_sums
+from mrt.metrics.bootstrap import bootstrap_sums
 from mrt.reasoning.engines.base import Branch
 from mrt.reasoning.engines.sampling import Sampling
 from mrt.reasoning.engines.transformers import TransformersEngine
-from mrt.reasoning.loading import load_model, pad_id
-from mrt.reasoning.probes import Gold, Sampled, Trace
+from mrt.reasoning.models.loading import load_model, pad_id
+from mrt.reasoning.probes.base import Trace
+from mrt.reasoning.probes.forced import Sampled
+from mrt.reasoning.probes.gold import Gold
 from mrt.reasoning.problems import load_problems
-from mrt.reasoning.prompts import render, think_format
-from mrt.reasoning.segmentation import make_segmenter
-from mrt.reasoning.trial import read_trial
-from mrt.rundir import commit, versions, write_json
+from mrt.reasoning.traces.prompts import render, think_format
+from mrt.reasoning.traces.segmentation import make_segmenter
+from mrt.reasoning.traces.trial import read_trial
+from mrt.runs.rundir import commit, versions, write_json
 
 SAMPLES = (4, 16)
 

@@ -131,7 +131,7 @@ def machine() -> dict[str, Any]:
     """Where it ran and on which code: processor, cores, threads, versions, commit (`+`: with changes)."""
     import torch
 
-    from mrt.rundir import commit, versions
+    from mrt.runs.rundir import commit, versions
 
     return {
         "processor": processor(),

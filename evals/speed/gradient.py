@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from classic_metarl.gradient.functional import GradientSteps, Theta, apply, parameters_of, take
-from classic_metarl.gradient.sinusoid import Sinusoids
+from classic_metarl.inner.gradient_steps import GradientSteps, Theta, apply, parameters_of, take
+from classic_metarl.problems.sinusoid import Sinusoids
 from evals.speed.common import compare, interleaved, parser, show, summary
 
 SIDES = ("loop", "autograd loop", "vmap", "fold")

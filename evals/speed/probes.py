@@ -36,12 +36,14 @@ from evals.speed.common import compare, interleaved, parser, say, show, summary
 from mrt.reasoning.engines.cache import keep_row
 from mrt.reasoning.engines.sampling import Sampling
 from mrt.reasoning.engines.transformers import Branch, TransformersEngine
-from mrt.reasoning.loading import load_model
-from mrt.reasoning.probes import Gold, Probe, Sampled, Trace
+from mrt.reasoning.models.loading import load_model
+from mrt.reasoning.models.tiny import RIGHT, WAIT, WRONG, build_model, build_tokenizer
+from mrt.reasoning.probes.base import Probe, Trace
+from mrt.reasoning.probes.forced import Sampled
+from mrt.reasoning.probes.gold import Gold
 from mrt.reasoning.problems import Problem, load_problems
 from mrt.reasoning.problems.expressions import draw_attempt
-from mrt.reasoning.prompts import ThinkFormat, render, think_format
-from mrt.reasoning.tiny import RIGHT, WAIT, WRONG, build_model, build_tokenizer
+from mrt.reasoning.traces.prompts import ThinkFormat, render, think_format
 
 SOLUTIONS = 8
 TOLERANCES = (0.0, 0.02)

@@ -31,12 +31,12 @@ from transformers.trainer_callback import PrinterCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from evals.speed.common import Clock, compare, interleaved, parser, say, show, summary
-from mrt.reasoning import rollout
-from mrt.reasoning.config import MRTConfig
+from mrt.reasoning.models.tiny import build_model, build_tokenizer, save_tiny
 from mrt.reasoning.problems import load_problems, to_dataset
-from mrt.reasoning.tiny import build_model, build_tokenizer, save_tiny
-from mrt.reasoning.trainer import MRTTrainer
-from mrt.recipe import load_recipe
+from mrt.reasoning.training import rollout
+from mrt.reasoning.training.config import MRTConfig
+from mrt.reasoning.training.trainer import MRTTrainer
+from mrt.runs.recipe import load_recipe
 
 TOLERANCES = (0.0, 0.02)
 PARTS = ("sampling", "probes", "loss", "backward", "watch", "rest")

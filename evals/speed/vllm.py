@@ -3,8 +3,8 @@
     python -m evals.speed.vllm               a table
     python -m evals.speed.vllm --json        the same as one object
 
-Needs vLLM (tests/reasoning/test_vllm.py says how the CPU build is installed). Two engines in one process, one with the
-prefix cache and one without, take turns; a ratio is the median over the repetitions.
+Needs vLLM (tests/mrt/reasoning/engines/test_vllm.py says how the CPU build is installed). Two engines in one process,
+one with the prefix cache and one without, take turns; a ratio is the median over the repetitions.
 
 prefix_cache_on_over_off   Traces of 512 tokens of a 26 M model are stopped at 8 boundaries and answered 4 times there,
                            12 tokens each. How many times as long the engine without the cache takes. The cache is
@@ -28,9 +28,9 @@ from evals.speed.probes import SMOKE_SIZES, Bench, Sizes, make_bench
 from mrt.reasoning.engines.sampling import Sampling
 from mrt.reasoning.engines.vllm import VLLMEngine
 from mrt.reasoning.engines.vllm_backends import Colocated, Request
-from mrt.reasoning.loading import load_model
-from mrt.reasoning.probes import force_answers
-from mrt.reasoning.tiny import save_tiny
+from mrt.reasoning.models.loading import load_model
+from mrt.reasoning.models.tiny import save_tiny
+from mrt.reasoning.probes.forced import force_answers
 
 SHAPE = (512, 10, 8)  # hidden, layers, heads: 26 M parameters
 SMOKE_SHAPE = (64, 2, 2)  # the CPU build knows heads of 32 numbers and more

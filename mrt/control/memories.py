@@ -138,7 +138,7 @@ class Transformer(Memory):
         return DynamicCache()
 
     def step(self, x: Tensor, seen: Inputs, state: Any) -> tuple[Tensor, Any]:
-        from mrt.growing import growing_cache
+        from mrt.kv_cache import growing_cache
 
         out = self.decoder(inputs_embeds=x[:, None], past_key_values=state, use_cache=True)
         cache = out.past_key_values
@@ -152,7 +152,7 @@ class Transformer(Memory):
     def fork(self, state: Any, rows: Tensor) -> Any:
         from transformers import DynamicCache
 
-        from mrt.growing import growing_cache
+        from mrt.kv_cache import growing_cache
 
         if not state.get_seq_length():
             return DynamicCache()

@@ -23,10 +23,10 @@ from mrt.control.oracles import task_bounds
 from mrt.control.policy import ControlPolicy, Heads
 from mrt.control.probes import ExploitProbe
 from mrt.control.rollout import rollout
-from mrt.credit import Credit, make_credit
+from mrt.credit.returns import gae
+from mrt.credit.table import Credit, make_credit
 from mrt.errors import ConfigError
-from mrt.recipe import Recipe
-from mrt.returns import gae
+from mrt.runs.recipe import Recipe
 from mrt.trainer import TrialConfig, TrialTrainer
 from mrt.trials import Trials
 

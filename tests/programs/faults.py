@@ -1,11 +1,11 @@
 """Lets one save die at each of its file operations in turn, and looks at what is left.
 
-    python faults.py direct|trainer kill|tear|full|readonly FOLDER [every=N offset=K]
+    python -m tests.programs.faults direct|trainer kill|tear|full|readonly FOLDER [every=N offset=K]
 
-`direct` saves with `mrt.checkpoint` alone; `trainer` is a save in the middle of training the bandit, which is then
-resumed and has to end as the run that was left alone. `kill` sends SIGKILL before the operation, `tear` halves a file
-of tensors that was just written and then kills, `full` answers ENOSPC and `readonly` EROFS. Every trial is a fork of
-this process, so that nothing has to be imported again. Prints a JSON report.
+`direct` saves with `mrt.training.checkpoint` alone; `trainer` is a save in the middle of training the bandit, which
+is then resumed and has to end as the run that was left alone. `kill` sends SIGKILL before the operation, `tear`
+halves a file of tensors that was just written and then kills, `full` answers ENOSPC and `readonly` EROFS. Every trial
+is a fork of this process, so that nothing has to be imported again. Prints a JSON report.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from typing import Any
 import safetensors.torch
 import torch
 
-from mrt import checkpoint as ckpt
-from mrt.codec import load_tree, save_tree
 from mrt.errors import CheckpointError
+from mrt.training import checkpoint as ckpt
+from mrt.training.codec import load_tree, save_tree
 
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 CHANGES = {"os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.truncate"}
@@ -164,7 +164,7 @@ def make_three(base: Path) -> None:
 
 def trainer(fault: str, folder: Path, choose: Callable[[int], list[int]]) -> dict[str, Any]:
     """The save of step 6 of the bandit, resumed from checkpoint-3; then resumed until done."""
-    import bandit
+    from tests.support import bandit
 
     def left_alone() -> None:
         run = bandit.build(folder / "alone", max_steps=8)

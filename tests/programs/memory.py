@@ -1,4 +1,6 @@
-"""Peak memory of real training beside its plan: `python memory.py HIDDEN LAYERS HEADS ROWS LENGTH [lora]` prints JSON.
+"""Peak memory of real training beside its plan, as JSON.
+
+    python -m tests.programs.memory HIDDEN LAYERS HEADS ROWS LENGTH [lora]
 
 Two updates of MRT with sampled probes; the peak is the process's own (VmHWM), read from the kernel.
 """
@@ -14,11 +16,11 @@ from typing import Any
 
 from datasets import Dataset
 
-from mrt.plan import PROGRAM, Settings, plan
-from mrt.reasoning.config import MRTConfig
-from mrt.reasoning.plan import shape_of
-from mrt.reasoning.tiny import build_tokenizer, save_tiny
-from mrt.reasoning.trainer import MRTTrainer
+from mrt.reasoning.models.tiny import build_tokenizer, save_tiny
+from mrt.reasoning.training.config import MRTConfig
+from mrt.reasoning.training.plan import shape_of
+from mrt.reasoning.training.trainer import MRTTrainer
+from mrt.runs.plan import PROGRAM, Settings, plan
 
 
 def peak() -> int:

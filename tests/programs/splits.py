@@ -1,7 +1,9 @@
 """One update of MRT on fixed traces, split over micro-batches and processes: what must not change.
 
-    python splits.py ROWS ACCUMULATION [name=value ...]
-    torchrun --nproc_per_node 2 splits.py ROWS ACCUMULATION [name=value ...]    (with ACCELERATE_USE_CPU=true)
+    python -m tests.programs.splits ROWS ACCUMULATION [name=value ...]
+    torchrun --nproc_per_node 2 -m tests.programs.splits ROWS ACCUMULATION [name=value ...]
+
+The second with ACCELERATE_USE_CPU=true.
 
 Traces are a function of their prompt, so that every split has the same ones. Prints JSON on the main process: loss,
 gradient norm, the weights after one step of SGD, the groups of every process.
@@ -19,12 +21,12 @@ from typing import Any
 import torch
 from datasets import Dataset
 
-from mrt.reasoning.config import MRTConfig
 from mrt.reasoning.engines.attach import own_engine
 from mrt.reasoning.engines.base import Branch
-from mrt.reasoning.tiny import build_model, build_tokenizer
-from mrt.reasoning.trainer import MRTTrainer
-from mrt.reasoning.trial import read_trial
+from mrt.reasoning.models.tiny import build_model, build_tokenizer
+from mrt.reasoning.traces.trial import read_trial
+from mrt.reasoning.training.config import MRTConfig
+from mrt.reasoning.training.trainer import MRTTrainer
 
 TOKENIZER = build_tokenizer()
 GLOBAL_ROWS, GROUP = 16, 4

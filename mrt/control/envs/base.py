@@ -22,9 +22,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mrt.codec import tree_to
 from mrt.errors import ConfigError
 from mrt.tasks import Task, split_of
+from mrt.training.codec import tree_to
 
 SPLITS = {"train": 0.8, "test": 0.2}
 ATTEMPTS = 1000  # draws for a task of the split that is asked for; small task sets have few of some splits

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from mrt.growing import GrowingLayer as GrowingLayer
-from mrt.growing import growing_cache as growing_cache
+from mrt.kv_cache import GrowingLayer as GrowingLayer
+from mrt.kv_cache import growing_cache as growing_cache
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mrt.errors import ConfigError
-from mrt.reasoning.loading import load_model, load_tokenizer, pad_id
+from mrt.reasoning.models.loading import load_model, load_tokenizer, pad_id
 
 if TYPE_CHECKING:
     from mrt.reasoning.engines.base import Engine
@@ -78,7 +78,7 @@ def _in_process(model: str, options: dict[str, Any]) -> Opened:
     if (Path(model) / "adapter_config.json").is_file():
         raise ConfigError(
             f"{model} holds an adapter, which vLLM does not load by itself: merge it first "
-            "(mrt.reasoning.adapters.merge_adapter), or leave the engine to transformers"
+            "(mrt.reasoning.models.adapters.merge_adapter), or leave the engine to transformers"
         )
     on_cpu = not torch.cuda.is_available()
     if on_cpu:  # in a process of its own vLLM would draw from a generator that no seed of ours reaches

@@ -16,7 +16,8 @@ from transformers import DynamicCache
 from mrt.reasoning.engines.trie import Trie
 
 if TYPE_CHECKING:
-    from mrt.reasoning.engines.transformers import Branch, Prefix, TransformersEngine
+    from mrt.reasoning.engines.prefix import Prefix
+    from mrt.reasoning.engines.transformers import Branch, TransformersEngine
 
 
 def score_tree(

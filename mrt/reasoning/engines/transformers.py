@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,22 +18,10 @@ from transformers import DynamicCache
 
 from mrt.reasoning.engines.base import Answers, Branch, Counts
 from mrt.reasoning.engines.cache import Kept, State, growing_cache, join_rows, keep_row
+from mrt.reasoning.engines.prefix import Prefix
 from mrt.reasoning.engines.sampling import Sampling, draw
 from mrt.reasoning.engines.scoring import score_levels, score_tree
 from mrt.reasoning.engines.trie import Trie
-
-
-@dataclass
-class Prefix:
-    """Keys and values of some rows, right-padded to one length; `lengths` (rows,) tells what is real.
-
-    `ends` (rows, V) are the logits after the last token of each row, for branches without a suffix that cut there;
-    None where the rows come from acting.
-    """
-
-    cache: DynamicCache
-    lengths: Tensor
-    ends: Tensor | None
 
 
 class TransformersEngine:

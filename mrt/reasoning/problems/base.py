@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from mrt.reasoning.grading import Grade
+from mrt.reasoning.grading.verdict import Grade
 
 SPLITS = ("train", "warmstart", "test")
 

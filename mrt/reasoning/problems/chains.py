@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from itertools import accumulate
 
 from mrt.errors import ConfigError
-from mrt.reasoning.grading import Grade, Verdict, extract_boxed, split_thought
+from mrt.reasoning.grading.verdict import Grade, Verdict, extract_boxed, split_thought
 from mrt.reasoning.problems.base import SPLITS, Problem
 from mrt.tasks import split_of
 

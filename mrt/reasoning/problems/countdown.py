@@ -17,7 +17,7 @@ import random
 from typing import Any
 
 from mrt.errors import ConfigError
-from mrt.reasoning.grading import Grade, Verdict, extract_boxed, split_thought
+from mrt.reasoning.grading.verdict import Grade, Verdict, extract_boxed, split_thought
 from mrt.reasoning.problems.base import SPLITS, Problem
 from mrt.reasoning.problems.expressions import (
     OPERATIONS,

@@ -12,8 +12,9 @@ from functools import cached_property
 from pathlib import Path
 
 from mrt.errors import ConfigError, DataError, nearest
-from mrt.reasoning.grading import Grade, MathGrader, extract_boxed
-from mrt.reasoning.math_text import Unreadable, read
+from mrt.reasoning.grading.math_grader import MathGrader
+from mrt.reasoning.grading.math_text import Unreadable, read
+from mrt.reasoning.grading.verdict import Grade, extract_boxed
 from mrt.reasoning.problems.base import SPLITS, Problem
 from mrt.reasoning.problems.rows import Row, is_unicode, read_rows
 from mrt.tasks import split_of

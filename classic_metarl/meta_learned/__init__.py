@@ -1,0 +1,1 @@
+"""Meta-learned parts: the update rule itself is learned (meta-LSTM, learning to learn by gradient descent)."""

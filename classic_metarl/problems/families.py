@@ -1,0 +1,40 @@
+"""The families of few-shot problems that recipes can name."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from classic_metarl.problems.images import ImageEpisodes
+from classic_metarl.problems.reaching import Reaching
+from classic_metarl.problems.sinusoid import Sinusoids
+from mrt.errors import ConfigError, nearest
+
+FAMILIES: dict[str, Callable[..., Any]] = {
+    "sinusoid": Sinusoids,
+    "reaching": Reaching,
+    "strokes": ImageEpisodes,
+    "omniglot": ImageEpisodes,
+    "miniimagenet": ImageEpisodes,
+}
+
+
+def problem_family(name: str = "", **dials: Any) -> Any:
+    """The family called `name` with these dials.
+
+    Raises:
+        ConfigError: for an unknown name or dial, naming the nearest valid one.
+    """
+    if name not in FAMILIES:
+        raise ConfigError(f"problems {name!r} is no few-shot family; {nearest(name, set(FAMILIES))}")
+    valid = set(inspect.signature(FAMILIES[name]).parameters) - {"name", "source"}
+    for dial, value in dials.items():
+        if dial not in valid:
+            raise ConfigError(f"problems '{name}' has no dial '{dial}'; {nearest(dial, valid)}")
+        dials[dial] = tuple(value) if isinstance(value, list) else value
+    if FAMILIES[name] is ImageEpisodes:
+        dials |= {"source": name, "name": name}
+        dials.setdefault("rotations", name != "miniimagenet")
+        dials.setdefault("size", {"strokes": 20, "omniglot": 28, "miniimagenet": 84}[name])
+    return FAMILIES[name](**dials)

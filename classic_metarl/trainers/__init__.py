@@ -1,0 +1,5 @@
+"""Trainers that several systems share.
+
+few_shot.py  supervised meta-learners, with loss_curves.py: what adaptation bought
+meta_rl.py   meta-RL by gradients, with meta_rl_config.py and return_curves.py: returns after each gradient step
+"""

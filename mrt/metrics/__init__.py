@@ -1,0 +1,1 @@
+"""Numbers and their intervals: regret, accuracy under budgets, the bootstrap."""

@@ -1,0 +1,1 @@
+"""How parameters move: several optimisers as one, the trust-region step."""

@@ -1,0 +1,1 @@
+"""`mrt eval`: what test-time compute bought, on any model, with intervals."""

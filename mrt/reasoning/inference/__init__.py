@@ -1,0 +1,1 @@
+"""Budgets at use: an answer within a budget, traces from anywhere scored, thoughts made longer."""

@@ -1,0 +1,125 @@
+"""Probes by forced answers: J is the share of sampled answers that are right."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from mrt.reasoning.engines.base import Engine
+from mrt.reasoning.engines.sampling import Sampling
+from mrt.reasoning.probes.base import Judge, Probed, Trace, branches_of, prefill_chunks
+from mrt.reasoning.traces.prompts import ThinkFormat, answer_end, answer_text
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """The mean reward of `samples` forced answers: unbiased, with standard error sqrt(J (1 - J) / (samples - 1))."""
+
+    samples: int = 4
+    temperature: float = 1.0
+    prover: str = field(default="forced", init=False)
+
+    def __call__(self, engine: Engine, fmt: ThinkFormat, traces: Sequence[Trace], judge: Judge) -> list[Probed]:
+        forced = force_answers(engine, fmt, traces, self.samples, Sampling(temperature=self.temperature))
+        results = []
+        for answers, rewards in zip(forced, judge_answers(fmt, traces, forced, judge), strict=True):
+            pairs = [self.estimate([r for r in cut if r is not None]) for cut in rewards]
+            texts = tuple(tuple(one.text for one in cut) for cut in answers)
+            results.append(Probed(tuple(p[0] for p in pairs), tuple(p[1] for p in pairs), texts))
+        return results
+
+    def estimate(self, rewards: Sequence[float]) -> tuple[float, float]:
+        """(J, standard error) from the scorable rewards of one boundary; NaN where there are too few."""
+        n = len(rewards)
+        if n == 0:
+            return math.nan, math.nan
+        mean = sum(rewards) / n
+        spread = sum((reward - mean) ** 2 for reward in rewards)
+        return mean, math.sqrt(spread / (n - 1) / n) if n > 1 else math.nan
+
+
+@dataclass(frozen=True)
+class Shrunk(Sampled):
+    """The posterior mean and standard deviation of J under a Beta(a, b) prior: less variance, some bias towards a / (a
+    + b).
+    """
+
+    a: float = 0.5
+    b: float = 0.5
+
+    def estimate(self, rewards: Sequence[float]) -> tuple[float, float]:
+        n = len(rewards)
+        if n == 0:
+            return math.nan, math.nan
+        a, b = self.a + sum(rewards), self.b + n - sum(rewards)
+        return a / (a + b), math.sqrt(a * b / (a + b + 1)) / (a + b)
+
+
+@dataclass(frozen=True)
+class Greedy(Sampled):
+    """The reward of the one greedy answer: J of a deterministic prover, so its standard error is 0."""
+
+    samples: int = field(default=1, init=False)
+    temperature: float = field(default=0.0, init=False)
+
+    def estimate(self, rewards: Sequence[float]) -> tuple[float, float]:
+        return (rewards[0], 0.0) if rewards else (math.nan, math.nan)
+
+
+@dataclass(frozen=True)
+class Forced:
+    """One forced answer: its text, and the ids of the whole completion that it ends."""
+
+    text: str
+    completion: list[int]
+
+
+def force_answers(
+    engine: Engine, fmt: ThinkFormat, traces: Sequence[Trace], samples: int, sampling: Sampling
+) -> list[list[list[Forced]]]:
+    """For every trace and every cut `samples` answers that follow a forced close there."""
+    results: list[list[list[Forced]]] = [[] for _ in traces]
+    for chunk, prefix in prefill_chunks(engine, traces):
+        owners, branches = branches_of(traces, chunk, fmt)
+        answers = engine.answers(prefix, branches, samples, fmt.max_answer_tokens, fmt.answer_stop_ids, sampling)
+        for owner, branch, answer in zip(owners, branches, answers, strict=True):
+            trace = traces[owner]
+            cut = branch.cut - len(trace.prompt) - len(trace.opening)
+            before = [*trace.opening, *trace.thought[:cut], *branch.suffix]
+            kept = [ids[: answer_end(ids, fmt)] for ids in answer.ids]
+            results[owner].append([Forced(answer_text(ids, fmt), [*before, *ids]) for ids in kept])
+    return results
+
+
+def judge_answers(
+    fmt: ThinkFormat, traces: Sequence[Trace], forced: Sequence[Sequence[Sequence[Forced]]], judge: Judge
+) -> list[list[list[float | None]]]:
+    """The rewards of `force_answers`, in the same nesting, by one call of the judge; NaN becomes None."""
+    flat = [(trace.row, one.completion) for trace, cuts in zip(traces, forced, strict=True) for c in cuts for one in c]
+    if not flat:
+        return [[] for _ in traces]
+    ids = [completion for _, completion in flat]
+    texts = [fmt.tokenizer.decode(completion, skip_special_tokens=True) for completion in ids]
+    rewards = iter(judge([row for row, _ in flat], texts, ids))
+    return [[[_scorable(next(rewards)) for _ in cut] for cut in cuts] for cuts in forced]
+
+
+def jeffreys_interval(successes: float, n: int, level: float = 0.95) -> tuple[float, float]:
+    """Jeffreys interval of a probability: quantiles of Beta(successes + 1/2, failures + 1/2), 0 and 1 at the ends."""
+    import mpmath
+
+    def quantile(q: float) -> float:
+        low, high = 0.0, 1.0
+        for _ in range(60):
+            middle = (low + high) / 2
+            inside = float(mpmath.betainc(successes + 0.5, n - successes + 0.5, 0, middle, regularized=True))
+            low, high = (middle, high) if inside < q else (low, middle)
+        return (low + high) / 2
+
+    tail = (1 - level) / 2
+    return (0.0 if successes == 0 else quantile(tail)), (1.0 if successes == n else quantile(1 - tail))
+
+
+def _scorable(reward: float | None) -> float | None:
+    return None if reward is None or math.isnan(reward) else float(reward)

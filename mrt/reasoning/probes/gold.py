@@ -1,0 +1,73 @@
+"""The gold probe: J is the probability of a right answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from mrt.errors import ConfigError
+from mrt.reasoning.engines.base import Engine
+from mrt.reasoning.probes.base import MAX_SOLUTIONS, Judge, Probed, Trace, branches_of, prefill_chunks
+from mrt.reasoning.traces.prompts import ThinkFormat
+
+
+@dataclass(frozen=True)
+class Gold:
+    """The teacher-forced probability of the gold answers, summed: no answer is sampled, the standard error is 0.
+
+    Where the row's `solutions` list every accepted answer (Countdown), this is the exact J of the forced answer at
+    temperature 1. With one `solution` out of many spellings it is a lower bound that rises with J (the surrogate of
+    GRPO-VPS, 2604.20659). With a `tolerance` unlikely beginnings of answers are let go, which takes a fraction of the
+    positions; J is then low by at most that much.
+
+    Raises:
+        ConfigError: for a row without solutions, or with more than 200 of them, or a tolerance outside [0, 1).
+    """
+
+    tolerance: float = 0.0
+    prover: str = field(default="forced", init=False)
+
+    def __call__(self, engine: Engine, fmt: ThinkFormat, traces: Sequence[Trace], judge: Judge) -> list[Probed]:
+        results: list[Probed] = [Probed((), ())] * len(traces)
+        known: dict[tuple[str, ...], list[list[int]]] = {}
+        solutions = []
+        for trace in traces:
+            texts = self.solution_texts(trace.row)
+            if texts not in known:
+                known[texts] = self.solution_ids(texts, fmt)
+            solutions.append(known[texts])
+        for chunk, prefix in prefill_chunks(engine, traces):
+            owners, branches = branches_of(traces, chunk, fmt)
+            scores = engine.score(prefix, branches, [solutions[i] for i in owners], self.tolerance)
+            values: dict[int, list[float]] = {i: [] for i in chunk}
+            for owner, score in zip(owners, scores, strict=True):
+                values[owner].append(min(1.0, float(score.exp().sum())))
+            for i in chunk:
+                results[i] = Probed(tuple(values[i]), (0.0,) * len(values[i]))
+        return results
+
+    @staticmethod
+    def solution_texts(row: Mapping[str, Any]) -> tuple[str, ...]:
+        """The gold answers of a row."""
+        texts = row.get("solutions") or ([row["solution"]] if row.get("solution") else None)
+        if not texts:
+            raise ConfigError(
+                "the 'gold' probe needs a column 'solutions' (or 'solution') with the gold answers; "
+                f"this row has {sorted(row)}. Cure: probe='sampled'"
+            )
+        if len(texts) > MAX_SOLUTIONS:
+            raise ConfigError(
+                f"the 'gold' probe would score {len(texts)} solutions at every boundary of '{row.get('key', '?')}', "
+                f"more than {MAX_SOLUTIONS}. Cure: probe='sampled'"
+            )
+        return tuple(texts)
+
+    @staticmethod
+    def solution_ids(texts: Sequence[str], fmt: ThinkFormat) -> list[list[int]]:
+        """Ids of every gold answer, each with what closes it: the brace of the box, or the end of the turn."""
+        closing = [] if fmt.answer_close_text else list(fmt.end_ids[:1])
+        encode = fmt.tokenizer
+        return [
+            [*encode(text + fmt.answer_close_text, add_special_tokens=False)["input_ids"], *closing] for text in texts
+        ]

@@ -1,0 +1,92 @@
+"""The reward of a completion, as TRL calls it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from mrt.errors import DataError
+from mrt.reasoning.grading.math_grader import MathGrader
+from mrt.reasoning.grading.verdict import Grade, verdict_shares
+
+if TYPE_CHECKING:
+    from mrt.reasoning.problems import ProblemSet
+
+
+LogMetric = Callable[[str, float], None]
+
+
+class MathReward:
+    """TRL reward function for a dataset with the column `solution`: 1.0, 0.0, or None where nothing can be said.
+
+    `opened` for models whose chat template opens the thought in the prompt: a completion that never closes it is then
+    truncated, even where its thought holds a box. Verdict shares go to TRL's `log_metric`.
+    """
+
+    def __init__(self, grader: MathGrader | None = None, opened: bool = False):
+        self.grader = grader or MathGrader()
+        self.opened = opened
+        self.__name__ = "math_reward"
+
+    def __call__(
+        self,
+        prompts: Sequence[Any],
+        completions: Sequence[Any],
+        completion_ids: Sequence[Sequence[int]] | None = None,
+        solution: Sequence[str] | None = None,
+        log_metric: LogMetric | None = None,
+        **columns: Any,
+    ) -> list[float | None]:
+        """Rewards (B,). Raises `DataError` without the column `solution`."""
+        if solution is None:
+            raise DataError("math_reward needs the dataset column 'solution'; map your answer column to it")
+        grades = self.grader.grade_many(list(zip(map(_text, completions), solution, strict=True)), self.opened)
+        return _rewards(grades, log_metric)
+
+
+class ProblemReward:
+    """TRL reward function that grades by a problem set; reads the columns of `to_dataset`: key, solution, data."""
+
+    def __init__(self, problem_set: ProblemSet, opened: bool = False):
+        self.problem_set = problem_set
+        self.opened = opened
+        self.__name__ = f"{problem_set.name}_reward"
+
+    def __call__(
+        self,
+        prompts: Sequence[Any],
+        completions: Sequence[Any],
+        completion_ids: Sequence[Sequence[int]] | None = None,
+        key: Sequence[str] | None = None,
+        solution: Sequence[str] | None = None,
+        data: Sequence[str] | None = None,
+        log_metric: LogMetric | None = None,
+        **columns: Any,
+    ) -> list[float | None]:
+        """Rewards (B,). Raises `DataError` where a column is missing."""
+        from mrt.reasoning.problems import Problem
+
+        if key is None or solution is None or data is None:
+            missing = [
+                name for name, column in (("key", key), ("solution", solution), ("data", data)) if column is None
+            ]
+            raise DataError(f"{self.__name__} needs the dataset columns {missing}; `to_dataset` writes them")
+        grades = []
+        for prompt, completion, name, gold, extra in zip(prompts, completions, key, solution, data, strict=True):
+            problem = Problem(name, _text(prompt), gold, json.loads(extra))
+            text = _text(completion)
+            grades.append(self.problem_set.grade(problem, "<think>" + text if self.opened else text))
+        return _rewards(grades, log_metric)
+
+
+def _text(message: Any) -> str:
+    """The text of a completion or prompt: a string, or the last message of a list."""
+    return message if isinstance(message, str) else str(message[-1].get("content") or "")
+
+
+def _rewards(grades: list[Grade], log_metric: LogMetric | None) -> list[float | None]:
+    if log_metric is not None:
+        for name, share in verdict_shares(grades).items():
+            log_metric(name, share)
+    return [grade.reward for grade in grades]

@@ -1,0 +1,1 @@
+"""MRT and its warm start, on trainers of TRL."""

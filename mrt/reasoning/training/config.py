@@ -1,0 +1,125 @@
+"""The arguments of `MRTTrainer`: TRL's own, and what MRT adds. Defaults are the vetted setting."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from trl import GRPOConfig
+
+from mrt.credit.guard import check_construction
+from mrt.credit.table import Credit, make_credit
+from mrt.errors import ConfigError, nearest
+from mrt.reasoning.probes.schedule import Schedule
+from mrt.reasoning.probes.table import PROBES
+from mrt.training.mixin import TrialArguments
+
+ROLLOUTS = ("plain", "probed", "mixed")
+HELD_OUT = ("auto", "reference", "none")
+NEEDS_STOP_VALUES = ("progress", "brpo")
+
+
+@dataclass
+class MRTConfig(TrialArguments, GRPOConfig):  # type: ignore[misc]  # narrower defaults
+    """`trl.GRPOConfig` with the credit, the rollout and the probe of MRT (Qu et al. 2025, 2503.07572).
+
+    `scale_rewards` (group | batch | none), `loss_type`, `beta`, `num_generations` and the rest mean what they mean in
+    TRL. With `credit="outcome"` and `rollout="plain"` nothing is probed and the trainer is TRL's GRPO.
+    """
+
+    credit: str = field(default="progress", metadata={"help": "outcome | progress | brpo | leave_one_out"})
+    alpha: float = field(default=1.0, metadata={"help": "weight of the progress bonus"})
+    alpha_end: float | None = field(default=None, metadata={"help": "alpha moves linearly to this over training"})
+    progress_mode: str = field(default="immediate", metadata={"help": "immediate | to-go | discounted | trace"})
+    progress_gamma: float = field(default=0.9, metadata={"help": "discount of progress_mode=discounted, per episode"})
+    progress_center: str = field(default="none", metadata={"help": "none | depth: centre the bonus by episode index"})
+    rollout: str = field(default="probed", metadata={"help": "plain | probed | mixed (the paper's group)"})
+    probe: str = field(default="sampled", metadata={"help": "sampled | shrunk | greedy | gold | none"})
+    probe_samples: int = field(default=4, metadata={"help": "forced answers a boundary (G)"})
+    probe_tolerance: float = field(default=0.0, metadata={"help": "gold: J may be low by this, for fewer positions"})
+    probe_every: int = field(default=1, metadata={"help": "probe every n-th boundary"})
+    probe_boundaries: int | None = field(default=None, metadata={"help": "at most this many boundaries a trace"})
+    probe_share: float = field(default=1.0, metadata={"help": "share of the traces that is probed"})
+    probe_moved: float | None = field(
+        default=None, metadata={"help": "probe both ends, then only inside intervals over which J moved by more"}
+    )
+    forced_style: str = field(default="short", metadata={"help": "short | paper: the forced close of the prover"})
+    segmenter: str = field(default="cues", metadata={"help": "cues | paragraphs | blocks"})
+    segmenter_options: dict[str, Any] | None = field(default=None, metadata={"help": "options of the segmenter"})
+    max_cost: float | None = field(
+        default=None, metadata={"help": "stop after so many positions (sampled 1, probed 1, updated 3 each)"}
+    )
+    thinking_budget: int | None = field(
+        default=None, metadata={"help": "probed: tokens of a completion after which the answer is forced"}
+    )
+    train_forced: bool = field(default=False, metadata={"help": "mixed: credit the forced rows' answer tokens"})
+    prefix_max_age: int = field(default=0, metadata={"help": "mixed: steps that a stale prefix may be reused for"})
+    held_out_prover: str = field(default="auto", metadata={"help": "auto | reference | none: the gaming watch"})
+    sync_tolerance: float | None = field(
+        default=None, metadata={"help": "vLLM: nats a token that engine and weights may differ by; None: by precision"}
+    )
+    watch_every: int = field(default=10, metadata={"help": "steps between two looks by the held-out prover"})
+
+    def __post_init__(self) -> None:
+        for name, valid in (
+            ("rollout", ROLLOUTS),
+            ("probe", (*PROBES, "none")),
+            ("held_out_prover", HELD_OUT),
+            ("credit", ("outcome", "leave_one_out", *NEEDS_STOP_VALUES)),
+        ):
+            if getattr(self, name) not in valid:
+                raise ConfigError(
+                    f"{name}={getattr(self, name)!r} is not possible here; {nearest(getattr(self, name), valid)}"
+                )
+        if self.needs_stop_values and (self.rollout == "plain" or self.probe == "none"):
+            raise ConfigError(
+                f"credit='{self.credit}' needs stop values, but rollout='{self.rollout}' with probe='{self.probe}' "
+                "measures none. Cure: rollout='probed' and probe='sampled' or 'gold'"
+            )
+        if not 0 < self.probe_share <= 1 or self.probe_every < 1 or (self.probe_boundaries or 2) < 2:
+            raise ConfigError("probe_share lies in (0, 1], probe_every is at least 1, probe_boundaries at least 2")
+        if self.probe_moved is not None and (
+            self.probe_moved < 0 or self.schedule() != Schedule(share=self.probe_share, moved=self.probe_moved)
+        ):
+            raise ConfigError("probe_moved is at least 0 and goes without probe_every and probe_boundaries")
+        if self.thinking_budget is not None:
+            if self.rollout != "probed":
+                raise ConfigError("thinking_budget needs rollout='probed' (with probe='none' to measure nothing)")
+            if not 0 < self.thinking_budget < int(self.max_completion_length or 0) - 8:
+                raise ConfigError(
+                    f"thinking_budget={self.thinking_budget} has to leave room for an answer within "
+                    f"max_completion_length={self.max_completion_length}"
+                )
+        if self.credit == "progress" and self.bonus:
+            check_construction(self.progress_mode, mixed=self.rollout == "mixed")
+        super().__post_init__()
+
+    @property
+    def bonus(self) -> bool:
+        """Whether a progress bonus is ever added."""
+        return self.credit == "progress" and (self.alpha != 0 or bool(self.alpha_end))
+
+    @property
+    def needs_stop_values(self) -> bool:
+        """Whether the credit reads J."""
+        return self.bonus or self.credit == "brpo"
+
+    def make_credit(self) -> Credit:
+        """The credit with its options; its scaling of the outcome is TRL's `scale_rewards`."""
+        if self.credit == "progress":
+            return make_credit(
+                "progress",
+                alpha_end=self.alpha_end,
+                alpha=self.alpha,
+                mode=self.progress_mode,
+                gamma=self.progress_gamma,
+                center=self.progress_center,
+                unmeasured="zero" if self.schedule() == Schedule(share=self.probe_share) else "spread",
+                scale=self.scale_rewards,
+            )
+        options: dict[str, Any] = {"scale": self.scale_rewards} if self.credit == "outcome" else {}
+        return make_credit(self.credit, **options)
+
+    def schedule(self) -> Schedule:
+        """Which boundaries of which traces are probed."""
+        return Schedule(self.probe_every, self.probe_boundaries, self.probe_share, self.probe_moved)

@@ -1,0 +1,236 @@
+"""Search traces for the warm start: attempts at a Countdown problem, each worked out and marked, then the answer.
+
+    3+5=8,8*7=56~34✗\\n\\nWait3*5=15,15+7=22~0✓</think>\\boxed{(3*5)+7}<|end|>
+
+Each attempt ends with its distance to the target. Comparing two numbers in one look is harder for a small model than
+arithmetic: without the distance it learnt 99 % of the arithmetic and never to mark a hit.
+
+A trace knows only what its own attempts have shown. The answer is the expression of the attempt that hit or, where
+none did, one more expression drawn at random and not worked out: an honest guess. The known solution is never used.
+Putting it behind a failed search teaches the model to answer without searching (stop value flat in the number of
+attempts).
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mrt.errors import ConfigError
+from mrt.reasoning.models.tiny import BOX, BOX_END, CLOSE, RIGHT, WAIT, WRONG
+from mrt.reasoning.problems.base import Problem, ProblemSet
+from mrt.reasoning.problems.chains import steps
+from mrt.reasoning.problems.expressions import Attempt, draw_attempt
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class SearchTrace:
+    """A thought, the answer behind it, whether an attempt hit the target, and how many attempts there were."""
+
+    thought: str
+    answer: str
+    hit: bool
+    attempts: int
+
+    @property
+    def completion(self) -> str:
+        """What follows a prompt that opened the thought, up to the end of the turn."""
+        return f"{self.thought}{CLOSE}{BOX}{self.answer}{BOX_END}"
+
+
+@dataclass(frozen=True)
+class Habits:
+    """What an attempt after the first is: with chance `adjust` it keeps the first step of the one before and changes
+    the rest, with chance `recheck` it works the one before out again, word by word, else it begins anew.
+
+    Rechecks are episodes without progress, as in the late part of long traces (Qu et al. 2025, section 5 and figure 3).
+
+    Raises:
+        ConfigError: where the two are no chances, or exceed 1 together.
+    """
+
+    adjust: float = 0.0
+    recheck: float = 0.0
+
+    def __post_init__(self) -> None:
+        if min(self.adjust, self.recheck) < 0 or self.adjust + self.recheck > 1:
+            raise ConfigError(f"adjust={self.adjust} and recheck={self.recheck} are to be chances, at most 1 together")
+
+    def draw(self, rng: random.Random) -> str:
+        """adjust | recheck | anew."""
+        if not self.adjust and not self.recheck:
+            return "anew"
+        u = rng.random()
+        return "adjust" if u < self.adjust else "recheck" if u < self.adjust + self.recheck else "anew"
+
+
+def search_trace(problem: Problem, rng: random.Random, max_attempts: int, habits: Habits | None = None) -> SearchTrace:
+    """Random attempts until one hits or `max_attempts` (0 or more) are made; no two differ by commuted operands only,
+    save for rechecks.
+
+    A chain is worked out from left to right instead, up to `max_attempts` steps (`chain_trace`).
+
+    Raises:
+        ConfigError: for a problem of another set.
+    """
+    if "terms" in problem.data:
+        return chain_trace(problem, rng, max_attempts, habits or Habits())
+    if not {"numbers", "target", "operations"} <= set(problem.data):
+        raise ConfigError(f"search traces are made for Countdown and chains only; {problem.key!r} is neither")
+    numbers, target, operations = problem.data["numbers"], problem.data["target"], problem.data["operations"]
+    limit = max(99, target, *numbers)
+    tried: set[str] = set()
+    written: list[str] = []
+    habits, attempt = habits or Habits(), None
+    while len(written) < max_attempts:
+        habit = habits.draw(rng) if attempt else "anew"
+        if habit == "recheck":
+            written.append(written[-1])
+            continue
+        begin = attempt if habit == "adjust" else None
+        attempt = _draw(numbers, operations, limit, rng, tried, begin) or _draw(numbers, operations, limit, rng, tried)
+        if attempt is None:
+            break  # everything has been tried
+        hit = attempt.value == target
+        written.append(f"{attempt.steps}~{abs(attempt.value - target)}{RIGHT if hit else WRONG}")
+        if hit:
+            return SearchTrace(WAIT.join(written), attempt.expression, True, len(written))
+    guess = _draw(numbers, operations, limit, rng, tried) or _draw(numbers, operations, limit, rng, set())
+    assert guess is not None, f"{problem.key} has no expression that can be worked out"
+    return SearchTrace(WAIT.join(written), guess.expression, False, len(written))
+
+
+def chain_trace(problem: Problem, rng: random.Random, max_steps: int, habits: Habits) -> SearchTrace:
+    """The steps of a chain, each an episode, until all are done or `max_steps` episodes are written, rechecks included.
+
+    The answer is the right one, however much was left to do in the head: what a model learns of it is what it can do
+    in the head.
+    """
+    left, written = steps(problem.data["terms"]), list[str]()
+    while left and len(written) < max_steps:
+        recheck = written and habits.draw(rng) == "recheck"
+        written.append(written[-1] if recheck else left.pop(0))
+    return SearchTrace(WAIT.join(written), problem.solution, not left, len(written))
+
+
+def _draw(
+    numbers: list[int],
+    operations: str,
+    limit: int,
+    rng: random.Random,
+    tried: set[str],
+    begin: Attempt | None = None,
+) -> Attempt | None:
+    """A random attempt (with the first step of `begin`) that is not among those tried, and remembered as tried; None
+    where 200 draws bring none, 20 after a given first step.
+    """
+    for _ in range(200 if begin is None else 20):
+        attempt = draw_attempt(numbers, operations, limit, rng, begin)
+        if attempt is None:
+            return None
+        if attempt.canonical not in tried:
+            tried.add(attempt.canonical)
+            return attempt
+    return None
+
+
+def search_traces(
+    problem_set: ProblemSet,
+    traces: int,
+    attempts: tuple[int, int] = (0, 8),
+    seed: int = 0,
+    give_up: float = 0.0,
+    patient: float = 0.0,
+    habits: Habits | None = None,
+) -> list[tuple[Problem, SearchTrace]]:
+    """`traces` search traces over the warm start split, deterministic in `seed`.
+
+    The problems go round in shuffled order. Each trace draws its limit of attempts, so that lengths vary: evenly from
+    `attempts` (lowest, highest), or, with `give_up` above 0, by giving up with that probability before each attempt
+    beyond the lowest. Such traces are short, yet the model sees that more attempts are possible, and reinforcement can
+    lengthen them; an even range ends in a wall that no sample ever climbs. A share `patient` of the traces never gives
+    up before the highest, so that the model also knows how a search ends: without it, reinforcement lengthens the
+    thought beyond every limit on tokens.
+
+    Raises:
+        ConfigError: for a range that is none, a probability that is none, and for an empty warm start split.
+    """
+    low, high = attempts
+    if traces < 1:
+        raise ConfigError(f"traces must be at least 1, got {traces}")
+    if not 0 <= low <= high:
+        raise ConfigError(f"attempts must be a range (lowest, highest) with 0 <= lowest <= highest, got {attempts}")
+    if not 0 <= give_up < 1 or not 0 <= patient <= 1:
+        raise ConfigError(f"give_up={give_up} is to be a probability below 1, patient={patient} a share")
+    problems = problem_set.problems("warmstart")
+    if not problems:
+        raise ConfigError(f"problem set '{problem_set.name}' has no warm start problems: raise its dial 'warmstart'")
+    rng = random.Random(f"search traces:{seed}")
+    made: list[tuple[Problem, SearchTrace]] = []
+    while len(made) < traces:
+        for problem in rng.sample(problems, min(len(problems), traces - len(made))):
+            limit = high if patient and rng.random() < patient else low
+            while give_up and limit < high and rng.random() >= give_up:
+                limit += 1
+            made.append((problem, search_trace(problem, rng, limit if give_up else rng.randint(low, high), habits)))
+    return made
+
+
+def trace_dataset(
+    problem_set: ProblemSet,
+    tokenizer: PreTrainedTokenizerBase,
+    traces: int,
+    attempts: tuple[int, int] = (0, 8),
+    seed: int = 0,
+    give_up: float = 0.0,
+    patient: float = 0.0,
+    habits: Habits | None = None,
+) -> tuple[Dataset, dict[str, float]]:
+    """Search traces as rows for TRL's SFTTrainer, and their statistics.
+
+    Columns: key, prompt and completion (text, to be read), input_ids and labels (what is trained on; labels are -100
+    over the prompt). The prompt's ids are those that `prompts.render` gives at RL time, exactly.
+
+    Returns:
+        the dataset, and {"hit_rate", "mean_attempts", "mean_tokens" (completion), "max_tokens" (whole row)}.
+
+    Raises:
+        ConfigError: where the tokenizer cannot write a trace (the tiny one ends at 99).
+    """
+    from datasets import Dataset
+
+    from mrt.reasoning.traces.prompts import render
+
+    end = str(tokenizer.eos_token)
+    columns: dict[str, list[Any]] = {name: [] for name in ("key", "prompt", "completion", "input_ids", "labels")}
+    made = search_traces(problem_set, traces, attempts, seed, give_up, patient, habits)
+    prompts: dict[str, tuple[list[int], str]] = {}
+    tails = tokenizer([trace.completion + end for _, trace in made], add_special_tokens=False)["input_ids"]
+    for (problem, trace), tail in zip(made, tails, strict=True):
+        if problem.key not in prompts:
+            ids = render(tokenizer, [{"role": "user", "content": problem.prompt}])
+            prompts[problem.key] = ids, str(tokenizer.decode(ids))
+        head, text = prompts[problem.key]
+        unknown = tokenizer.unk_token_id is not None and tokenizer.unk_token_id in (*head, *tail)
+        if unknown or problem.prompt not in text:
+            raise ConfigError(
+                f"the tokenizer has no tokens for {problem.prompt!r} or its trace: the tiny model knows the numbers 0 "
+                "to 99 and the short prompt (lower the dials high and target_high to 99, prompt=short)"
+            )
+        columns["key"].append(problem.key)
+        columns["prompt"].append(text)
+        columns["completion"].append(trace.completion + end)
+        columns["input_ids"].append([*head, *tail])
+        columns["labels"].append([-100] * len(head) + list(tail))
+    statistics = {
+        "hit_rate": sum(trace.hit for _, trace in made) / traces,
+        "mean_attempts": sum(trace.attempts for _, trace in made) / traces,
+        "mean_tokens": sum(map(len, tails)) / traces,
+        "max_tokens": float(max(map(len, columns["input_ids"]))),
+    }
+    return Dataset.from_dict(columns), statistics

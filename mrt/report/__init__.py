@@ -1,0 +1,1 @@
+"""The HTML page: its data, what is computed from them, plots, tables and templates."""

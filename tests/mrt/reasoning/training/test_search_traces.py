@@ -1,0 +1,155 @@
+"""Search traces: right arithmetic, right marks, honest answers, and rows whose prompt is the prompt of RL."""
+
+import random
+import re
+from dataclasses import replace
+
+import pytest
+
+from mrt.errors import ConfigError
+from mrt.reasoning.grading.verdict import Verdict
+from mrt.reasoning.models.tiny import build_tokenizer
+from mrt.reasoning.problems import Countdown, Problem
+from mrt.reasoning.problems.expressions import draw_attempt, evaluate, step
+from mrt.reasoning.traces.prompts import render
+from mrt.reasoning.training.search_traces import search_trace, search_traces, trace_dataset
+
+STEP = re.compile(r"(\d+)([-+*/])(\d+)=(\d+)")
+
+
+@pytest.fixture(scope="module")
+def countdown() -> Countdown:
+    return Countdown(high=12, train=10, warmstart=400, test=10)
+
+
+def attempts_of(thought: str) -> list[tuple[str, int, str]]:
+    """(steps, distance to the target, mark) of each attempt."""
+    parts = [part.partition("~") for part in thought.split("\n\nWait")] if thought else []
+    return [(steps, int(rest[:-1]), rest[-1]) for steps, _, rest in parts]
+
+
+def test_every_step_is_right_and_every_mark(countdown: Countdown) -> None:
+    for problem, trace in search_traces(countdown, 400, (0, 6)):
+        parts = attempts_of(trace.thought)
+        assert len(parts) == trace.attempts
+        for position, (steps, distance, mark) in enumerate(parts):
+            pool = list(problem.data["numbers"])
+            for text in steps.split(","):
+                match = STEP.fullmatch(text)
+                assert match
+                a, sign, b, result = match.groups()
+                assert step(sign, int(a), int(b), 99) == int(result)
+                pool.remove(int(a))
+                pool.remove(int(b))
+                pool.append(int(result))
+            assert len(pool) == 1
+            assert distance == abs(pool[0] - problem.data["target"])
+            assert mark == ("✓" if distance == 0 else "✗")
+            assert (mark == "✓") == (trace.hit and position == len(parts) - 1)
+
+
+def test_the_answer_is_the_attempt_that_hit_or_a_guess(countdown: Countdown) -> None:
+    hits = misses = lucky = 0
+    for problem, trace in search_traces(countdown, 1000, (0, 6)):
+        numbers, _ = evaluate(trace.answer)
+        assert sorted(numbers) == problem.data["numbers"]
+        grade = countdown.grade(problem, trace.completion, opened=True)
+        if trace.hit:
+            hits += 1
+            assert grade.verdict is Verdict.CORRECT
+            last = STEP.findall(attempts_of(trace.thought)[-1][0])[-1]
+            assert last[1] in trace.answer
+        else:
+            misses += 1
+            lucky += grade.verdict is Verdict.CORRECT
+    assert hits > 200
+    # A guess is right as often as one more attempt: between one in twenty and one in five on these problems.
+    assert 0.05 < lucky / misses < 0.2
+
+
+def test_the_known_solution_is_never_looked_at(countdown: Countdown) -> None:
+    for problem in countdown.problems("warmstart")[:50]:
+        spoilt = replace(problem, solution="spoilt")
+        assert search_trace(problem, random.Random(1), 3) == search_trace(spoilt, random.Random(1), 3)
+
+
+def test_one_style_of_brackets(countdown: Countdown) -> None:
+    shape = re.compile(r"\(\d+[-+*]\d+\)[-+*]\d+|\d+[-+*]\(\d+[-+*]\d+\)")
+    for _, trace in search_traces(countdown, 300):
+        assert shape.fullmatch(trace.answer)
+
+
+def test_attempts_are_distinct_up_to_commuted_operands() -> None:
+    # 2 and 3 with + and *: only 2+3 and 2*3, whatever the order; neither makes 7.
+    problem = Problem("x", "2 3->7", "", {"numbers": [2, 3], "target": 7, "operations": "+*"})
+    for seed in range(20):
+        trace = search_trace(problem, random.Random(seed), 10)
+        assert sorted(steps.split("=")[1] for steps, _, _ in attempts_of(trace.thought)) == ["5", "6"]
+        assert not trace.hit
+        assert trace.answer in {"2+3", "3+2", "2*3", "3*2"}
+
+
+def test_no_attempts_is_a_bare_guess(countdown: Countdown) -> None:
+    problem = countdown.problems("warmstart")[0]
+    trace = search_trace(problem, random.Random(0), 0)
+    assert (trace.thought, trace.attempts, trace.hit) == ("", 0, False)
+    assert trace.completion == f"</think>\\boxed{{{trace.answer}}}"
+
+
+def test_draws_reach_every_attempt_and_stay_in_range() -> None:
+    rng = random.Random(0)
+    found = {draw_attempt([2, 3], "+-*/", 99, rng) for _ in range(300)}
+    assert {(a.steps, a.expression) for a in found if a} == {
+        (f"{text}={value}", text) for text, value in {"2+3": 5, "3+2": 5, "3-2": 1, "2*3": 6, "3*2": 6}.items()
+    }
+    assert draw_attempt([50, 60], "*", 99, rng) is None  # the only product is out of range
+    for _ in range(300):
+        attempt = draw_attempt([7, 9, 12, 25], "+-*/", 99, rng)
+        assert attempt
+        assert all(0 <= int(value) <= 99 for *_, value in STEP.findall(attempt.steps))
+        assert evaluate(attempt.expression) == (evaluate(attempt.expression)[0], attempt.value)
+
+
+def test_deterministic_and_spread_over_the_problems(countdown: Countdown) -> None:
+    once = search_traces(countdown, 900, (1, 4), seed=3)
+    assert once == search_traces(countdown, 900, (1, 4), seed=3)
+    assert once != search_traces(countdown, 900, (1, 4), seed=4)
+    keys = [problem.key for problem, _ in once]
+    assert {key: keys.count(key) for key in keys}.keys() == {p.key for p in countdown.problems("warmstart")}
+    assert {keys.count(key) for key in keys} == {2, 3}  # 400 problems go round twice, then 100 once more
+    assert {trace.attempts for _, trace in once} == {1, 2, 3, 4}
+
+
+def test_rows_begin_with_the_prompt_of_rl(countdown: Countdown) -> None:
+    tokenizer = build_tokenizer()
+    rows, statistics = trace_dataset(countdown, tokenizer, 200, (0, 4), seed=1)
+    made = search_traces(countdown, 200, (0, 4), seed=1)
+    assert rows.column_names == ["key", "prompt", "completion", "input_ids", "labels"]
+    for row, (problem, trace) in zip(rows, made, strict=True):
+        head = render(tokenizer, [{"role": "user", "content": problem.prompt}])
+        assert row["input_ids"][: len(head)] == head
+        assert row["labels"] == [-100] * len(head) + row["input_ids"][len(head) :]
+        assert row["prompt"] + row["completion"] == tokenizer.decode(row["input_ids"])
+        assert row["completion"] == trace.completion + "<|end|>"
+        assert row["input_ids"][-1] == tokenizer.eos_token_id
+        assert row["key"] == problem.key
+    assert statistics["hit_rate"] == sum(trace.hit for _, trace in made) / 200
+    assert statistics["mean_attempts"] == sum(trace.attempts for _, trace in made) / 200
+    lengths = [len(row) for row in rows["input_ids"]]
+    assert statistics["max_tokens"] == max(lengths)
+    assert statistics["mean_tokens"] == pytest.approx(sum(lengths) / 200 - 6)  # a prompt is six tokens
+
+
+def test_what_cannot_work_is_told(countdown: Countdown) -> None:
+    with pytest.raises(ConfigError, match="range"):
+        search_traces(countdown, 10, (3, 2))
+    with pytest.raises(ConfigError, match="raise its dial 'warmstart'"):
+        search_traces(Countdown(high=5, train=1, warmstart=0, test=1), 10)
+    with pytest.raises(ConfigError, match="Countdown and chains only"):
+        search_trace(Problem("files:1", "What is 1+1?", "2"), random.Random(0), 2)
+    for high, target_high in ((300, 99), (40, 300)):
+        wide = Countdown(high=high, target_high=target_high, train=1, warmstart=20, test=1)
+        with pytest.raises(ConfigError, match="the tiny model knows the numbers 0 to 99"):
+            trace_dataset(wide, build_tokenizer(), 20)
+    with pytest.raises(ConfigError, match="traces must be at least 1"):
+        trace_dataset(countdown, build_tokenizer(), 0)
