@@ -58,12 +58,13 @@ class Learning:
 
     def check(self, figure: str, value: float, above: float = -math.inf, below: float = math.inf) -> None:
         """Holds above < value < below. Bounds stand well outside the spread that the matrix prints."""
-        row = {"test": self.test, "figure": figure, "value": float(value), "above": above, "below": below}
+        value, above, below = float(value), float(above), float(below)
+        row = {"test": self.test, "figure": figure, "value": value, "above": above, "below": below}
         if path := os.environ.get("MRT_TEST_FIGURES"):
             with open(path, "a") as file:
                 file.write(json.dumps(row) + "\n")
         else:
-            assert above < value < below, f"{figure} is {float(value):.4g}, not between {above:.4g} and {below:.4g}"
+            assert above < value < below, f"{figure} is {value:.4g}, not between {above:.4g} and {below:.4g}"
 
 
 @pytest.fixture

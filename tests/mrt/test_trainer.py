@@ -34,9 +34,10 @@ def bayes_optimum(a: int, b: int, c: int, d: int, left: int) -> float:
     )
 
 
-def test_the_bandit_is_learnt(tmp_path: Path) -> None:
+def test_the_bandit_is_learnt(tmp_path: Path, learning: Any) -> None:
     """Random play earns 5.0 of 10, the Bayes-optimal policy 6.02; on unseen tasks the learner stands between them."""
-    trainer = bandit.build(tmp_path, max_steps=150, learning_rate=0.02, save_strategy="no", logging_steps=50)
+    options = {"max_steps": 150, "learning_rate": 0.02, "save_strategy": "no", "logging_steps": 50}
+    trainer = bandit.build(tmp_path, **options, seed=learning.seed(42))
     trainer.train()
     tasks = [bandit.Bandits().sample(7, index) for index in range(1000)]
     with torch.no_grad():
@@ -44,9 +45,10 @@ def test_the_bandit_is_learnt(tmp_path: Path) -> None:
     error = returns.std() / math.sqrt(len(tasks))
     ceiling = bayes_optimum(1, 1, 1, 1, bandit.PULLS)
     assert abs(ceiling - 6.0217857) < 1e-6
-    assert 5.4 < returns.mean() < ceiling + 3 * error
+    learning.check("return", returns.mean(), above=5.4, below=ceiling + 3 * error)
     regret = [row["regret/return"] for row in trainer.state.log_history if "regret/return" in row]
-    assert regret[-1] < 0.75 < regret[0] < 1.1
+    learning.check("regret at first", regret[0], above=0.75, below=1.1)
+    learning.check("regret at last", regret[-1], below=0.75)
 
 
 def test_tasks_are_new_in_every_step_or_go_round(tmp_path: Path) -> None:

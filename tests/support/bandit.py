@@ -117,7 +117,7 @@ class TwoLearners(BanditTrainer):
 
 def build(output_dir: Path, trainer: type[TrialTrainer] = BanditTrainer, **changed: Any) -> TrialTrainer:
     """A trainer of the toy with small, quick settings."""
-    torch.manual_seed(0)
+    torch.manual_seed(changed.get("seed", 0))
     options: dict[str, Any] = {
         "per_device_train_batch_size": 8,
         "max_steps": 12,

@@ -91,7 +91,7 @@ def test_wang_is_a2c(tmp_path: Path) -> None:
 
 
 def trpo(folder: Path, **changed: Any) -> RL2TRPOTrainer:
-    torch.manual_seed(0)
+    torch.manual_seed(changed.get("seed", 0))
     tasks = make_tasks("dependent-bandit", kind="easy", pulls=5)
     settings: dict[str, Any] = {"per_device_train_batch_size": 64, "max_steps": 6, "use_cpu": True}
     settings |= {"disable_tqdm": True, "report_to": "none", "logging_steps": 1, **changed}
@@ -220,31 +220,35 @@ def test_distillation_by_hand(tmp_path: Path) -> None:
 # ---- they learn
 
 
-def test_gittins_is_distilled(tmp_path: Path) -> None:
+def test_gittins_is_distilled(tmp_path: Path, learning: Any) -> None:
     """Five arms, ten pulls: random 5.0, Gittins within 0.01 of the Bayes-optimal 6.66; imitation comes near."""
     changed = ["args.max_steps=150", "args.per_device_train_batch_size=64", "args.learning_rate=1e-2"]
-    trainer = from_recipe("control/distilled-bandit", tmp_path, *changed, "args.logging_steps=50")
+    changed += ["args.logging_steps=50", f"seed={learning.seed()}"]
+    trainer = from_recipe("control/distilled-bandit", tmp_path, *changed)
     untrained, _ = evaluated(trainer)
     trainer.train()
     mean, se = evaluated(trainer)
     ceiling = bernoulli_value(5, 10)
-    assert untrained < 5.2
-    assert 6.3 < mean < ceiling + 4 * se
+    learning.check("untrained", untrained, below=5.2)
+    learning.check("return", mean, above=6.3, below=ceiling + 4 * se)
 
 
-def test_wang_learns_dependent_arms(tmp_path: Path) -> None:
+def test_wang_learns_dependent_arms(tmp_path: Path, learning: Any) -> None:
     """Easy arms, 20 pulls: 10 at random; whoever asks once and stays gets most of the 18 - Bayes regret."""
     changed = ["tasks.pulls=20", "args.max_steps=150", "args.per_device_train_batch_size=48", "args.entropy=0.1"]
-    trainer = from_recipe("control/wang-dependent", tmp_path, *changed, "args.learning_rate=1e-2")
+    changed += ["args.learning_rate=1e-2", f"seed={learning.seed()}"]
+    trainer = from_recipe("control/wang-dependent", tmp_path, *changed)
     trainer.train()
     mean, se = evaluated(trainer)
     assert dependent_known("easy", 20) == pytest.approx(18)
-    assert 16.0 < mean < dependent_value("easy", 20) + 4 * se
+    learning.check("return", mean, above=16.0, below=dependent_value("easy", 20) + 4 * se)
 
 
 @pytest.mark.slow
-def test_trpo_learns_dependent_arms(tmp_path: Path) -> None:
-    trainer = trpo(tmp_path, max_steps=60, per_device_train_batch_size=128, learning_rate=1e-2, save_strategy="no")
+def test_trpo_learns_dependent_arms(tmp_path: Path, learning: Any) -> None:
+    options = {"max_steps": 60, "per_device_train_batch_size": 128, "learning_rate": 1e-2, "save_strategy": "no"}
+    trainer = trpo(tmp_path, **options, seed=learning.seed(42))
     trainer.train()
     mean, se = evaluated(trainer)
-    assert 3.6 < mean < dependent_value("easy", 5) + 4 * se  # random 2.5, Bayes-optimal below 4.5
+    ceiling = dependent_value("easy", 5) + 4 * se  # random 2.5, Bayes-optimal below 4.5
+    learning.check("return", mean, above=3.6, below=ceiling)

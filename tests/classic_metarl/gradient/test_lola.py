@@ -152,14 +152,14 @@ def test_sampled_gradients_agree_with_the_exact_value() -> None:
 
 @pytest.mark.parametrize(("lookahead", "low", "high"), [(1, -1.3, -0.95), (0, -2.05, -1.8)])
 def test_exact_lookahead_finds_reciprocity_and_naive_learning_does_not(
-    lookahead: int, low: float, high: float, tmp_path: Path
+    lookahead: int, low: float, high: float, tmp_path: Path, learning: Any
 ) -> None:
     options = ("args.estimator=exact", "args.max_steps=100", "args.logging_steps=50", "args.learning_rate=0.1")
-    small = ("args.per_device_train_batch_size=4", "args.steps=10", "seed=1")
+    small = ("args.per_device_train_batch_size=4", "args.steps=10", f"seed={learning.seed(1)}")
     trainer = trainer_of(tmp_path, f"args.lookahead={lookahead}", *options, *small)
     trainer.train()
     found = 0.04 * lola.exact_values(trainer.model.one, trainer.model.two, PAYOFFS, 0.96)
-    assert low < found.mean().item() < high
+    learning.check("value", found.mean().item(), above=low, below=high)
 
 
 def test_the_players_move_by_their_own_losses_alone(tmp_path: Path) -> None:

@@ -167,16 +167,18 @@ def test_anil_moves_the_head_alone_and_meta_sgd_learns_its_rates(tmp_path: Path)
 
 
 @pytest.mark.parametrize(("name", "bound"), [("maml", 2.4), ("meta_sgd", 2.4)])
-def test_it_learns_to_adapt_and_knows_nothing_before(name: str, bound: float, tmp_path: Path) -> None:
-    trainer = trainer_of(name, tmp_path, "args.max_steps=400", "args.learning_rate=0.003", "args.logging_steps=200")
+def test_it_learns_to_adapt_and_knows_nothing_before(name: str, bound: float, tmp_path: Path, learning: Any) -> None:
+    settings = ("args.max_steps=400", "args.learning_rate=0.003", "args.logging_steps=200")
+    trainer = trainer_of(name, tmp_path, *settings, f"seed={learning.seed()}")
     trainer.train()
     curve = summarise(loss_curve(trainer.model, Sinusoids(shots=10, queries=50), 400, 1))
-    assert curve["median"][1] < bound
-    assert curve["mean"][1] < curve["mean"][0] - 1
-    assert curve["mean"][0] > 2.8, "better than the best predictor without the task: it has seen the answers"
+    learning.check("median loss after a step", curve["median"][1], below=bound)
+    learning.check("gain of a step", curve["mean"][0] - curve["mean"][1], above=1)
+    # below it is better than the best predictor without the task: it has seen the answers
+    learning.check("mean loss before", curve["mean"][0], above=2.8)
     logged = [row for row in trainer.state.log_history if "regret/stop" in row]
-    assert logged[-1]["progress/mean"] > 0.3
-    assert logged[-1]["regret/stop"] < 0.8
+    learning.check("progress at the end", logged[-1]["progress/mean"], above=0.3)
+    learning.check("regret at the end", logged[-1]["regret/stop"], below=0.8)
 
 
 @pytest.mark.parametrize("name", ["maml", "meta_sgd", "reptile"])

@@ -76,7 +76,7 @@ def test_a_fork_before_the_first_step_is_a_fresh_start(memory: str) -> None:
 
 @pytest.mark.parametrize("memory", MEMORIES)
 def test_nothing_looks_ahead(memory: str) -> None:
-    """Outputs before a changed step are equal in every bit; at the step and after it they are not."""
+    """Outputs before a changed step are the same but for rounding; at the step and after it they are not."""
     policy, inputs, t = make_policy(memory, see=["observation", "action", "reward", "done"]), make_inputs(), 6
     with torch.no_grad():
         before = policy(inputs)
@@ -84,11 +84,11 @@ def test_nothing_looks_ahead(memory: str) -> None:
             changed = value.clone()
             changed[:, t] = {"done": 1 - value[:, t], "action": (value[:, t] + 2) % 3}.get(name, value[:, t] + 1)
             after = policy({**inputs, name: changed})
-            assert torch.equal(after.logits[:, :t], before.logits[:, :t])
-            assert torch.equal(after.values[:, :t], before.values[:, :t])
-            assert bool((after.logits[:, t] != before.logits[:, t]).any(-1).all())
-            later = (after.logits[:, t + 1] != before.logits[:, t + 1]).any(-1)
-            assert bool(later.any()) == (memory != "none"), f"{name} is not remembered"
+            assert torch.allclose(after.logits[:, :t], before.logits[:, :t], atol=1e-6)
+            assert torch.allclose(after.values[:, :t], before.values[:, :t], atol=1e-6)
+            moved = ((after.logits - before.logits).abs() > 1e-5).any(-1)
+            assert bool(moved[:, t].all())
+            assert bool(moved[:, t + 1].any()) == (memory != "none"), f"{name} is not remembered"
 
 
 @pytest.mark.parametrize("memory", MEMORIES)
