@@ -29,7 +29,7 @@ MAY_IMPORT = {
 }
 NOBODY_IMPORTS = {"recipes", "evals", "tests"}
 # `mrt` finds what it offers by name, when it is asked for; the memories go once recipes name the classic ones.
-NAME_UPWARD = {"mrt", "mrt.control.memories"}
+NAME_UPWARD = {"mrt"}
 NO_MIRROR = {"support", "programs", "fixtures"}
 TOP_TESTS = {"test_house.py", "test_gate.py", "test_wheel.py"}
 HEAVY = ("torch", "transformers", "trl", "vllm", "gymnasium", "matplotlib", "math_verify", "datasets", "peft")

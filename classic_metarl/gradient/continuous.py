@@ -27,7 +27,7 @@ Deviations: the baseline is fitted to each task's episodes; losses of a stage ar
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch

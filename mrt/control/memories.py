@@ -2,12 +2,12 @@
 
 A memory has two ways through the same weights: `step`, with a state, for acting, and `forward`, over whole trials, for
 learning. They agree (a test holds 1e-5). Its state is born with a trial and dies with it; the end of an episode does
-not touch it. SNAIL, windowed transformers and the episodic LSTM are in `classic_metarl.black_box`.
+not touch it. Other packages
+bring theirs: a policy names them as `module:Class`.
 """
 
 from __future__ import annotations
 
-import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from mrt.control.agent import rows_of
 from mrt.errors import ConfigError, nearest
+from mrt.runs.code import import_named
 
 Inputs = Mapping[str, Tensor]
 """What was seen: observation (B, [T,] D), action (B, [T,] [A]) the previous one (-1: none), reward, done (B, [T])."""
@@ -171,29 +172,29 @@ class Reactive(Memory):
         return torch.tanh(self.layer(x))
 
 
-MEMORIES: dict[str, str] = {
-    "gru": "mrt.control.memories:GRU",
-    "lstm": "mrt.control.memories:LSTM",
-    "transformer": "mrt.control.memories:Transformer",
-    "none": "mrt.control.memories:Reactive",
-    "snail": "classic_metarl.black_box.snail:SNAIL",
-    "long-window": "classic_metarl.black_box.windows:LongWindow",
-    "short-window": "classic_metarl.black_box.windows:ShortWindow",
-    "episodic-lstm": "classic_metarl.black_box.episodic_lstm:EpisodicLSTM",
-}
-"""Name -> module:class, imported when it is asked for. Another package adds its own by assignment."""
+MEMORIES: dict[str, type[Memory]] = {"gru": GRU, "lstm": LSTM, "transformer": Transformer, "none": Reactive}
+"""The memories of this module by name."""
 
 
 def make_memory(name: str, size: int, **options: Any) -> Memory:
-    """The memory `name` of width `size`.
+    """A memory of width `size`: one of `MEMORIES`, or another class of ours as `module:Class`
+    (`classic_metarl.black_box.snail:SNAIL`).
 
     Raises:
-        ConfigError: for an unknown name or option.
+        ConfigError: for an unknown name or option, or a class that is no memory.
     """
-    if name not in MEMORIES:
-        raise ConfigError(f"unknown memory '{name}'; {nearest(str(name), set(MEMORIES))}")
-    module, _, attribute = MEMORIES[name].partition(":")
+    if ":" in str(name):
+        kind = import_named(str(name), "memory")
+    elif name in MEMORIES:
+        kind = MEMORIES[name]
+    else:
+        raise ConfigError(
+            f"unknown memory '{name}'; {nearest(str(name), set(MEMORIES))}. Others are named as module:Class, as in "
+            "classic_metarl.black_box.snail:SNAIL"
+        )
+    if not (isinstance(kind, type) and issubclass(kind, Memory)):
+        raise ConfigError(f"memory '{name}' is not a Memory of mrt.control.memories")
     try:
-        return getattr(importlib.import_module(module), attribute)(size, **options)
+        return kind(size, **options)
     except TypeError as error:
         raise ConfigError(f"memory '{name}' with {options}: {error}") from error

@@ -38,7 +38,7 @@ class PolicyConfig(PreTrainedConfig):
 
     Args:
         observation, actions, action_size: as in `Spec`.
-        memory: gru | lstm | transformer | none, or one of `classic_metarl`: snail, long-window, ...
+        memory: gru | lstm | transformer | none, or a class as module:Class (`classic_metarl.black_box.snail:SNAIL`).
         memory_options: of that memory (`layers`, `heads`, `backbone`, ...).
         hidden_size: width of the embedding, of the memory and of the heads' input.
         separate_critic: the value head reads a memory of its own (as the baseline of RL2).

@@ -24,7 +24,7 @@ from mrt.errors import ConfigError
 from mrt.runs.recipe import Recipe, import_trainer, load_recipe, recipe_names
 from tests.support import bandit
 from tests.support.compare import assert_same_files, interrupted
-from tests.support.policies import randomised
+from tests.support.policies import named, randomised
 
 QUICK = ["args.use_cpu=true", "args.disable_tqdm=true", "args.report_to=none", "args.save_strategy=no"]
 OURS = [name for name in recipe_names() if name.startswith("control/")]
@@ -157,7 +157,7 @@ def test_trpo_moves_every_memory(memory: str, tmp_path: Path) -> None:
     """Second derivatives go through fused attention's plain twin, LSTMs, and the dictionary."""
     tasks = make_tasks("bernoulli-bandit", arms=2, pulls=3)
     torch.manual_seed(0)
-    policy = ControlPolicy.for_spec(tasks.env.spec, memory=memory, hidden_size=8, separate_critic=True)
+    policy = ControlPolicy.for_spec(tasks.env.spec, memory=named(memory), hidden_size=8, separate_critic=True)
     args = RL2TRPOConfig(output_dir=str(tmp_path), max_steps=1, per_device_train_batch_size=32, use_cpu=True)
     trainer = RL2TRPOTrainer(policy, args, tasks)
     before = policy.actor.weight.clone()

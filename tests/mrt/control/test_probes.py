@@ -18,7 +18,7 @@ from mrt.control.probes import ExploitProbe
 from mrt.control.rollout import rollout
 from mrt.training.records import trial_metrics
 from mrt.trials import PROVERS
-from tests.support.policies import randomised
+from tests.support.policies import named, randomised
 
 
 class Explorer(Agent):
@@ -83,7 +83,7 @@ def test_noise_differs_between_samples_and_boundaries() -> None:
 @pytest.mark.parametrize("memory", ["gru", "transformer", "snail", "long-window", "short-window", "episodic-lstm"])
 def test_a_probe_leaves_the_trial_as_it_was(memory: str) -> None:
     tasks = make_tasks("hallway", half=2, cost=0.1, episodes=3)
-    policy = randomised(ControlPolicy.for_spec(tasks.env.spec, memory=memory, hidden_size=8)).eval()
+    policy = randomised(ControlPolicy.for_spec(tasks.env.spec, memory=named(memory), hidden_size=8)).eval()
     params = tasks.batch(0, range(6))
 
     def played(probe: Any) -> Any:

@@ -15,13 +15,15 @@ from mrt.control.policy import ControlPolicy
 from mrt.control.rollout import rollout
 from mrt.training.records import episode_returns
 from mrt.trials import Stop, Trials
-from tests.support.policies import make_policy, randomised
+from tests.support.policies import make_policy, named, randomised
 
 
 def hallway(memory: str = "gru", **dials: Any) -> tuple[Any, Any, dict[str, Tensor]]:
     """Episodes of two to six steps, and a policy that leans to the ends, so that some are found and some are not."""
     tasks = make_tasks("hallway", **{"half": 2, "cost": 0.25, "episodes": 3, **dials})
-    policy = randomised(ControlPolicy.for_spec(tasks.env.spec, memory=memory, hidden_size=8, separate_critic=True))
+    policy = randomised(
+        ControlPolicy.for_spec(tasks.env.spec, memory=named(memory), hidden_size=8, separate_critic=True)
+    )
     return tasks.env, policy.eval(), tasks.batch(0, range(12))
 
 
