@@ -15,6 +15,7 @@ _HOME = {
     "Recipe": "mrt.runs.recipe",
     "Trials": "mrt.trials",
     "WarmStartTrainer": "mrt.reasoning.training.warmstart",
+    "load_policy": "mrt.control.loading",
     "load_problems": "mrt.reasoning.problems",
     "load_recipe": "mrt.runs.recipe",
     "MRTError": "mrt.errors",

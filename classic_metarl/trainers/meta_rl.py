@@ -33,6 +33,7 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor
 
+from classic_metarl.inner.gradient_agent import GradientAgent
 from classic_metarl.inner.gradient_steps import Order, Tree, rates_like
 from classic_metarl.inner.meta_policy import MetaPolicy, inner_loop
 from classic_metarl.inner.stage_credit import with_credit
@@ -40,9 +41,11 @@ from classic_metarl.inner.stages import join, numbers_of, stage
 from classic_metarl.inner.task_policy import TaskPolicy, play
 from classic_metarl.problems.paired import PairedTasks, paired_tasks
 from classic_metarl.trainers.meta_rl_config import GradientRLConfig
+from mrt.control.agent import Agent
 from mrt.control.oracles import episode_bounds
 from mrt.errors import ConfigError
 from mrt.runs.recipe import Recipe
+from mrt.runs.rundir import trained_weights
 from mrt.trainer import TrialTrainer
 from mrt.training.collection import Batch, Collection
 from mrt.trials import Trials
@@ -98,6 +101,18 @@ class GradientRLTrainer(TrialTrainer):
         net = TaskPolicy(tasks.env.spec, **policy_options(args))
         steps = inner_loop(net, args.surrogate, args.order)
         return MetaPolicy(net, steps, args.inner_rates, learned_rates(net, args, args.inner_steps))
+
+    @classmethod
+    def agent_of(cls, run: Path, recipe: Recipe) -> Agent:
+        """The trained learner of a run: it adapts as it plays, after as many episodes as in training."""
+        from safetensors.torch import load_model
+
+        path, tasks = trained_weights(run), cls.tasks_of(recipe)
+        args = recipe.build_args(cls.args_class(), run)
+        learner = cls.build(tasks, args)
+        load_model(learner, path)
+        own = {"credit": args.make_credit(), "gamma": args.gamma, "normalise": args.normalise}
+        return GradientAgent(learner.eval(), tasks.env.spec, episodes=args.episodes, **own)
 
     # Collecting.
 

@@ -2,7 +2,7 @@
 
     state = agent.init_state(rows)                       phi at the start of a trial
     choice = agent.act(seen, state, greedy, generator)   one step of all rows; choice.state is the next phi
-    state = agent.adapt(choice.state, ended)             after rows ended an episode
+    state = agent.adapt(seen, choice.state, ended)       after rows ended an episode, which is what `seen` says now
 
 `seen` {name: (B, ...)} is all that an agent may know: the observation, the previous action (-1 for none where actions
 are discrete, 0 elsewhere), the previous reward, and whether an episode has just ended. Its memory is in `state`, so
@@ -25,6 +25,19 @@ Seen = Mapping[str, Tensor]
 NO_EXTRAS: Mapping[str, Tensor] = {}
 
 
+class Shape(NamedTuple):
+    """Numbers of an observation, discrete actions, and numbers of a continuous action: as in `Spec`."""
+
+    observation: int
+    actions: int
+    action_size: int
+
+    @classmethod
+    def of(cls, spec: Spec) -> Shape:
+        """That of an environment."""
+        return cls(spec.observation, spec.actions, spec.action_size)
+
+
 class Choice(NamedTuple):
     """What an agent does in one step, for B rows.
 
@@ -43,6 +56,8 @@ class Choice(NamedTuple):
 class Agent:
     """Whoever acts over whole trials. A subclass gives `init_state` and `act`."""
 
+    shape: Shape | None = None
+    """What it sees and does; None for whoever takes any environment."""
     cadence: Cadence = "step"
     """When it adapts: in every `act` (step), or in `adapt` after each episode (episode)."""
 
@@ -61,8 +76,10 @@ class Agent:
         """
         raise NotImplementedError(f"{type(self).__name__} has to define act(seen, state, greedy, generator)")
 
-    def adapt(self, state: Any, ended: Tensor) -> Any:
-        """The memory after the rows `ended` (B,) bool finished an episode; called with cadence `episode` only."""
+    def adapt(self, seen: Seen, state: Any, ended: Tensor) -> Any:
+        """The memory after the rows `ended` (B,) bool finished an episode, with what the last step brought in `seen`;
+        called with cadence `episode` only.
+        """
         return state
 
     def fork(self, state: Any, rows: Tensor) -> Any:
@@ -156,8 +173,8 @@ class Entrant(Agent):
     def act(self, seen: Seen, state: Any, greedy: bool = False, generator: torch.Generator | None = None) -> Choice:
         return self.agent.act(seen, state, self.greedy, self.generator)
 
-    def adapt(self, state: Any, ended: Tensor) -> Any:
-        return self.agent.adapt(state, ended)
+    def adapt(self, seen: Seen, state: Any, ended: Tensor) -> Any:
+        return self.agent.adapt(seen, state, ended)
 
     def fork(self, state: Any, rows: Tensor) -> Any:
         return self.agent.fork(state, rows)

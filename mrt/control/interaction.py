@@ -96,10 +96,9 @@ class Interaction:
         finished = (step.terminated | step.truncated) & acting
         self.over = self.over | (step.trial_over & acting)
         self.all_over = bool(self.over.all())
-        self.state = choice.state
+        self.state, self.seen = choice.state, next_inputs(env.spec, choice.actions, step)
         if self.agent.cadence == "episode" and bool(finished.any()):
-            self.state = self.agent.adapt(self.state, finished)
-        self.seen = next_inputs(env.spec, choice.actions, step)
+            self.state = self.agent.adapt(self.seen, self.state, finished)
         return Moment(seen, acting, episode, choice, step, finished, looked)
 
     def advance(self, steps: int) -> list[Moment]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from mrt.control.agent import Agent, Choice, Seen
+from mrt.control.agent import Agent, Choice, Seen, Shape
 from mrt.control.distributions import Categorical, Distribution, Gaussian
 from mrt.control.envs.base import Spec
 from mrt.control.memories import Inputs, make_memory
@@ -112,6 +112,7 @@ class ControlPolicy(PreTrainedModel, Agent):
         self.register_buffer("value_mean", torch.zeros(()))
         self.register_buffer("value_std", torch.ones(()))
         self.distribution: Distribution = Categorical() if config.actions else Gaussian()
+        self.shape = Shape(config.observation, config.actions, config.action_size)
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:

@@ -20,6 +20,7 @@ from torch import Tensor
 from mrt.control.agent import Agent
 from mrt.control.envs import EnvTasks, make_tasks
 from mrt.control.failures import CURES, failures, shares
+from mrt.control.loading import load_control_policy
 from mrt.control.oracles import episode_bounds
 from mrt.control.policy import ControlPolicy, Heads
 from mrt.control.probes import ExploitProbe
@@ -28,6 +29,7 @@ from mrt.credit.returns import gae
 from mrt.credit.table import Credit, make_credit
 from mrt.errors import ConfigError
 from mrt.runs.recipe import Recipe
+from mrt.tasks import own_draws
 from mrt.trainer import TrialConfig, TrialTrainer
 from mrt.training.collection import Batch, Collection
 from mrt.trials import Trials
@@ -133,7 +135,7 @@ class ControlTrainer(TrialTrainer):
     def make_policy(cls, recipe: Recipe, tasks: EnvTasks) -> Any:
         """The policy of a recipe: `model` names a saved one, `policy` describes a fresh one; `peft` wraps either."""
         if recipe.model:
-            policy: Any = load_policy(recipe.model)
+            policy: Any = load_control_policy(recipe.model)
             if recipe.policy:
                 raise ConfigError("a recipe has a model to go on from or a policy to build, not both")
         else:
@@ -143,6 +145,17 @@ class ControlTrainer(TrialTrainer):
 
             policy = get_peft_model(policy, LoraConfig(**recipe.peft))
         return policy
+
+    @classmethod
+    def agent_of(cls, run: Path, recipe: Recipe) -> Agent:
+        """The policy that the run of a recipe left behind."""
+        if recipe.peft is None:
+            return load_control_policy(run)
+        from peft import PeftModel
+
+        with own_draws(recipe.seed, torch.device("cpu")):  # a fresh policy under the adapter is drawn as it was
+            policy = cls.make_policy(dataclasses.replace(recipe, peft=None), make_tasks(**recipe.tasks))
+        return PeftModel.from_pretrained(policy, str(run / "model")).merge_and_unload().eval()
 
     # Collecting.
 
@@ -248,20 +261,3 @@ class ControlTrainer(TrialTrainer):
         start, end = self.args.entropy, self.args.entropy_end
         done = self.state.global_step / max(self.state.max_steps, 1)
         return start if end is None else start + (end - start) * done
-
-
-def load_policy(path: str | Path) -> ControlPolicy:
-    """A saved policy: its own folder, or a run's (RUN/model).
-
-    Raises:
-        ConfigError: when there is none, or the folder holds something else.
-    """
-    folder = Path(path) / "model" if (Path(path) / "model").is_dir() else Path(path)
-    if not (folder / "config.json").is_file():
-        raise ConfigError(
-            f"{path} holds no policy: a folder with config.json and model.safetensors, or a run, is needed"
-        )
-    try:
-        return ControlPolicy.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise ConfigError(f"{folder} does not load as a policy: {error}") from error

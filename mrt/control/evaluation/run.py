@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from mrt.control.agent import Entrant, RandomAgent
+from mrt.control.agent import Agent, Entrant, RandomAgent, Shape
 from mrt.control.envs import EnvTasks
 from mrt.control.evaluation.measures import (
     Moments,
@@ -27,7 +27,6 @@ from mrt.control.evaluation.measures import (
 )
 from mrt.control.oracles import Bounds, task_bounds
 from mrt.control.oracles.references import Player, exact_values, players
-from mrt.control.policy import ControlPolicy
 from mrt.errors import ConfigError, nearest
 
 HELD_OUT = 1 << 40  # added to the seed: a run's own tasks are those of seeds below
@@ -52,7 +51,7 @@ class Measured(NamedTuple):
 
 
 def measure_policy(
-    policy: ControlPolicy, tasks: EnvTasks, name: str, count: int = 2000, seed: int = 0, **options: Any
+    policy: Agent, tasks: EnvTasks, name: str, count: int = 2000, seed: int = 0, **options: Any
 ) -> Measured:
     """One measure of one policy (`MEASURES` of measures.py, or episode_2, ...) on `count` held-out tasks.
 
@@ -70,7 +69,7 @@ def measure_policy(
 
 
 def evaluate_policy(
-    policy: ControlPolicy | Mapping[str, ControlPolicy] | None,
+    policy: Agent | Mapping[str, Agent] | None,
     tasks: EnvTasks,
     *,
     count: int = 2000,
@@ -100,7 +99,7 @@ def evaluate_policy(
     Raises:
         ConfigError: for an unknown reference or measure, or a policy of another shape than the environment.
     """
-    policies = {"policy": policy} if isinstance(policy, ControlPolicy) else dict(policy or {})
+    policies = {"policy": policy} if isinstance(policy, Agent) else dict(policy or {})
     size = chunk or max(1, min(CHUNK, STEPS_A_CHUNK // tasks.env.spec.trial_steps))
     starts = range(0, count, size)
     entrants = _entrants(tasks, policies, greedy, references)
@@ -118,7 +117,7 @@ def evaluate_policy(
 
 
 def _entrants(
-    tasks: EnvTasks, policies: Mapping[str, ControlPolicy], greedy: bool, references: Sequence[str] | None
+    tasks: EnvTasks, policies: Mapping[str, Agent], greedy: bool, references: Sequence[str] | None
 ) -> dict[str, Player]:
     """Everybody who plays, by name."""
     spec, known = tasks.env.spec, players(tasks.env)
@@ -127,24 +126,20 @@ def _entrants(
             raise ConfigError(f"'{name}' does not play {tasks.name}; {nearest(name, set(known))}")
     entrants: dict[str, Player] = {}
     for name, policy in policies.items():
-        config = policy.config
-        if (config.observation, config.actions, config.action_size) != (
-            spec.observation,
-            spec.actions,
-            spec.action_size,
-        ):
+        shape = policy.shape
+        if shape is not None and shape != Shape.of(spec):
             raise ConfigError(
-                f"policy '{name}' sees {config.observation} numbers and has {config.actions or config.action_size} "
+                f"policy '{name}' sees {shape.observation} numbers and has {shape.actions or shape.action_size} "
                 f"actions; {tasks.name} shows {spec.observation} and takes {spec.actions or spec.action_size}"
             )
         if name in known or name == RANDOM:
             raise ConfigError(f"a policy is called '{name}', as a baseline of {tasks.name} is: give it another name")
-        entrants[name] = _learned(policy.eval(), greedy)
+        entrants[name] = _learned(policy, greedy)
     entrants |= {name: known[name] for name in (known if references is None else references)}
     return {**entrants, RANDOM: lambda params, seed: RandomAgent(spec, seed)}
 
 
-def _learned(policy: ControlPolicy, greedy: bool) -> Player:
+def _learned(policy: Agent, greedy: bool) -> Player:
     return lambda params, seed: Entrant(policy, greedy, seed)
 
 

@@ -26,19 +26,18 @@ from mrt.control.envs.navigation import PointEnv, SparseSemicircle
 from mrt.control.evaluation.measures import Watch, has_means, watch
 from mrt.control.evaluation.run import HELD_OUT
 from mrt.control.oracles.references import players
-from mrt.control.policy import ControlPolicy
 
 TRIALS = 24  # rows of a picture of choices
 Marks = list[tuple[str, float, float]]
 State = Mapping[str, Tensor]
 
 
-def scenes(tasks: EnvTasks, policies: Mapping[str, ControlPolicy], seed: int, greedy: bool) -> list[dict[str, Any]]:
+def scenes(tasks: EnvTasks, policies: Mapping[str, Agent], seed: int, greedy: bool) -> list[dict[str, Any]]:
     """One scene a policy, and one of the first baseline, on the first held-out tasks of `seed`."""
     env = tasks.env
     walks = isinstance(env, Room | Maze | BusGrid | Hallway | TMaze | PointEnv | MovingBandits)
     params = tasks.batch(HELD_OUT + seed, range(1 if walks else TRIALS))
-    entrants: dict[str, Agent] = {n: Entrant(p.eval(), greedy, seed) for n, p in policies.items()}
+    entrants: dict[str, Agent] = {n: Entrant(p, greedy, seed) for n, p in policies.items()}
     for name, make in list(players(env).items())[:1]:
         entrants[name] = make(params, seed)
     found = []

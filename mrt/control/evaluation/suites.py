@@ -22,11 +22,11 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from mrt.control.agent import Agent, Shape
 from mrt.control.envs import EnvTasks, make_tasks
 from mrt.control.evaluation.measures import measure_of_name, measures_of
 from mrt.control.evaluation.run import Chunk, evaluate_policy
-from mrt.control.policy import ControlPolicy
-from mrt.control.trainer import load_policy
+from mrt.control.loading import load_agent
 from mrt.errors import ConfigError, nearest
 from mrt.report.tables import format_table
 from mrt.runs.fields import convert_fields
@@ -67,15 +67,13 @@ class Contender:
 
     name: str
     path: str
-    policy: ControlPolicy
+    policy: Agent
     trained_on: Mapping[str, Any] = field(default_factory=dict)
 
     def fits(self, entry: Entry, tasks: EnvTasks) -> bool:
         """Whether it plays this environment: the same kind where its training is known, and the same shapes."""
-        config, spec = self.policy.config, tasks.env.spec
         kind = self.trained_on.get("name", entry.tasks["name"])
-        shape = (config.observation, config.actions, config.action_size)
-        return kind == entry.tasks["name"] and shape == (spec.observation, spec.actions, spec.action_size)
+        return kind == entry.tasks["name"] and self.policy.shape == Shape.of(tasks.env.spec)
 
     def unlike_training(self, entry: Entry) -> dict[str, list[Any]]:
         """{dial: [trained with, measured with]} where they differ; {} where the training is unknown."""
@@ -122,7 +120,7 @@ def parse_suite(content: Mapping[str, Any], source: str) -> Suite:
 def read_contender(path: str, name: str | None = None) -> Contender:
     """A run directory, or the folder of a saved policy."""
     folder = Path(path)
-    policy = load_policy(folder)
+    policy = load_agent(folder)
     trained_on: dict[str, Any] = {}
     for candidate in (folder, folder.parent):
         trained_on = trained_on or dict(read_run(candidate).get("recipe", {}).get("tasks") or {})
@@ -249,10 +247,10 @@ def _claim(
         raise ConfigError(f"{out} holds another evaluation ({', '.join(changed)} differ). Cure: another --out")
 
 
-def weights_digest(policy: ControlPolicy) -> str:
+def weights_digest(policy: Agent) -> str:
     """sha256 over every parameter and buffer: the same policy, wherever it lies."""
     digest = sha256()
-    for name, value in sorted(policy.state_dict().items()):
+    for name, value in sorted(policy.state_dict().items()):  # type: ignore[attr-defined]
         digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
 

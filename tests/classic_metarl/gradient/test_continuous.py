@@ -90,20 +90,20 @@ def test_the_next_task_comes_after_so_many_steps(tmp_path: Path) -> None:
     assert trainer.args.inner_steps == 4
     assert [int(trainer.stage_params(params, number)["stage"]) for number in range(5)] == [1, 1, 2, 2, 3]
     assert len(trainer.learner.theta.rates) == 2
-    trials = trainer.collect_on([0, 1, 2])
-    assert int(trials.episodes.max()) == 5
-    assert len(trainer.adapted(trials)) == 5
+    batch = trainer.collect_on([0, 1, 2])
+    assert int(batch.trials.episodes.max()) == 5
+    assert len(trainer.adapted(batch)) == 5
 
 
 def test_the_score_of_what_adaptation_saw_is_in_the_loss(tmp_path: Path) -> None:
     """Equation 8: the loss with the term less the loss without is minus mean log pi_theta times standard returns."""
     trainer = build(tmp_path, sampling=1.0, first=False)
     with torch.no_grad():
-        trials = trainer.collect_on([0, 1, 2])
-    whole = trainer.losses(trials, trials.mask.float())["policy"]
+        batch = trainer.collect_on([0, 1, 2])
+    whole = trainer.losses(batch)["policy"]
     trainer.args.sampling = 0.0
-    rest = trainer.losses(trials, trials.mask.float())["policy"]
-    before, after = stage(trials, 0), stage(trials, 1)
+    rest = trainer.losses(batch)["policy"]
+    before, after = stage(batch, 0).trials, stage(batch, 1).trials
     earned = group_mean(after.returns, after.group)
     earned = (earned - earned.mean()) / (earned.std() + 1e-8)
     logprobs = trainer.learner.net.logprobs(trainer.learner.start(), before)

@@ -113,6 +113,7 @@ def test_tasks_are_pure_functions_of_seed_and_index_and_keep_to_their_ranges() -
 def test_a_batch_is_a_batch_of_trials(tmp_path: Path) -> None:
     """Support sets are episodes, queries the answer; J_j is the score after j steps, here recomputed one by one."""
     trainer = trainer_of("reptile", tmp_path, "problems.shots=3", "problems.stages=2", "problems.queries=4")
+    trainer.args.logging_steps = 1  # J is measured where it is logged
     tasks = [trainer.tasks.sample(0, index) for index in range(5)]
     with torch.no_grad():
         trials = trainer.collect(tasks)

@@ -29,7 +29,7 @@ class Counter(Agent):
         after = {**state, "steps": state["steps"] + 1}
         return Choice(zeros.long(), zeros, zeros, after, {"age": state["steps"], "met": state["episodes"]})
 
-    def adapt(self, state: Any, ended: Tensor) -> Any:
+    def adapt(self, seen: Any, state: Any, ended: Tensor) -> Any:
         return {**state, "episodes": state["episodes"] + ended}
 
 

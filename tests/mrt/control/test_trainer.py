@@ -14,9 +14,10 @@ from torch import Tensor
 from mrt.control import trainer as trainer_module
 from mrt.control.envs import make_tasks
 from mrt.control.failures import failures, shares
+from mrt.control.loading import load_control_policy
 from mrt.control.policy import ControlPolicy
 from mrt.control.rollout import rollout
-from mrt.control.trainer import VALUE, ControlConfig, ControlTrainer, load_policy
+from mrt.control.trainer import VALUE, ControlConfig, ControlTrainer
 from mrt.credit.returns import gae
 from mrt.errors import ConfigError
 from mrt.runs.recipe import load_recipe
@@ -240,7 +241,7 @@ output_dir: {tmp_path / "run"}
     moved = [value for name, value in trainer.policy.state_dict().items() if "lora_B" in name]
     assert len(moved) == 2
     assert all(bool((value != 0).any()) for value in moved)
-    again = PeftModel.from_pretrained(load_policy(tmp_path / "base"), str(tmp_path / "run" / "checkpoint-3"))
+    again = PeftModel.from_pretrained(load_control_policy(tmp_path / "base"), str(tmp_path / "run" / "checkpoint-3"))
     params = trainer.tasks.batch(0, range(4))
     trials = rollout(trainer.tasks.env, trainer.policy.eval(), params)
     with torch.no_grad():
@@ -254,10 +255,10 @@ output_dir: {tmp_path / "run"}
 def test_a_recipe_goes_on_from_a_run(tmp_path: Path) -> None:
     trainer = build(tmp_path / "run", max_steps=1, save_strategy="no")
     trainer.save_model(str(tmp_path / "run" / "model"))
-    policy = load_policy(tmp_path / "run")
+    policy = load_control_policy(tmp_path / "run")
     assert bandit.digest_of(policy.state_dict()) == bandit.digest_of(trainer.policy.state_dict())
     with pytest.raises(ConfigError, match="holds no policy"):
-        load_policy(tmp_path)
+        load_control_policy(tmp_path)
     recipe = load_recipe("control/rl2-bandit", [f"model={tmp_path / 'run'}"])
     with pytest.raises(ConfigError, match="a model to go on from or a policy to build, not both"):
         ControlTrainer.make_policy(recipe, make_tasks(**HALLWAY))
