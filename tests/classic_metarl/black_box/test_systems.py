@@ -101,7 +101,8 @@ def trpo(folder: Path, **changed: Any) -> RL2TRPOTrainer:
 
 def test_a_step_of_trpo_stays_in_its_region(tmp_path: Path) -> None:
     """The KL divergence is measured here anew: at most max_kl, and most of it is used; the surrogate has grown."""
-    trainer = trpo(tmp_path, max_kl=0.02)
+    max_kl = 0.001  # small enough for the quadratic model, so that the line search hardly backtracks
+    trainer = trpo(tmp_path, max_kl=max_kl)
     randomised(trainer.policy)
     batch = trainer.next_batch(range(64))
     trials = batch.trials
@@ -111,11 +112,11 @@ def test_a_step_of_trpo_stays_in_its_region(tmp_path: Path) -> None:
     new, mask = rollout_logits(trainer, trials), trials.mask
     before, after = old.log_softmax(-1)[mask], new.log_softmax(-1)[mask]
     kl = (before.exp() * (before - after)).sum(-1).mean()
-    assert 0.3 * 0.02 < kl <= 0.02 * 1.001
+    assert 0.3 * max_kl < kl <= max_kl * 1.001
     acted = trials.actions[mask][:, None]
     ratio = (after - before).gather(1, acted).exp()[:, 0]
     weights = batch.weights[mask]
-    assert (ratio * weights).mean() > weights.mean() + 1e-3
+    assert (ratio * weights).mean() > weights.mean() + 2e-3
     assert all(parameter.grad is None for parameter in trainer.policy.parameters())
     moved = [p for name, p in trainer.policy.named_parameters() if "critic" in name]
     assert all(not torch.equal(a, b) for a, b in zip(critic, moved, strict=True)), "the baseline is fitted too"
