@@ -198,6 +198,9 @@ class GymEnv(TensorEnv):
         other._hold(self.lease)
         return other
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> GymEnv:
+        return self.clone()
+
     def _hold(self, lease: Lease | None) -> None:
         if self.lease is not None and self.lease is not lease:
             self.lease.holders.discard(self)
