@@ -57,11 +57,11 @@ def _tensors(found: type[TensorEnv], identity: str, options: dict[str, Any]) -> 
 
 
 def _gymnasium(env: Any, options: dict[str, Any]) -> TensorEnv:
-    from mrt.control.envs import gymnasium as border  # says how to install Gymnasium where it is missing
+    from mrt.control.envs.gymnasium import GymEnv, attributes_of, is_environment, registered
 
-    if not isinstance(env, str) and not (isinstance(env, type) and issubclass(env, border.gymnasium.Env)):
+    if not isinstance(env, str) and not is_environment(env):
         raise ConfigError(f"tasks.env {env!r} is neither a gymnasium.Env nor a TensorEnv class")
-    creator = border.registered(env) if isinstance(env, str) else env
+    creator = registered(env) if isinstance(env, str) else env
     own = {key: value for key, value in options.items() if key in OWN}
     for key, value in own.items():
         least = 0 if key == "free_episodes" else 1
@@ -74,5 +74,5 @@ def _gymnasium(env: Any, options: dict[str, Any]) -> TensorEnv:
         if name in TAKEN or (name in fixed and name in task.values):
             why = "is fixed and varied too" if name in fixed and name in task.values else "has another meaning here"
             raise ConfigError(f"parameter '{name}' of '{env}' {why}: leave it out, or give it to a class of your own")
-    attributes = border.attributes_of(env, creator, {**fixed, **task([0.5] * task.draws)}, OWN)
-    return border.GymEnv(env, task, task.draws, attributes=attributes, **own, **fixed)
+    attributes = attributes_of(env, creator, {**fixed, **task([0.5] * task.draws)}, OWN)
+    return GymEnv(env, task, task.draws, attributes=attributes, **own, **fixed)

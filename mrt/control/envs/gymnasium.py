@@ -10,7 +10,6 @@ that are written against Gymnasium, is `TensorVectorEnv`.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -20,19 +19,19 @@ from torch import Tensor
 
 from mrt.control.envs.base import Spec, Step, TensorEnv, number_text
 from mrt.control.envs.variation import Variation
-from mrt.errors import ConfigError, nearest
+from mrt.errors import ConfigError
 
 try:
-    import gymnasium
     from gymnasium import spaces
 
+    from mrt.control.envs.gym_ids import attributes_of, is_environment, maker, registered
     from mrt.control.envs.gym_slots import BEGIN, STAY, STEP, Assignment, Kind, Lease, Pool, assigned
     from mrt.control.envs.gym_spaces import check_actions, observation_width, own_actions
     from mrt.control.envs.gym_vector import TensorVectorEnv
 except ImportError as error:
     raise ConfigError('this needs Gymnasium, which is not installed: pip install "mrt[control]"') from error
 
-__all__ = ["GymEnv", "TensorVectorEnv", "ranges"]
+__all__ = ["GymEnv", "TensorVectorEnv", "attributes_of", "is_environment", "ranges", "registered"]
 
 SEEDS = 2**31 - 1
 MODES = ("sync", "async")
@@ -80,7 +79,7 @@ class GymEnv(TensorEnv):
         self.task, self.task_draws, self.fixed = task, task_draws, fixed
         self.attributes, self.vectorization = frozenset(attributes), vectorization
         self.name = name or (env if isinstance(env, str) else getattr(env, "__name__", "gymnasium"))
-        make = env if callable(env) else _maker(env)
+        make = env if callable(env) else maker(env)
         probe = assigned(make, self.name, self._assignment([0.5] * task_draws))
         self.observation_space, self.action_space = probe.observation_space, probe.action_space
         steps = episode_steps or getattr(probe.spec, "max_episode_steps", None)
@@ -198,6 +197,9 @@ class GymEnv(TensorEnv):
         other._hold(self.lease)
         return other
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> GymEnv:
+        return self.clone()
+
     def _hold(self, lease: Lease | None) -> None:
         if self.lease is not None and self.lease is not lease:
             self.lease.holders.discard(self)
@@ -233,56 +235,6 @@ class GymEnv(TensorEnv):
             self.lease.discard()
             self._hold(None)
             raise
-
-
-def registered(identity: str) -> Callable[..., Any]:
-    """The constructor behind a registered id.
-
-    Raises:
-        ConfigError: for an id that is not registered, with the nearest one, or whose package is missing.
-    """
-    from gymnasium.envs.registration import load_env_creator
-
-    try:
-        entry = gymnasium.spec(identity).entry_point
-        return entry if callable(entry) else load_env_creator(str(entry))
-    except gymnasium.error.UnregisteredEnv as error:
-        near = nearest(identity, set(gymnasium.registry))
-        raise ConfigError(f"Gymnasium has no environment '{identity}'; {near} ({error})") from error
-    except (ImportError, AttributeError, gymnasium.error.Error) as error:
-        raise ConfigError(f"environment '{identity}' cannot be loaded: {error}") from error
-
-
-def attributes_of(
-    env: str | Callable[..., Any], creator: Callable[..., Any], chosen: Mapping[str, Any], own: Collection[str]
-) -> set[str]:
-    """Which of the `chosen` parameters are attributes, because the constructor does not take them.
-
-    Raises:
-        ConfigError: for one that is neither an argument nor an attribute; `own` are further valid names to show.
-    """
-    takes = inspect.signature(creator).parameters
-    left = [name for name in chosen if name not in takes]
-    if not left:
-        return set()
-    arguments = {name: value for name, value in chosen.items() if name in takes}
-    make, name = (env, getattr(env, "__name__", "")) if callable(env) else (_maker(env), env)
-    bare = assigned(make, name, Assignment(arguments, {}))
-    has = {key for key in dir(bare.unwrapped) if key[0] != "_" and not callable(getattr(bare.unwrapped, key, None))}
-    bare.close()
-    anything = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in takes.values())
-    for one in left:
-        if one not in has and not anything:
-            valid = (set(takes) | has | set(own)) - {"self"} - set(dir(gymnasium.Env))
-            raise ConfigError(f"environment '{name}' takes no '{one}'; {nearest(one, valid)}")
-    return {one for one in left if one in has}
-
-
-def _maker(identity: str) -> Callable[..., Any]:
-    def make(**arguments: Any) -> Any:
-        return gymnasium.make(identity, disable_env_checker=True, **arguments)
-
-    return make
 
 
 def _actions(space: Any) -> dict[str, int]:

@@ -95,7 +95,7 @@ def colours_of(players: Mapping[str, Any]) -> dict[str, int]:
     """Grey for random play, a colour for each policy and for as many baselines as there are colours left."""
     order = sorted(players, key=lambda name: ("policy", "baseline", "random").index(players[name]["kind"]))
     drawn = [name for name in order if players[name]["kind"] != "random"][: COLOURS - 1]
-    return {name: i for i, name in enumerate(drawn, 1)} | {"random": 0}
+    return {name: i for i, name in enumerate(drawn, 1)} | {name: 0 for name in players if name == "random"}
 
 
 def _units(found: Mapping[str, Any]) -> int:

@@ -220,3 +220,18 @@ def test_tasks_say_where_they_come_from_once(tmp_path: Path) -> None:
     for tasks in ("{vary: {g: [1, 2]}}", "{gymnasium: 3}", "{name: grid-navi, gymnasium: Pendulum-v1}"):
         with pytest.raises(ConfigError, match=r"tasks needs a name .* or one of gymnasium and env"):
             load_recipe(write(tmp_path, tasks))
+
+
+def test_without_gymnasium_a_recipe_names_the_cure(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.startswith("mrt.control.envs.gym")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "gymnasium", None)
+    with pytest.raises(ConfigError, match=r'pip install "mrt\[control\]"'):
+        make_env(gymnasium="Pendulum-v1")
+
+
+def test_gradient_systems_train_on_them_and_draw_a_curve_without_bounds(tmp_path: Path) -> None:
+    tasks = "tasks={gymnasium: Pendulum-v1, vary: {g: [5, 15]}, episode_steps: 5}"
+    quick = ["args.max_steps=1", "args.per_device_train_batch_size=2", "args.curve_tasks=3", "args.episodes=2"]
+    assert main(["train", "gradient/rl/promp", tasks, *quick, f"output_dir={tmp_path / 'run'}"]) == 0
+    assert (tmp_path / "run" / "report.html").is_file()

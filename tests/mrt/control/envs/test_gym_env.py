@@ -1,5 +1,6 @@
 """Gymnasium environments that live on: how often they are built, who shares them, in processes of their own too."""
 
+import copy
 from collections import Counter
 from typing import Any
 
@@ -103,6 +104,7 @@ def test_a_branch_goes_on_where_it_was_taken() -> None:
     assert torch.equal(here.observation, there.observation)
     assert torch.equal(beside.observation, here.observation[torch.tensor([1, 0, 1])])
     branch.step(torch.tensor([1, 1, 1]))
+    copy.deepcopy(env).step(torch.tensor([1, 1]))
     assert torch.equal(env.observe(), here.observation)
 
 
