@@ -36,7 +36,7 @@ COLUMNS = (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code: 0 all passed, 1 not, 2 a mistake in the call."""
+    """The command line; returns the exit code: 0 all passed, 1 not, 2 a mistake in the call, 130 interrupted."""
     ns = _parser().parse_args(arguments)
     store = Store(ns.store)
     runner = Runner(ns.runs, store, ns.width)
@@ -61,6 +61,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except StepFailed as error:
         print(f"failed: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
 
 
 def _show(chosen: Sequence[Gate], store: Store, as_json: bool) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ HEAD = (
     *("gate", "system", "measure", "mean ± SE", "each seed", "seeds", "on tuning seeds", "asked", "verdict", "floor"),
     *("ceiling", "best trivial baseline", "paper", "code", "minutes a seed"),
 )
+REASONING = "## Reasoning: Countdown"
 INTRODUCTION = """# Results
 
 Written by `python -m evals.gates --results` from what is stored under `evals/results/`; a test holds that the two
@@ -50,6 +50,11 @@ def write(store: Store, path: Path = RESULTS) -> None:
 
 def page(store: Store) -> str:
     """The page as text."""
+    return "\n\n".join([gates_part(store), REASONING, *_countdown()]) + "\n"
+
+
+def gates_part(store: Store) -> str:
+    """The page down to the last table of gates."""
     groups: dict[str, list[str]] = {}
     counted = dict.fromkeys((PASSED, MISSED, FEW, LOW), 0)
     for gate in gates():
@@ -61,7 +66,7 @@ def page(store: Store) -> str:
     parts = [INTRODUCTION, f"Of {sum(counted.values())} bars: {summary}."]
     for title in sorted(groups, key=list(PERSPECTIVES.values()).index):
         parts.append(f"## {title}\n\n{_table(groups[title])}")
-    return "\n\n".join([*parts, "## Reasoning: Countdown", *_countdown()]) + "\n"
+    return "\n\n".join(parts)
 
 
 def perspective(gate: Gate) -> str:
@@ -143,7 +148,6 @@ def _figure(value: float | None) -> str:
     return "" if value is None else f"{value:.4g}"
 
 
-@cache
 def _countdown() -> list[str]:
     """The stored arms of the study and of the search, as their programs print them; nothing is trained."""
     parts = []

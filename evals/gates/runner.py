@@ -106,7 +106,7 @@ class Runner:
             if not self.store.read(gate, seed):
                 raise ConfigError(
                     f"{gate.name} {gate.system}: seed {seed} is not stored with these settings. Cure: a seed that is "
-                    f"({self.store.seeds(gate) or 'none'}), or the same command without --check-seed"
+                    f"({list(self.store.results(gate)) or 'none'}), or the same command without --check-seed"
                 )
         again = replace(self, runs=self.runs / "check", store=Store(self.runs / "check" / "store"))
         again.run([(gate, seed) for gate in chosen])
@@ -142,7 +142,7 @@ class Runner:
 
 def _agree(gate: Gate, seed: int, store: Store, again: Store) -> bool:
     before, after = store.read(gate, seed), again.read(gate, seed)
-    others = [store.read(gate, other)["scores"] for other in store.seeds(gate) if other != seed]
+    others = [result["scores"] for other, result in store.results(gate).items() if other != seed]
     same = True
     for name, score in before["scores"].items():
         new, means = after["scores"][name], [one[name]["mean"] for one in others if name in one]

@@ -40,11 +40,12 @@ class Store:
         result = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         return result if result and counts(result, gate, seed) else {}
 
-    def seeds(self, gate: Gate) -> list[int]:
-        """The stored seeds whose results count, tuning seeds among them."""
+    def results(self, gate: Gate) -> dict[int, dict[str, Any]]:
+        """Every stored result that counts, by seed, tuning seeds among them."""
         names = (path.name for path in (self.root / gate.name).glob(f"{gate.system}-seed*.json"))
         matches = (re.fullmatch(rf"{re.escape(gate.system)}-seed(\d+)\.json", name) for name in names)
-        return sorted(seed for match in matches if match and self.read(gate, seed := int(match[1])))
+        found = {seed: self.read(gate, seed) for seed in sorted(int(match[1]) for match in matches if match)}
+        return {seed: result for seed, result in found.items() if result}
 
     def minutes(self, gate: Gate) -> float | None:
         """Mean minutes of a seed, training and measuring, whatever configuration it had; None where none is stored."""
@@ -82,7 +83,7 @@ def rows(gate: Gate, store: Store) -> list[dict[str, Any]]:
     The error is the larger of that between seeds and that of the tasks. A measure without a bar has no verdict. Where
     tuning seeds are all there is, they can miss, but not pass.
     """
-    results = {seed: store.read(gate, seed) for seed in store.seeds(gate)}
+    results = store.results(gate)
     tuned = {seed: one for seed, one in results.items() if seed in gate.tuning_seeds}
     counted = {seed: one for seed, one in results.items() if seed not in gate.tuning_seeds}
     code = _code_mark(gate, list((counted or tuned).values()))

@@ -186,6 +186,13 @@ def test_a_gate_is_listed_once_however_it_is_asked_for() -> None:
 
 def test_the_page_shows_what_is_stored() -> None:
     """Cure: `python -m evals.gates --results`."""
+    written = results.RESULTS.read_text(encoding="utf-8")
+    assert results.gates_part(Store(GATES)) == written.split(f"\n\n{results.REASONING}")[0]
+
+
+@pytest.mark.slow
+def test_the_whole_page_shows_what_is_stored() -> None:
+    """With the study of Countdown, whose intervals take a bootstrap each."""
     assert results.page(Store(GATES)) == results.RESULTS.read_text(encoding="utf-8")
 
 

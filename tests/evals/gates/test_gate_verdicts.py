@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from evals.gates import __main__ as command
 from evals.gates import table
 from evals.gates.runner import Runner
 from evals.gates.store import CHANGED, FEW, LOW, MISSED, PASSED, SAME, UNKNOWN, Store, rows, verdict_of
@@ -199,3 +200,14 @@ def test_gates_whose_model_is_not_there_are_left_out_by_name(
     Runner(tmp_path / "runs", Store(tmp_path / "store")).run([(gate, 1)])
     assert "lora lora is left out: runs/quickstart/warmstart/model is not there" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
+
+
+def test_an_interrupted_call_says_how_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(self: Runner, jobs: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Runner, "run", interrupted)
+    assert command.main(["T10", "--store", str(tmp_path)]) == 130
+    assert "the same command goes on from here" in capsys.readouterr().err
