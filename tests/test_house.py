@@ -50,7 +50,6 @@ MANY_POSITIONAL: tuple[str, ...] = (
     "mrt.control.envs.drifting.FadingLegs.__init__",
     "mrt.control.envs.grids.DarkRoom.__init__",
     "mrt.control.envs.grids.KeyToDoor.__init__",
-    "mrt.control.envs.gymnasium.GymEnv.__init__",
     "mrt.control.envs.maze_views.first_person",
     "mrt.control.envs.mazes.Maze.__init__",
     "mrt.control.envs.sumo.Sumo.__init__",
@@ -97,7 +96,6 @@ MANY_POSITIONAL: tuple[str, ...] = (
 ONLY_TESTED: tuple[str, ...] = (
     "classic_metarl.inner.gradient_steps.unfold",
     "classic_metarl.inner.stages.stages_of",
-    "mrt.control.envs.gymnasium.TensorVectorEnv",
     "mrt.control.evaluation.run.measure_policy",
     "mrt.control.oracles.grids.random_policy",
     "mrt.control.oracles.navigation.FarmingPolicy",

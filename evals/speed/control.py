@@ -193,9 +193,9 @@ class Window(TrainerCallback):
 @contextmanager
 def watched(trainer: ControlTrainer, clock: Clock) -> Iterator[None]:
     """Within it the parts of the loop are counted."""
-    bounds = next(name for name in ("task_bounds", "floor_and_ceiling") if hasattr(control_trainer, name))
+    bounds = next(name for name in ("episode_bounds",) if hasattr(control_trainer, name))
     places: list[tuple[Any, str, str]] = [
-        (trainer.policy, "step", "acting"),
+        (trainer.policy, "act", "acting"),
         (trainer.tasks.env, "step", "environment"),
         (control_trainer, "rollout", "recording"),
         (control_trainer, bounds, "bounds"),

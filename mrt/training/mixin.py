@@ -165,9 +165,8 @@ class TrialMixin(SavingMixin):
         loss = super().training_step(model, inputs, num_items_in_batch)
         if self.is_deepspeed_enabled:  # its engine steps inside the backward pass: nothing can be dropped here
             return loss
-        if (
-            not self.check_update(model, inputs, loss) and not torch.isfinite(loss).all()
-        ):  # one NaN would stay in the running sum for ever
+        taken = self.check_update(model, inputs, loss)
+        if not (taken or torch.isfinite(loss).all()):  # one NaN would stay in the running sum for ever
             loss = self._tr_loss / (1 + self.state.global_step - self._globalstep_last_logged)
         return loss
 
@@ -180,8 +179,7 @@ class TrialMixin(SavingMixin):
             bad = self._anywhere(not clean or not (scaled or finite(model.parameters())))
             clean = not guard.close(bad, self.state.global_step, self.args.process_index, model)
         if not clean and not scaled:
-            for parameter in model.parameters():
-                parameter.grad = None
+            model.zero_grad(set_to_none=True)
         return clean
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
