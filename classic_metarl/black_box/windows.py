@@ -39,10 +39,13 @@ class EncoderLayer(nn.Module):
         self.heads = heads
         self.mixed, self.out = nn.Linear(size, 3 * size), nn.Linear(size, size)
         self.up, self.down = nn.Linear(size, hidden), nn.Linear(hidden, size)
-        scale = 0.67 * layers**-0.25  # T-Fixup, for the encoder
         for linear, gain in ((self.mixed, math.sqrt(2)), (self.out, 1), (self.up, 1), (self.down, 1)):
-            nn.init.xavier_uniform_(linear.weight, gain=scale * gain)
+            nn.init.xavier_uniform_(linear.weight, gain=gain)  # sqrt(2) over three blocks: each block's own bound
             nn.init.zeros_(linear.bias)
+        scale = 0.67 * layers**-0.25  # T-Fixup, for the encoder: values, output and the feed-forward pair
+        with torch.no_grad():
+            for weight in (self.mixed.weight[2 * size :], self.out.weight, self.up.weight, self.down.weight):
+                weight.mul_(scale)
 
     def forward(self, x: Tensor, allowed: Tensor) -> Tensor:
         """x (B', N, size); allowed (B' or 1, N, N) bool, from row to column."""

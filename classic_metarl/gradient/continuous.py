@@ -90,7 +90,7 @@ class ChainPolicy(MetaPolicy):
 
     def __init__(self, net: TaskPolicy, args: ContinuousConfig) -> None:
         rates = learned_rates(net, args, args.steps_each) if args.adapt else []
-        steps = inner_loop(net, args.surrogate, args.order, adapted=tuple(args.adapted))
+        steps = inner_loop(net, args.surrogate, args.order, args.gamma, adapted=tuple(args.adapted))
         super().__init__(net, steps, args.inner_rates, rates)
         self.rule, self.effective = args, 1.0
 

@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from classic_metarl.gradient.maml_trpo import MAMLTRPOConfig, MAMLTRPOTrainer
 from classic_metarl.inner import estimators
 from classic_metarl.inner.gradient_steps import GradientSteps, Order, Tree, parameters_of
-from classic_metarl.inner.meta_policy import SURROGATES, MetaPolicy
+from classic_metarl.inner.meta_policy import MetaPolicy, surrogate_of
 from classic_metarl.inner.stages import as_batch, numbers_of, stage, task_means
 from classic_metarl.inner.task_policy import TaskPolicy, play
 from classic_metarl.problems.paired import PairedTasks
@@ -77,7 +77,7 @@ class LatentMetaPolicy(MetaPolicy):
     """theta, and mu_i and log sigma_i (tasks, latent) of every training task."""
 
     def __init__(self, net: LatentPolicy, args: MAESNConfig) -> None:
-        steps = latent_loop(net, args.surrogate, args.order, args.adapt_weights)
+        steps = latent_loop(net, args)
         moving = steps.moving(parameters_of(net))
         rates = [{n: r for n, r in tree.items() if n in moving} for tree in latent_rates(net, args)]
         super().__init__(net, steps, args.inner_rates, rates)
@@ -103,22 +103,22 @@ class LatentMetaPolicy(MetaPolicy):
         return (0.5 * (mean.square() + torch.exp(2 * log_std) - 1) - log_std).sum(-1)
 
 
-def latent_loop(net: LatentPolicy, surrogate: str, order: Order, weights: bool) -> GradientSteps:
-    """The inner step: the score of z times the standardised return of its episode, and with `weights` the surrogate of
-    the actions at that z, which moves the network alone.
+def latent_loop(net: LatentPolicy, args: MAESNConfig) -> GradientSteps:
+    """The inner step: the score of z times the standardised return of its episode, and with `adapt_weights` the
+    surrogate of the actions at that z, which moves the network alone.
     """
-    function = SURROGATES[surrogate]
+    function = surrogate_of(args.surrogate, args.gamma)
 
     def loss(phi: Tree, data: Tree) -> Tensor:
         gain = (latent_score(phi, data[f"inputs/{DRAWN}"][:, :, 0]) * standard(data["weights"][:, :, 0])).mean(1)
-        if weights:
+        if args.adapt_weights:
             given = {**phi, **{name: torch.zeros_like(phi[name]) for name in (MEAN, LOG_STD)}}  # z is what it was
             batch = as_batch({**data, f"inputs/{NOISE}": data[f"inputs/{DRAWN}"]})
             trials = batch.trials
             gain = gain + task_means(function(net.logprobs(given, trials), batch.weights, trials), trials)
         return -gain
 
-    return GradientSteps(loss, order=order, over="fold", adapted=() if weights else (LATENTS,))
+    return GradientSteps(loss, order=args.order, over="fold", adapted=() if args.adapt_weights else (LATENTS,))
 
 
 def latent_score(phi: Tree, z: Tensor) -> Tensor:

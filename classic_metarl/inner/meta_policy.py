@@ -57,9 +57,18 @@ class MetaPolicy(Initial):
         return steps.adapt(Theta(theta.parameters, chosen), phi, as_data(batch))
 
 
-def inner_loop(net: TaskPolicy, surrogate: str, order: Order = "second", **options: Any) -> GradientSteps:
+def surrogate_of(name: str, gamma: float) -> Surrogate:
+    """The inner objective `name` of `SURROGATES`; DiCE sums rewards itself and discounts them by `gamma`."""
+    if name == "dice":
+        return lambda logprobs, weights, trials: estimators.dice(logprobs, trials, gamma)
+    return SURROGATES[name]
+
+
+def inner_loop(
+    net: TaskPolicy, surrogate: str, order: Order = "second", gamma: float = 1.0, **options: Any
+) -> GradientSteps:
     """Gradient steps on minus the surrogate of each task, tasks folded into one batch."""
-    function = SURROGATES[surrogate]
+    function = surrogate_of(surrogate, gamma)
 
     def loss(phi: Tree, data: Tree) -> Tensor:
         batch = as_batch(data)

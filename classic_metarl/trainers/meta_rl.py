@@ -99,7 +99,7 @@ class GradientRLTrainer(TrialTrainer):
     def build(cls, tasks: PairedTasks, args: Any) -> MetaPolicy:
         """The system's policy and its inner step."""
         net = TaskPolicy(tasks.env.spec, **policy_options(args))
-        steps = inner_loop(net, args.surrogate, args.order)
+        steps = inner_loop(net, args.surrogate, args.order, args.gamma)
         return MetaPolicy(net, steps, args.inner_rates, learned_rates(net, args, args.inner_steps))
 
     @classmethod

@@ -23,6 +23,7 @@ from classic_metarl.inner.task_policy import TaskPolicy, play
 from classic_metarl.problems.paired import paired_tasks
 from classic_metarl.trainers.meta_rl_config import GradientRLConfig
 from mrt.control.envs import Spec
+from mrt.credit.returns import reward_to_go
 from mrt.errors import ConfigError
 from mrt.runs.recipe import import_trainer, load_recipe
 from mrt.training.collection import Batch
@@ -358,3 +359,31 @@ def test_mistakes_are_told(tmp_path: Path) -> None:
         paired_tasks("sparse-semicircle", test="sparse")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="no dial 'rewards'"):
         paired_tasks("sparse-semicircle", test={"rewards": "sparse"})
+
+
+@pytest.mark.parametrize("surrogate", ["dice", "loaded_dice", "naive"])
+def test_every_inner_objective_discounts(surrogate: str, tmp_path: Path) -> None:
+    """The inner step of any of them depends on gamma. DiCE's is, by hand, sum_t gamma^t r_t over what came before."""
+    steps = {}
+    for gamma in (0.99, 0.5):
+        plain = {"credit": "reward_to_go", "normalise": False, "gamma": gamma, "surrogate": surrogate}
+        trainer = build(MAMLTRPOTrainer, MAMLTRPOConfig, tmp_path, inner_rates=[1.0], **plain)
+        batch = collected(trainer)
+        phi = trainer.adapted(batch, "first")
+        steps[gamma] = torch.cat([(phi[1][n] - phi[0][n]).flatten() for n in phi[0]])
+        if surrogate == "dice":
+            one, parameters = stage(batch, 0).trials, dict(trainer.learner.net.named_parameters())
+            logprobs = trainer.learner.net.logprobs(parameters, one) * one.mask
+            to_go = reward_to_go(one, gamma=gamma)
+            weights = gamma ** torch.arange(one.mask.shape[1], dtype=torch.float64) * to_go
+            value = task_means((logprobs * weights).sum(1), one)
+            slopes = torch.autograd.grad(value[0], list(parameters.values()))
+            for (name, _), slope in zip(parameters.items(), slopes, strict=True):
+                assert torch.allclose(phi[1][name][0] - phi[0][name], slope, atol=1e-6), name
+    assert (steps[0.99] - steps[0.5]).norm() > 1e-3
+
+
+def test_dice_refuses_a_credit(tmp_path: Path) -> None:
+    for options in ({}, {"credit": "reward_to_go"}, {"normalise": False}):
+        with pytest.raises(ConfigError, match="sums the rewards itself"):
+            GradientRLConfig(output_dir=str(tmp_path), **{**QUICK, "surrogate": "dice", **options})

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from classic_metarl.black_box.windows import EncoderLayer
 from mrt.control.memories import make_memory
 from mrt.control.policy import ControlPolicy, PolicyConfig
 from mrt.errors import ConfigError
@@ -310,3 +311,16 @@ def test_mistakes_are_named() -> None:
         make_memory(named("episodic-lstm"), 8, key="obs")
     with pytest.raises(ConfigError, match=r"see: \['rewards'\] are no inputs"):
         ControlPolicy(PolicyConfig(actions=2, see=["rewards"]))
+
+
+def test_t_fixup_leaves_queries_and_keys_alone() -> None:
+    """Huang et al. 2020: 0.67 L^(-1/4) on values, output and feed-forward; queries and keys keep Xavier's bound."""
+    torch.manual_seed(0)
+    size, layers = 32, 4
+    layer = EncoderLayer(size, heads=4, hidden=64, layers=layers)
+    bound, scale = (6 / (2 * size)) ** 0.5, 0.67 * layers**-0.25
+    query, key, value = layer.mixed.weight.chunk(3)
+    for part, expected in ((query, bound), (key, bound), (value, scale * bound), (layer.out.weight, scale * bound)):
+        assert 0.95 * expected < float(part.detach().abs().max()) <= expected * 1.0001
+    for part in (layer.up.weight, layer.down.weight):
+        assert float(part.detach().abs().max()) <= 1.0001 * scale * (6 / (size + 64)) ** 0.5
