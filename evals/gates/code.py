@@ -8,7 +8,7 @@ would change with every split. The price: a change in a part of an imported modu
 changes it too (a row is then marked although its figures hold, never the other way round), and two names that are
 exchanged between imports without any other change are not seen, unless one is renamed (`import a as b` is kept).
 
-Modules that are named in text and imported when asked for (`MEMORIES`) are not followed.
+Modules that are named in text alone (`module:Class`) are not followed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from mrt.runs.recipe import OUR_PACKAGES, named_only
+from mrt.runs.code import OUR_PACKAGES
+from mrt.runs.recipe import named_only
 
 ROOT = Path(__file__).resolve().parents[2]
 SHORT = 16

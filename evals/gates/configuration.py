@@ -24,7 +24,8 @@ from classic_metarl.problems.quadratics import Quadratics
 from mrt.control.envs import ENVS, make_tasks
 from mrt.credit.table import CREDITS
 from mrt.errors import ConfigError
-from mrt.runs.recipe import OUR_PACKAGES, SAID_ABOVE, Recipe, import_trainer, named_only
+from mrt.runs.code import OUR_PACKAGES
+from mrt.runs.recipe import SAID_ABOVE, Recipe, import_trainer, named_only
 
 DECIDES = frozenset(
     (

@@ -15,7 +15,7 @@ from evals.gates.store import counts
 from evals.gates.table import Gate, gates
 from mrt.control.envs import ENVS
 from mrt.control.envs.bandits import BernoulliBandit
-from mrt.control.memories import GRU
+from mrt.control.memories import GRU, MEMORIES
 from mrt.errors import ConfigError
 from mrt.runs.recipe import Recipe, load_recipe
 
@@ -70,7 +70,7 @@ def test_defaults_of_tasks_policies_memories_and_measurements_count(monkeypatch:
         patch.setitem(ENVS, "bernoulli-bandit", Bandit)
         assert one.digest(0) != digests[0]
     with monkeypatch.context() as patch:
-        patch.setattr("mrt.control.memories.GRU", Memory)
+        patch.setitem(MEMORIES, "gru", Memory)
         assert one.configuration(0)["recipes"][""]["policy"]["memory_options"] == {"layers": 1, "dropout": 0}
     with monkeypatch.context() as patch:
         patch.setattr(gradient_rl, "returns", returns)

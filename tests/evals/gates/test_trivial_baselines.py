@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,9 +15,10 @@ from torch import Tensor
 from classic_metarl.problems.sinusoid import Sinusoids
 from classic_metarl.trainers.loss_curves import TEST_SEED
 from evals.gates.table import Gate, gates
-from mrt.control.envs import EnvTasks, Step, make_tasks
+from mrt.control.agent import ScriptedAgent
+from mrt.control.envs import EnvTasks, make_tasks
 from mrt.control.evaluation.run import HELD_OUT
-from mrt.control.oracles import play
+from mrt.control.interaction import play
 from mrt.control.oracles.bandit_policies import regret
 from mrt.control.oracles.bandits import informative_value
 from mrt.control.oracles.grids import grid_navi_bayes
@@ -25,35 +27,33 @@ from mrt.control.oracles.hallway import hallway_bayes
 TASKS = 4000
 
 
-class WinStay:
+class WinStay(ScriptedAgent):
     """Repeats an action that was paid and takes the next one otherwise; `every` steps make a choice."""
 
     def __init__(self, actions: int, every: int = 1) -> None:
         self.actions, self.every = actions, every
 
-    def reset(self, rows: int) -> None:
-        self.choice, self.time = torch.zeros(rows, dtype=torch.long), 0
+    def start(self, rows: int) -> dict[str, Any]:
+        return {"choice": torch.zeros(rows, dtype=torch.long), "time": 0}
 
-    def act(self, observation: Tensor) -> Tensor:
-        return self.choice
+    def choose(self, observation: Tensor, state: dict[str, Any]) -> Tensor:
+        return state["choice"]
 
-    def update(self, actions: Tensor, step: Step) -> None:
-        self.time += 1
-        if self.time % self.every == 0:
-            self.choice = torch.where(step.reward > 0.5, self.choice, (self.choice + 1) % self.actions)
+    def learn(self, seen: Any, state: dict[str, Any]) -> dict[str, Any]:
+        time, choice = state["time"] + 1, state["choice"]
+        if time % self.every == 0:
+            choice = torch.where(seen["reward"] > 0.5, choice, (choice + 1) % self.actions)
+        return {**state, "choice": choice, "time": time}
 
 
-class Fixed:
-    """What `choose` says of the observation, whatever was seen before."""
+class Fixed(ScriptedAgent):
+    """What `function` says of the observation, whatever was seen before."""
 
-    def __init__(self, choose: Callable[[Tensor], Tensor]) -> None:
-        self.act = choose
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        self.function = function
 
-    def reset(self, rows: int) -> None:
-        pass
-
-    def update(self, actions: Tensor, step: Step) -> None:
-        pass
+    def choose(self, observation: Tensor, state: dict[str, Any]) -> Tensor:
+        return self.function(observation)
 
 
 def stated(name: str, measure: str) -> float:
@@ -73,7 +73,7 @@ def test_win_stay_lose_shift_on_bandits(name: str) -> None:
     params, player = tasks.batch(HELD_OUT, range(TASKS)), WinStay(tasks.env.spec.actions)
     (measure,) = gates([name])[0].bars
     paid = measure == "total"
-    values = play(tasks.env, player, params, 1).sum(1) if paid else regret(tasks.env, player, params, 1)  # type: ignore[arg-type]
+    values = play(tasks.env, player, params, 1).sum(1) if paid else regret(tasks.env, player, params, 1)
     error = float(values.std()) / TASKS**0.5
     assert float(values.mean()) == pytest.approx(stated(name, measure), abs=4 * error + 0.01)
 
@@ -87,11 +87,11 @@ def test_of_the_two_step_task_by_habit() -> None:
 def test_exact_ones() -> None:
     assert stated("T8", "total") == pytest.approx(informative_value(ask=False))
     grid, hall = tasks_of("T15").env, tasks_of("T48").env
-    first = grid_navi_bayes(grid).first  # type: ignore[arg-type]
+    first = grid_navi_bayes(grid).first
     assert (stated("T15", "episode_2"), stated("T15", "total")) == pytest.approx((first, 4 * first))
     half, cost, episodes = hall.half, hall.cost, hall.spec.episodes  # type: ignore[attr-defined]
     blind = (1 - 2 * half * cost) + (episodes - 1) * (1 - half * cost)
-    assert stated("T48", "of_bayes") == pytest.approx(blind / hallway_bayes(hall), abs=1e-3)  # type: ignore[arg-type]
+    assert stated("T48", "of_bayes") == pytest.approx(blind / hallway_bayes(hall), abs=1e-3)
 
 
 def test_walking_one_way_in_the_grid() -> None:
