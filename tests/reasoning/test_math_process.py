@@ -82,7 +82,7 @@ worker.main(float(sys.argv[1]), int(sys.argv[2]))
 def test_a_grader_that_runs_out_of_memory_is_an_error_and_the_next_item_is_fine(tmp_path: Path) -> None:
     worker = MathWorker(seconds=20.0, memory_mb=256)
     worker.script = tmp_path / "hog.py"
-    worker.script.write_text(HOG.format(path=str(ROOT / "mrt" / "reasoning" / "math_worker.py")))
+    worker.script.write_text(HOG.format(path=str(ROOT / "mrt" / "reasoning" / "grading" / "math_worker.py")))
     for answer in ("hog", "hog that swallows the MemoryError", "hog"):
         reply = worker.ask("5", answer, same=False)
         assert reply["verdict"] == "error"
@@ -191,7 +191,7 @@ def test_the_worker_loads_no_torch() -> None:
     code = (
         "import sys; sys.argv = ['x']; import runpy; runpy.run_path(sys.stdin.read(), run_name='worker')['parse']('1')"
     )
-    path = str(ROOT / "mrt" / "reasoning" / "math_worker.py")
+    path = str(ROOT / "mrt" / "reasoning" / "grading" / "math_worker.py")
     code += "; print([m for m in ('torch', 'mrt', 'transformers', 'numpy') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-P", "-c", code], input=path, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
