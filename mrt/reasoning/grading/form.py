@@ -86,6 +86,9 @@ def _one_of_two(text: str) -> str:
     both = re.fullmatch(rf"(?:.*(?:<|>|\\le|\\ge).*?|[A-Za-z .]*)\s*:\s*({_INTERVAL}|\\emptyset|\\mathbb\{{R\}})", text)
     if both:
         return both.group(1)
+    named = re.fullmatch(r"[^=:]*:[^=]*=\s*([^=:]+(?::[^=:]+)+)", text)
+    if named:
+        return named.group(1)
     equal = re.fullmatch(rf"({_INTERVAL})\s*=\s*{_INTERVAL}", text)
     if equal and text.count("=") == 1 and re.search(r"\d|\\infty", equal.group(1)):
         return equal.group(1)

@@ -131,9 +131,9 @@ def words(text: str, loose: bool) -> Form | None:
     ]
     found = sorted(part for part in found if part)
     letters = [len(word) for part in found for word in part.split()]
-    if not found or (len(found) == 1 and letters == [1]):
+    if not found or (len(found) == 1 and letters == [1] and plain.isascii()):
         return None  # a single letter is a variable or a choice
-    foreign = not plain.isascii() and max(letters) > 1
+    foreign = not plain.isascii()
     wordy = min(letters) >= 2 and (max(letters) >= 4 or set(found) <= lexicon.SHORT_WORDS)
     sentence = max(letters) >= 4 and any(part.split()[0] in lexicon.LITTLE_WORDS | lexicon.STOP_WORDS for part in found)
     if loose or wordy or foreign or sentence or (wrapped and max(letters) > 1):
@@ -196,8 +196,9 @@ def has_words(text: str) -> bool:
         found = match.group("text") if match.group("text") is not None else match.group("word") or ""
         loose = match.group("text") is not None
         for word in re.findall(r"[^\W\d_]+", found):
+            date = word[0].isupper() and word.lower() in lexicon.DATE_WORDS
             if word.lower() not in lexicon.LIST_WORDS and (
-                len(word) >= 4 or (loose and len(word) > 1) or not word.isascii()
+                date or len(word) >= 4 or (loose and len(word) > 1) or not word.isascii()
             ):
                 return True
         if match.group("command"):

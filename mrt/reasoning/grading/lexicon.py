@@ -211,6 +211,8 @@ SHORT_WORDS = {"no", "yes", "odd", "dne", "one", "two", "six", "ten", "all"}  # 
 STOP_WORDS = {"the", "a", "an", "is", "are", "be", "that", "it"}  # left out where words and mathematics are mixed
 LITTLE_WORDS = {"at", "if", "in", "of", "on", "by", "to", "as", "so", "we", "no", "or", "not", "and", "for", "all"}
 LITTLE_WORDS |= {"min", "max", "yes", "has", "its", "can", "may", "one", "two", "i.e", *STOP_WORDS} - {"a"}
+DATE_WORDS = set(_split("jan feb mar apr may jun jul aug sep sept oct nov dec mon tue tues wed thu thurs fri sat sun"))
+LITTLE_WORDS |= DATE_WORDS
 # What may stand before an answer without belonging to it.
 LEAD_INS = (
     r"(?:so|thus|hence|therefore)",

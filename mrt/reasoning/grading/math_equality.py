@@ -58,7 +58,8 @@ def digits(expr: Any) -> float:
     largest = max(sizes)
     if isinstance(expr, Pow):
         exponent = expr.args[1]
-        size = abs(float(exponent)) if isinstance(exponent, Number) else 10.0 ** min(sizes[1], 300.0)
+        small = isinstance(exponent, Number) or (sizes[1] < 10 and exponent.is_number and exponent.is_real)
+        size = abs(float(exponent.evalf(15))) if small else 10.0 ** min(sizes[1], 300.0)
         return max(largest, max(sizes[0], 1.0) * (1.0 if exponent.free_symbols else size))
     if isinstance(expr, factorial | binomial):
         return max(largest, 10.0 ** min(largest, 300.0) * max(largest, 1.0))
@@ -112,6 +113,14 @@ def _percent(gold: Any, answer: Any, signs: str, same: Callable[[Any, Any], bool
     return same(gold, answer * Rational(1, 100)) or (unit and same(gold, answer))
 
 
+def _real_at(part: Any, point: dict[Any, Any]) -> bool:
+    """Whether a root, a power or a logarithm has a real value there without passing through a complex one."""
+    if part.is_Pow and part.exp.is_Integer:
+        return True
+    base = part.args[0].subs(point).evalf(25)
+    return bool(base.is_number and base.is_real and base > 0)
+
+
 def _identical(gold: Any, answer: Any) -> bool:
     """Roots, powers and logarithms of variables that agree wherever both are real: sqrt(a/b), sqrt(a)/sqrt(b)."""
     from sympy import Float, Pow, log
@@ -127,6 +136,8 @@ def _identical(gold: Any, answer: Any) -> bool:
     for trial in range(16):
         values = [Float(rng.uniform(0.3, 3), 30) * (1 if trial < 6 or rng.random() < 0.5 else -1) for _ in symbols]
         point = dict(zip(symbols, values, strict=True))
+        if not all(_real_at(part, point) for part in both):
+            continue
         a, b = (expr.subs(point).evalf(25) for expr in (gold, answer))
         if not (a.is_number and b.is_number and a.is_finite and b.is_finite):
             continue

@@ -21,6 +21,7 @@ from mrt.reasoning.grading.math_text import Unreadable
 from mrt.reasoning.grading.verdict import Grade, Verdict, answer_boxes, content_of, split_thought
 
 BOXES = ("last", "all")
+MAX_KNOWN, MAX_REMEMBERED = 8192, 500  # grades that are remembered, characters of an answer among them
 MAX_EQUAL_BOXES = 8  # in one sentence; more are compared as a list only
 _read = functools.lru_cache(maxsize=4096)(read)  # a group shares its gold answer, and often its answers
 
@@ -55,6 +56,7 @@ class MathGrader:
         if importlib.util.find_spec("math_verify") is None:
             raise ConfigError("grading mathematics needs math-verify; run `pip install math-verify==0.9.0`")
         self.max_chars, self.boxes = max_chars, boxes
+        self._known: dict[tuple[str, str], Grade] = {}
         self._workers = [MathWorker(seconds, memory_mb) for _ in range(workers)]
         self._fill()
         _GRADERS.add(self)
@@ -68,20 +70,32 @@ class MathGrader:
         if not boxes:
             return Grade(Verdict.UNPARSED, None, "no \\boxed{...} that holds anything")
         if self.boxes == "all":
-            grades = [self.grade_answer(box, gold) for box in dict.fromkeys([*earlier, *boxes])]
+            grades = [self._grade_box(box, gold) for box in dict.fromkeys([*earlier, *boxes])]
             if len(grades) > 1 and earlier and any(grade.verdict is not Verdict.CORRECT for grade in grades):
                 return _worst(grades) or Grade(Verdict.WRONG, boxes[-1], f"{len(grades)} boxes that differ")
         if len(boxes) == 1:
-            return self.grade_answer(boxes[0], gold)
-        listed = self.grade_answer(", ".join(boxes), gold)
+            return self._grade_box(boxes[0], gold)
+        listed = self._grade_box(", ".join(boxes), gold)
         if listed.verdict in (Verdict.CORRECT, Verdict.ERROR, Verdict.TIMEOUT) or len(boxes) > MAX_EQUAL_BOXES:
             return listed
-        grades = [self.grade_answer(box, gold) for box in boxes]
+        grades = [self._grade_box(box, gold) for box in boxes]
         if all(grade.verdict is Verdict.CORRECT for grade in grades):
             return grades[-1]
         return Grade(
             Verdict.WRONG, boxes[-1], f"{len(boxes)} boxes that differ in one sentence, and no list that is right"
         )
+
+    def _grade_box(self, box: str, gold: str) -> Grade:
+        """`grade_answer`, remembered: the completions of a group share their gold answer, and often their answers."""
+        known = self._known.get((box, gold))
+        if known is not None:
+            return known
+        grade = self.grade_answer(box, gold)
+        if grade.reward is not None and len(box) < MAX_REMEMBERED and len(gold) < MAX_REMEMBERED:
+            if len(self._known) >= MAX_KNOWN:
+                self._known.clear()
+            self._known[box, gold] = grade
+        return grade
 
     def grade_answer(self, answer: str, gold: str) -> Grade:
         """The verdict on a bare answer, the content of the box."""

@@ -108,7 +108,7 @@ def tidy(text: str) -> str:
     text = _INVISIBLE.sub(" ", _LAYOUT.sub(" ", text))
     text = _OLD_FONT.sub(r"\\math\1{\2}", text).replace("\\mathtt{", "\\text{")
     text = re.sub(r"\\[()]|\\\[|(?<!\\)\\\]", " ", text) if text.lstrip().startswith(("\\(", "\\[")) else text
-    text = re.sub(r"\b(?:US|AU|CA|HK|NZ)\s?(?=\\?\$\s?\d)", "", text)
+    text = re.sub(r"\b(?:US|AU|CA|HK|NZ|A|C|S)\s?(?=\\?\$\s?\d)", "", text)
     text = re.sub(r"(?<!\\)\$", "", text)
     text = _THOUSANDS.sub(lambda match: re.sub(r"\D", "", match.group()), text)
     text = re.sub(r"(?<!\\)\\(?:[,;:!> ]|q?quad(?![A-Za-z])|enspace(?![A-Za-z])|newline(?![A-Za-z]))", " ", text)
@@ -186,7 +186,8 @@ def _numbers(text: str) -> str:
     text = re.sub(
         rf"\s?(?:{TEXT}\{{\s*(?:percent|pct|per cent|\\?%)\s*\}}|\b(?:percent|pct)\b|per cent\b|(?<!\\)%)", r"\\%", text
     )
-    text = re.sub(r"(?<![\\A-Za-z])inf(?:inity)?(?![A-Za-z])", r"\\infty ", text).replace("{:}", ":")
+    text = re.sub(r"(?<![\\A-Za-z])inf(?:inity)?(?![A-Za-z])", r"\\infty ", text)
+    text = re.sub(rf"{TEXT}\{{:\}}|\{{:\}}", ":", text)
     text = re.sub(r"([_^])\s?(\d)(?!\d)", r"\1{\2}", text)
     text = re.sub(r"(?i)(?<![A-Za-z])([ap])\.\s?m\b\.?", lambda m: m[1].lower() + "m", text)
     text = re.sub(r"(?<=\d)\.(?=\s*(?:[/*+^)}\]=<>|-]|\\(?!overline|bar|text|math|mbox|ldots|dots|circ)))", "", text)

@@ -95,7 +95,7 @@ _CORRECTION = re.compile(
     re.I,
 )
 _HOLDS_NOTHING = re.compile(
-    r"(?:\\(?:h?phantom|vphantom|text|textbf|mathrm|hspace\*?)\s*\{[^{}]*?\}(?<![\w]\})|\\[hv]?phantom\s*\{[^{}]*\}"
+    r"(?:\\[hv]?phantom\s*\{[^{}]*\}|\\(?:text|textbf|mathrm|hspace\*?)\s*\{[\s?._…-]*\}"
     r"|\\(?:quad|qquad|square|Box|ldots|dots|cdots)(?![A-Za-z])|\\[,;:! ]|[\s?_.{}~$…]|\\_)*"
 )
 
