@@ -148,7 +148,8 @@ def _list(items: list[str], text: str, letter_units: bool) -> Form:
     ):
         return Form(text)
     if any(scale_between(units[0], unit) != "" for unit in units):
-        return Form(text)
+        summed = _single(" ".join(items), letter_units)  # 5 dollars and 3 cents
+        return summed if "+" in summed.core and len(items) == len(units) else Form(text)
     return Form(", ".join(form.core for form in forms), unit=units[0] if units else NO_UNIT)
 
 
@@ -179,22 +180,24 @@ def _letters(core: str) -> bool:
 
 
 def _added_up(tail: Tail, letter_units: bool) -> tuple[str, Unit]:
-    """5 feet 4 inches as 64 inches: (the sum, its unit)."""
+    """5 feet 4 inches as 5 + 4/12 feet: (the sum, its unit)."""
     match = re.fullmatch(rf"(.*[^\d\s.,(+\-*/=]\s*?)(?:,|and|{TEXT}\{{\s*and\s*\}})?\s*(\d+(?:\.\d+)?)", tail.core)
     before = split_tail(match.group(1).strip(), letter_units, False) if match and tail.unit.known else None
     if match is None or before is None or not re.fullmatch(r"[\d.,\\ a-z{}/-]+", before.core) or not before.unit.known:
         return tail.core, tail.unit
-    scale = scale_between(tail.unit, before.unit)
+    scale = scale_between(before.unit, tail.unit)
     if scale is None or before.factor or tail.factor:
         return tail.core, tail.unit
-    larger, _ = _added_up(before, letter_units)
-    return rf"({larger}) {scale} + {match.group(2)}", tail.unit
+    larger, unit = _added_up(before, letter_units)
+    scale = scale_between(unit, tail.unit)
+    return rf"{larger} + ({match.group(2)}) {scale}", unit
 
 
 def _signs(core: str) -> str:
     r"""Every \pm written out, item by item: \frac{-3 \pm \sqrt5}{2} is the list of both; \mp takes the other sign."""
     if "\\pm" not in core and "\\mp" not in core:
         return core
+    core = core if "\\pm" in core else core.replace("\\mp", "\\pm")
     inner = re.fullmatch(r"\\\{((?:(?!\\\{).)*)\\\}", core)
     items = split_list(inner.group(1) if inner else core)
     found: list[str] = []

@@ -146,6 +146,7 @@ _MODULAR = re.compile(r"(.+?)\\equiv(?![A-Za-z])(.+?)\(?\s*\\(?:pmod|bmod)(?![A-
 
 def congruence(text: str) -> Form | None:
     r"""n \equiv 3 \pmod 5: the left side, the residues modulo the modulus, the modulus."""
+    text = re.sub(rf"{TEXT}\{{\s*\(?\s*mod\s*(\w+)\s*\)?\s*\}}", r"\\pmod{\1}", text)
     match = _MODULAR.fullmatch(re.sub(rf"\(?\s*{TEXT}\{{\s*mod\s*\}}|\(\s*mod(?![A-Za-z])", r"\\pmod ", text))
     if match is None:
         return None
@@ -212,10 +213,11 @@ def mixture(text: str) -> Form:
     parts: list[str] = []
 
     def mathematics(piece: str) -> None:
-        piece = re.sub(r"^[\s,.;:]+|[\s,.;:]+$", "", piece)
-        if re.search(r"\w", piece):
-            parts.append(piece)
-            words.append("")
+        for item in [piece] if re.search(r"[()\[\]]", piece) else re.split(r"[,;]\s", piece):
+            item = re.sub(r"^[\s,.;:]+|[\s,.;:]+$", "", item)
+            if re.search(r"\w", item):
+                parts.append(item)
+                words.append("")
 
     def prose(piece: str) -> None:
         for found in re.finditer(r"[^\W\d_]+(?:['’-][^\W\d_]+)*|[^\s,.;:()!?\"'“”]+", piece):
@@ -229,7 +231,8 @@ def mixture(text: str) -> Form:
     for match in _TOKEN.finditer(text):
         word = match.group("word")
         short = word is not None and len(word.rstrip(".")) < 4 and word.lower().rstrip(".") not in lexicon.LITTLE_WORDS
-        if match.group("begin") or (short and word.isascii()):
+        among = re.search(r"[\w}]\s$", text[: match.start()]) and re.match(r"\s[A-Za-z\\]", text[match.end() :])
+        if match.group("begin") or (short and word.isascii() and not among):
             continue
         mathematics(text[at : match.start()])
         prose(match.group("text") if match.group("text") is not None else match.group("command") or word or "")

@@ -41,7 +41,7 @@ arcsec arcsecond arcseconds | 1/3600 degree
 rev revolution revolutions | 360 degree
 min minute minutes mins | 60 s
 h hr hrs hour hours | 3600 s
-day days d | 86400 s
+day days | 86400 s
 week weeks wk wks | 7 day
 fortnight fortnights | 14 day
 month months | base
@@ -68,7 +68,7 @@ cup cups | 1/16 gal
 floz | 1/128 gal
 tbsp tablespoon tablespoons | 1/256 gal
 tsp teaspoon teaspoons | 1/768 gal
-t tonne tonnes | 1000000 g
+tonne tonnes | 1000000 g
 lb lbs pound pounds | 453.59237 g
 oz ounce ounces | 1/16 lb
 ton tons | 2000 lb
@@ -101,7 +101,7 @@ mmHg torr | 101325/760 Pa
 psi | base
 lbf | base
 hp horsepower | base
-M molar | base
+molar | base
 byte bytes | 8 bit
 KB kilobyte kilobytes | 1000 byte
 MB megabyte megabytes | 1000000 byte
@@ -130,6 +130,7 @@ PREFIX_SIZES = {
 # A single letter is a unit without \text only where it stands behind a number, the gold answer is a plain number, and
 # it is one of these (with a space before it the second list).
 BARE_UNITS, BARE_UNITS_SPACED = {"m", "s", "g", "L"}, {"h", "K", "N", "J", "W", "V"}
+ROMAN_UNITS = {"T", "S", "H", "F"}  # letters that are a unit in \mathrm only: 5\text{T} may mean trillions
 POWER_PREFIXES = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}  # before a unit of length
 POWER_SUFFIXES = {"squared": 2, "cubed": 3}  # behind a unit, else a power of the number: 5 squared is 25
 UNIT_FILLERS = {"per", "a", "an", "of", "the", "each", "in", "total", "altogether"}
@@ -161,7 +162,8 @@ negative positive if for when where while until base mod modulo factorial with w
 smaller larger most least at from between through wrong right false true incorrect correct maybe possibly perhaps
 unless except but however only just either neither both any all every none some many several infinite infinity
 undefined divided multiplied added subtracted doubled tripled halved quadrupled twice thrice double triple quadruple
-choose power powers root log sqrt raised exponent inverse reciprocal remainder fold pair pairs couple tens ones zero
+choose power powers root roots squares cubes
+logs log sqrt raised exponent inverse reciprocal remainder fold pair pairs couple tens ones zero
 one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen
 nineteen twenty thirty forty fifty sixty seventy eighty ninety point digit digits decimal imaginary complex rounded
 below above under before after later earlier ago early late up down left mil mille myriad googol k mn mm

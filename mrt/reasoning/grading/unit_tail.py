@@ -53,6 +53,10 @@ def split_tail(text: str, bare_letters: bool, loose_nouns: bool) -> Tail | None:
         tail = _read(pieces[start:]) if _ends_a_value(core, pieces[start]) else None
         if tail is not None:
             unit, factor = tail
+            if not (
+                unit.known or factor or unit.nouns or re.search(r"[A-Za-z]{2}", text[len(core) :].partition("{")[2])
+            ):
+                return None  # "3 a": a variable
             return Tail(core, unit, factor)
         start += 1
     return None
@@ -102,7 +106,9 @@ def _macro_words(macro: str) -> list[str] | None:
     """The words of a text macro where all of them may stand behind a number, else None."""
     match = _MACRO.fullmatch(macro)
     assert match is not None
-    name, content = match.groups()
+    name, content = match.group(1), match.group(2).replace("\\cdot", " ")
+    if name != "mathrm" and content.strip() in lexicon.ROMAN_UNITS:
+        return None
     if not re.fullmatch(r"(?:[^\W_]|[\s.,\-/'*·^{}()])*", content) or content.strip()[:1].isdigit():
         return None
     words = [word for word in re.findall(r"[^\W\d_]+", content) if word != "s" or "'" not in content]
