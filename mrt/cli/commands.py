@@ -203,6 +203,16 @@ def probe(ns: Namespace) -> Outcome:
     return Outcome(found, "\n".join(lines))
 
 
+def grade(ns: Namespace) -> Outcome:
+    """Verdicts for a file of answers; exit code 1 where gold answers cannot be used."""
+    from mrt.reasoning.grading.grade_file import grade_file, grade_table
+
+    columns = dict(item.partition("=")[::2] for item in ns.columns.split(",") if item)
+    out = Path(ns.out) if ns.out else None
+    found = grade_file(ns.file, columns, out, ns.answer_after, boxes=ns.boxes, workers=ns.workers)
+    return Outcome(found, grade_table(found), code=int(bool(found["unreadable"])))
+
+
 def generate(ns: Namespace) -> Outcome:
     """One answer, its thinking stopped at a budget or once J has flattened."""
     prompt = ns.prompt if ns.prompt is not None else sys.stdin.read()

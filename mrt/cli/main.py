@@ -107,6 +107,20 @@ def _probe(parser: argparse.ArgumentParser) -> None:
     _seed(parser)
 
 
+def _grade(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", metavar="FILE", help="a JSONL, CSV or parquet file of answers and gold answers")
+    parser.add_argument(
+        "--columns",
+        metavar="gold=A,answer=B",
+        default="",
+        help="without `answer` the golds are graded against themselves",
+    )
+    parser.add_argument("--answer-after", metavar="MARK", help="the gold is what follows this mark (#### for GSM8K)")
+    parser.add_argument("--boxes", choices=("last", "all"), default="last", help="which boxes count (docs/grading.md)")
+    parser.add_argument("--workers", type=_positive, default=1, help="comparisons at once (default 1)")
+    parser.add_argument("--out", metavar="FILE", help="a verdict with its reason for each answer, a JSON object a line")
+
+
 def _generate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", metavar="M", required=True)
     parser.add_argument("--budget", type=_not_negative, metavar="N", help="thinking tokens at most")
@@ -171,6 +185,7 @@ COMMANDS = {
     "compare": Command("one evaluation against another, with intervals", _compare, "compare"),
     "report": Command("evaluations and runs as one HTML file", _report, "report"),
     "probe": Command("stop values and regret of traces from anywhere", _probe, "probe"),
+    "grade": Command("verdicts for a file of answers, and its unusable golds", _grade, "grade"),
     "generate": Command("an answer within a budget of thinking tokens", _generate, "generate"),
     "doctor": Command("check the machine, the installation, a recipe", _doctor, "doctor", overrides=True),
 }

@@ -23,7 +23,7 @@ from mrt.reasoning.evaluation.samples import Chunks, claim
 from mrt.reasoning.evaluation.stored import Samples
 from mrt.reasoning.evaluation.summary import by_problem, summarise
 from mrt.reasoning.evaluation.summary import compare as compare
-from mrt.reasoning.problems import Problem, ProblemSet, load_problems
+from mrt.reasoning.problems import Problem, ProblemSet, load_problems, validate
 from mrt.runs.rundir import write_json
 
 WAIT_SECONDS = 0.5  # between two looks at what the other processes have written
@@ -65,6 +65,7 @@ def run_eval(
 
     Raises:
         ConfigError: when `out` holds another evaluation, or an option cannot work.
+        DataError: naming the rows whose gold answers cannot be used; nothing has been run then.
     """
     grid = tuple(budgets or (range(0, 121, 15) if problems in TINY_SETS else (0, *(2**k for k in range(8, 14)))))
     if problems in TINY_SETS:
@@ -75,6 +76,7 @@ def run_eval(
     chosen = problem_set.problems(split)[:limit]
     if not chosen:
         raise DataError(f"problem set '{problems}' has no problem in split '{split}'")
+    validate(problem_set, split, limit)
     out.mkdir(parents=True, exist_ok=True)
     chunks = Chunks(out / "samples.jsonl", [problem.key for problem in chosen], n, config.chunk)
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))

@@ -44,19 +44,26 @@ def load_problems(name: str, **dials: Any) -> ProblemSet:
     return PROBLEMS[name](**dials)
 
 
-def validate(problem_set: ProblemSet, split: str) -> int:
-    """Grades every gold answer of a split; returns how many there are. Raises DataError for the first that is not
-    correct."""
-    problems = problem_set.problems(split)
+def validate(problem_set: ProblemSet, split: str, limit: int | None = None) -> int:
+    """Grades every gold answer of a split (of its first `limit` problems); returns how many there are.
+
+    Raises DataError naming the rows whose gold answer is not correct against itself.
+    """
+    problems = problem_set.problems(split)[:limit]
+    unusable = []
     for row, problem in enumerate(problems, start=1):
         grade = problem_set.grade_answer(problem, problem.solution)
         if grade.reward != 1.0:
-            where = problem.data.get("where", f"row {row} of split '{split}'")
-            raise DataError(
-                f"{problem_set.name}: {where}: the gold answer {problem.solution[:200]!r} grades {grade.verdict} "
-                f"against itself ({grade.detail or 'no detail'}). Mend or remove it; an answer that its own grader "
-                "does not accept teaches nothing."
-            )
+            unusable.append((problem.data.get("where", f"row {row} of split '{split}'"), problem.solution, grade))
+    if unusable:
+        where, gold, grade = unusable[0]
+        others = ", ".join(str(place).rpartition(", ")[2] for place, _, _ in unusable[1:10])
+        more = f" So do {len(unusable) - 1} more of {len(problems)}: {others}{' ...' * (len(unusable) > 10)}."
+        raise DataError(
+            f"{problem_set.name}: {where}: the gold answer {gold[:200]!r} grades {grade.verdict} against itself "
+            f"({grade.detail or 'no detail'}).{more * (len(unusable) > 1)} Mend or remove it; an answer that its own "
+            "grader does not accept teaches nothing and measures nothing (`mrt grade FILE` lists them all)."
+        )
     return len(problems)
 
 
