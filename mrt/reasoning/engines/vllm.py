@@ -51,6 +51,7 @@ class VLLMEngine:
         n: int,
         max_new_tokens: int,
         stop_ids: Sequence[int],
+        *,
         sampling: Sampling = Sampling(),  # noqa: B008  (frozen)
         purpose: str = "probed",
         keep: bool = False,
@@ -84,7 +85,7 @@ class VLLMEngine:
             trie = Trie.build(branch.suffix, group)
             tries.append(trie)
             self.counts.asked += sum(branch.cut + len(branch.suffix) + len(one) - 1 for one in group)
-            for node, wanted in _after(trie).items():
+            for node, wanted in trie.wanted().items():
                 ids = (*prefix[branch.row][: branch.cut], *_path(trie, node))
                 for start in range(0, len(wanted), MOST_WANTED):
                     requests.append(Request(ids, wanted=tuple(wanted[start : start + MOST_WANTED])))
@@ -93,7 +94,7 @@ class VLLMEngine:
         replies = self._run(requests, "probed", asked=False, decoded=False)
         for (b, node), request, reply in zip(owners, requests, replies, strict=True):
             known[b] |= {(node, token): reply.wanted[token] for token in request.wanted}
-        return [_scores(trie, one) for trie, one in zip(tries, known, strict=True)]
+        return [trie.sums(one) for trie, one in zip(tries, known, strict=True)]
 
     def token_logprobs(self, sequences: Sequence[Sequence[int]]) -> list[Tensor]:
         """As `Engine.token_logprobs`; vLLM computes them anew, past its prefix cache."""
@@ -136,21 +137,3 @@ def _path(trie: Trie, node: int) -> list[int]:
         tokens.append(trie.tokens[node])
         node = trie.parents[node]
     return tokens[::-1]
-
-
-def _after(trie: Trie) -> dict[int, list[int]]:
-    """The tokens whose probability is asked for after each node, without repetition."""
-    wanted: dict[int, dict[int, None]] = {}
-    for *nodes, last in trie.paths:
-        tokens = [*(trie.tokens[node] for node in nodes), last]
-        for node, token in zip([trie.root, *nodes], tokens, strict=True):
-            wanted.setdefault(node, {})[token] = None
-    return {node: list(tokens) for node, tokens in wanted.items()}
-
-
-def _scores(trie: Trie, known: dict[tuple[int, int], float]) -> Tensor:
-    sums = []
-    for *nodes, last in trie.paths:
-        tokens = [*(trie.tokens[node] for node in nodes), last]
-        sums.append(sum(known[node, token] for node, token in zip([trie.root, *nodes], tokens, strict=True)))
-    return torch.tensor(sums, dtype=torch.float64)

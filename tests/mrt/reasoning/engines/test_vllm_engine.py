@@ -41,7 +41,7 @@ def test_both_engines_say_the_same() -> None:
     for one in (ours, theirs):
         engine: Engine = one
         scores = engine.score(engine.prefill(ROWS), BRANCHES, [CONTINUATIONS] * 4)
-        answers = engine.answers(engine.prefill(ROWS), BRANCHES, 2, 5, [1, 2], GREEDY)
+        answers = engine.answers(engine.prefill(ROWS), BRANCHES, 2, 5, [1, 2], sampling=GREEDY)
         tokens = engine.token_logprobs(ROWS)
         found = (torch.stack(scores), [answer.ids for answer in answers], torch.cat(tokens))
         if one is ours:
@@ -125,8 +125,8 @@ def test_a_server_says_the_same(server: tuple[str, list[dict[str, Any]]]) -> Non
     scores = served.score(served.prefill(ROWS), BRANCHES, [CONTINUATIONS] * 4)
     expected = own.score(own.prefill(ROWS), BRANCHES, [CONTINUATIONS] * 4)
     assert torch.allclose(torch.stack(scores), torch.stack(expected), atol=1e-5)
-    answers = served.answers(served.prefill(ROWS), BRANCHES, 2, 5, [1, 2], GREEDY)
-    same = own.answers(own.prefill(ROWS), BRANCHES, 2, 5, [1, 2], GREEDY)
+    answers = served.answers(served.prefill(ROWS), BRANCHES, 2, 5, [1, 2], sampling=GREEDY)
+    same = own.answers(own.prefill(ROWS), BRANCHES, 2, 5, [1, 2], sampling=GREEDY)
     assert [one.ids for one in answers] == [one.ids for one in same]
     assert [one.stopped for one in answers] == [one.stopped for one in same]
     assert torch.allclose(torch.cat(served.token_logprobs(ROWS)), torch.cat(own.token_logprobs(ROWS)), atol=1e-5)
