@@ -32,7 +32,13 @@ def engine_of(trainer: Any) -> Iterator[Engine]:
     if trainer.use_vllm:
         from mrt.reasoning.engines.vllm import of_trainer
 
-        yield of_trainer(trainer)
+        vllm = of_trainer(trainer)
+        try:
+            yield vllm
+        except GeneratorExit:  # left early, in order
+            vllm.close()
+            raise
+        vllm.close()
         return
     with own_engine(trainer) as engine:
         yield engine

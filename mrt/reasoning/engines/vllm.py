@@ -15,11 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mrt.errors import ConfigError
 from mrt.reasoning.engines.base import Answers, Branch, Counts
 from mrt.reasoning.engines.sampling import Sampling
 from mrt.reasoning.engines.trie import Trie
-from mrt.reasoning.engines.vllm_backends import MOST_WANTED, Backend, Colocated, Reply, Request, Served
+from mrt.reasoning.engines.vllm_backends import MOST_WANTED, Backend, Colocated, Reply, Request, Served, TensorParallel
 
 
 class VLLMEngine:
@@ -101,8 +100,13 @@ class VLLMEngine:
         replies = self.backend([Request(tuple(sequence), whole=True) for sequence in sequences])
         return [torch.tensor(reply.whole, dtype=torch.float64) for reply in replies]
 
+    def close(self) -> None:
+        """Where processes run one vLLM together: serves the others until they are done too."""
+        if isinstance(self.backend, TensorParallel):
+            self.backend.close()
+
     def _run(self, requests: Sequence[Request], purpose: str, asked: bool = True, decoded: bool = True) -> list[Reply]:
-        replies = self.backend(requests) if requests else []
+        replies = self.backend(requests)
         given = sum(len(request.ids) for request in requests)
         ran = given - sum(reply.cached for reply in replies)
         drawn = sum(len(reply.ids) for reply in replies) if decoded else 0
@@ -117,8 +121,8 @@ def of_trainer(trainer: Any) -> VLLMEngine:
     generation = trainer.vllm_generation
     if generation.mode == "server":
         return VLLMEngine(Served(generation.server_base_url or _address(generation)))
-    if generation.enable_sleep_mode:
-        raise ConfigError("probes need vLLM awake: set vllm_enable_sleep_mode=false")
+    if generation.tensor_parallel_size > 1:
+        return VLLMEngine(TensorParallel.of_group(Colocated(generation.llm), generation.tp_group))
     return VLLMEngine(Colocated(generation.llm))
 
 

@@ -15,6 +15,7 @@ from mrt.reasoning.problems import Problem
 
 CHUNK = 50  # problems sampled together, at most
 CHUNK_TOKENS = 250_000  # thinking tokens that a kill may cost, at most, save that a chunk holds a whole problem
+VLLM_CHUNK_TOKENS = 8_000_000  # with vLLM, which has hundreds of sequences in flight, and waits for the last of a chunk
 CUES = ("Wait", "But wait", "Alternatively", "But hold on")  # the authors' order (pass_at_k_extrapolate.py)
 
 
@@ -83,6 +84,8 @@ class EvalConfig:
     @property
     def chunk(self) -> int:
         """Problems sampled, written and seeded together: all of them, or none, are there after a kill."""
+        if self.engine != "transformers":
+            return max(1, VLLM_CHUNK_TOKENS // (self.n * self.full))
         return max(1, min(CHUNK, CHUNK_TOKENS // (self.n * self.full)))
 
     def to_dict(self) -> dict[str, Any]:

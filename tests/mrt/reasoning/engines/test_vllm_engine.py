@@ -9,7 +9,6 @@ import math
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,7 +18,7 @@ from mrt.errors import ConfigError
 from mrt.reasoning.engines.base import Branch, Counts, Engine
 from mrt.reasoning.engines.sampling import Sampling
 from mrt.reasoning.engines.transformers import TransformersEngine
-from mrt.reasoning.engines.vllm import VLLMEngine, of_trainer
+from mrt.reasoning.engines.vllm import VLLMEngine
 from mrt.reasoning.engines.vllm_backends import MOST_WANTED, Colocated, Request, Served
 from mrt.reasoning.training.mismatch import gathered_mismatch, mismatch_metrics
 from tests.support.vllm_standin import MODEL, TOKENIZER, Standin, serving
@@ -108,9 +107,6 @@ def test_without_vllm_the_cure_is_named(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setitem(sys.modules, "vllm", None)
     with pytest.raises(ConfigError, match=r"needs vLLM.*pip install 'mrt\[vllm\]'"):
         Colocated(None)
-    sleeping = SimpleNamespace(mode="colocate", enable_sleep_mode=True)
-    with pytest.raises(ConfigError, match="vllm_enable_sleep_mode=false"):
-        of_trainer(SimpleNamespace(vllm_generation=sleeping))
 
 
 @pytest.fixture
