@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mrt.errors import ConfigError
+from mrt.reasoning.models.gguf_files import resolve_model
 from mrt.reasoning.models.loading import load_model, load_tokenizer, pad_id
 from mrt.runs.plan import MAX_POSITIONS
 
@@ -116,6 +117,7 @@ def _in_process(model: str, options: dict[str, Any]) -> Opened:
     require_vllm()
     from vllm import LLM
 
+    model = resolve_model(model)
     tokenizer = load_tokenizer(model)
     defaults: dict[str, Any] = {"dtype": "float32", "enforce_eager": True} if on_cpu else {"dtype": "bfloat16"}
     try:

@@ -65,9 +65,8 @@ class Streams:
 
     def advance(self, passes: Passes, attention: Attention, token: Tensor) -> None:
         """Feeds one token (streams,) to every stream."""
-        columns, width = _columns(self.row, len(self.rows.owner))
-        place = _Place(self.row, columns, self.cut, self.branch, self.number, self.next)
-        self.logits = write(passes, attention, self.rows, width, place, token)
+        place = _Place(self.row, self.cut, self.branch, self.number, self.next)
+        self.logits = write(passes, attention, self.rows, place, token)
         self.next = self.next + 1
 
     def select(self, keep: Tensor, own_rows: bool) -> None:
@@ -108,10 +107,9 @@ class Streams:
 
 @dataclass
 class _Place:
-    """Queries of a pass, each (queries,): row and column, what it sees (cut, branch, stream), and its position."""
+    """Queries of a pass, each (queries,): row, what it sees (cut, branch, stream), and its position."""
 
     row: Tensor
-    column: Tensor
     cut: Tensor
     branch: Tensor
     number: Tensor
@@ -129,10 +127,9 @@ def enter(
     number = torch.arange(len(branches), device=device)
     depth = torch.cat([torch.arange(int(size), device=device) for size in sizes.tolist()])
     each = [x.repeat_interleave(sizes) for x in (row, cut, number)]
-    columns, width = _columns(each[0], len(rows.owner))
-    place = _Place(each[0], columns, each[1], each[2], each[2], each[1] + depth)
+    place = _Place(each[0], each[1], each[2], each[2], each[1] + depth)
     tokens = torch.tensor([token for branch in branches for token in branch.suffix], device=device)
-    logits = write(passes, attention, rows, width, place, tokens, asked=sizes.cumsum(0) - 1)
+    logits = write(passes, attention, rows, place, tokens, asked=sizes.cumsum(0) - 1)
     return Streams(rows, row, cut, number, number, cut + sizes, logits)
 
 
@@ -140,7 +137,6 @@ def write(
     passes: Passes,
     attention: Attention,
     rows: Rows,
-    width: int,
     place: _Place,
     tokens: Tensor,
     *,
@@ -148,10 +144,11 @@ def write(
 ) -> Tensor:
     """One pass over `tokens` (queries,), whose keys stay in the rows; logits (asked, V), of all queries where None."""
     count, device = len(rows.owner), tokens.device
+    column, width = _columns(place.row, count)
 
     def grid(values: Tensor, empty: int) -> Tensor:
         out = torch.full((count, width), empty, dtype=torch.long, device=device)
-        out[place.row, place.column] = values
+        out[place.row, column] = values
         return out
 
     used = rows.owner.shape[1]
@@ -169,7 +166,7 @@ def write(
     which = slice(None) if asked is None else asked
     logits = passes.logits(
         place.row[which],
-        place.column[which],
+        column[which],
         input_ids=grid(tokens, 0),
         attention_mask=attention.mask(sees, asking, position, passes.dtype),
         position_ids=asking,

