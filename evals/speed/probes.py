@@ -33,9 +33,9 @@ from typing import Any
 import torch
 
 from evals.speed.common import compare, interleaved, parser, say, show, summary
+from mrt.reasoning.engines.base import Branch
 from mrt.reasoning.engines.cache import keep_row
-from mrt.reasoning.engines.sampling import Sampling
-from mrt.reasoning.engines.transformers import Branch, TransformersEngine
+from mrt.reasoning.engines.transformers import TransformersEngine
 from mrt.reasoning.models.loading import load_model
 from mrt.reasoning.models.tiny import RIGHT, WAIT, WRONG, build_model, build_tokenizer
 from mrt.reasoning.probes.base import Probe, Trace
@@ -132,7 +132,7 @@ def shared(bench: Bench) -> int:
         for row, trace in enumerate(bench.traces)
         for cut in trace.cuts
     ]
-    answers = engine.answers(prefix, branches, sizes.samples, sizes.answer, (), Sampling())
+    answers = engine.answers(prefix, branches, sizes.samples, sizes.answer, ())
     assert all([*map(len, answer.ids)] == [sizes.answer] * sizes.samples for answer in answers)
     return engine.positions["probed"]
 

@@ -158,8 +158,15 @@ def _recipe(name: str, overrides: Sequence[str], allow_code: bool, price: float 
         yield Check("recipe", FAILED, str(error))
         return
     yield Check("recipe", GOOD, f"{name}: {recipe.trainer}, {len(recipe.args)} args, output_dir {recipe.output_dir}")
+    from mrt.reasoning.models.gguf_files import gguf_file
+
     looks_local = recipe.model.startswith((".", "/", "~", "runs/"))
-    if looks_local and not Path(recipe.model).is_dir():
+    try:
+        file = gguf_file(recipe.model)
+    except MRTError as error:
+        yield Check("model", FAILED, str(error))
+        return
+    if looks_local and file is None and not Path(recipe.model).is_dir():
         yield Check("model", FAILED, f"no directory {recipe.model}", "train or fetch it first, or set model=PATH")
     elif recipe.model:
         yield Check("model", GOOD, recipe.model)

@@ -17,6 +17,15 @@ class Sampling:
     top_k: int = 0
 
 
+@dataclass(frozen=True)
+class Draws:
+    """Until when and how tokens are drawn: a stop token, or `max_new_tokens`."""
+
+    max_new_tokens: int
+    stop_ids: tuple[int, ...]
+    sampling: Sampling = Sampling()
+
+
 def draw(logits: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
     """One token (N,) of each row of `logits` (N, V) and its log-probability (N,) after temperature, top-k and top-p."""
     if sampling.temperature == 0:

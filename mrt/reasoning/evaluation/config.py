@@ -11,10 +11,12 @@ from typing import Any
 
 from mrt.errors import ConfigError
 from mrt.reasoning.engines.opening import check_engine
+from mrt.reasoning.models.gguf_files import resolve_model
 from mrt.reasoning.problems import Problem
 
 CHUNK = 50  # problems sampled together, at most
 CHUNK_TOKENS = 250_000  # thinking tokens that a kill may cost, at most, save that a chunk holds a whole problem
+VLLM_CHUNK_TOKENS = 8_000_000  # with vLLM, which has hundreds of sequences in flight, and waits for the last of a chunk
 CUES = ("Wait", "But wait", "Alternatively", "But hold on")  # the authors' order (pass_at_k_extrapolate.py)
 
 
@@ -83,6 +85,8 @@ class EvalConfig:
     @property
     def chunk(self) -> int:
         """Problems sampled, written and seeded together: all of them, or none, are there after a kill."""
+        if self.engine != "transformers":
+            return max(1, VLLM_CHUNK_TOKENS // (self.n * self.full))
         return max(1, min(CHUNK, CHUNK_TOKENS // (self.n * self.full)))
 
     def to_dict(self) -> dict[str, Any]:
@@ -114,7 +118,7 @@ def fingerprint_model(path: str) -> dict[str, str]:
     Raises:
         ConfigError: for a folder without weights, and a hub model that cannot be found.
     """
-    folder = Path(path)
+    folder = Path(resolve_model(path))
     if not folder.is_dir():
         return {"weights": _hub_revision(path)}
     weights = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))

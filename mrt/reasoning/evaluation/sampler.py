@@ -128,9 +128,9 @@ class Evaluator:
             self.config.n,
             room,
             self.fmt.end_ids,
-            self.sampling,
-            "sampled",
-            keep,
+            sampling=self.sampling,
+            purpose="sampled",
+            keep=keep,
         )
         trials = []
         for group in sampled:

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 
 from mrt.errors import ConfigError
+from mrt.reasoning.engines.base import Branch
+from mrt.reasoning.engines.opening import engine_on
 from mrt.reasoning.engines.sampling import Sampling
-from mrt.reasoning.engines.transformers import Branch, TransformersEngine
 from mrt.reasoning.models.loading import load_model, pad_id
 from mrt.reasoning.probes.base import Trace
 from mrt.reasoning.probes.forced import force_answers
@@ -71,7 +72,7 @@ class _Thinker:
 
     def __init__(self, model: str, prompt: str, sampling: Sampling) -> None:
         self.model, self.tokenizer = load_model(model)
-        self.engine = TransformersEngine(self.model, pad_id(self.tokenizer))
+        self.engine = engine_on(self.model, pad_id(self.tokenizer))
         self.fmt, self.sampling = think_format(self.tokenizer), sampling
         self.prompt = render(self.tokenizer, [{"role": "user", "content": prompt}])
         self.sampled: list[int] = []
@@ -87,7 +88,9 @@ class _Thinker:
             room = limit + len(self.fmt.close_ids) + self.fmt.max_answer_tokens
             branch = Branch(0, len(self.prompt))
             prefix = self.engine.prefill([self.prompt])
-            (found,) = self.engine.answers(prefix, [branch], 1, room, self.fmt.end_ids, self.sampling, "sampled")
+            (found,) = self.engine.answers(
+                prefix, [branch], 1, room, self.fmt.end_ids, sampling=self.sampling, purpose="sampled"
+            )
             self.sampled = found.ids[0]
         self.trial = read_trial(self.sampled, self.fmt, make_segmenter("cues", min_paragraphs=0))
         ended = self.trial.closed and len(self.trial.thought) <= limit
@@ -112,7 +115,7 @@ class _Thinker:
             1,
             self.fmt.max_answer_tokens,
             self.fmt.answer_stop_ids,
-            self.sampling,
+            sampling=self.sampling,
         )
         return [*prefix, *suffix, *forced.ids[0]]
 

@@ -127,7 +127,7 @@ def go_on(
     for chunk in engine.chunks([len(context) + limit for context in contexts]):
         prefix: Any = engine.prefill([contexts[i] for i in chunk])
         branches = [Branch(place, len(contexts[i])) for place, i in enumerate(chunk)]
-        found = engine.answers(prefix, branches, 1, limit, (*close, *fmt.end_ids), sampling, "sampled")
+        found = engine.answers(prefix, branches, 1, limit, (*close, *fmt.end_ids), sampling=sampling, purpose="sampled")
         for i, answer in zip(chunk, found, strict=True):
             ids = answer.ids[0]
             shut = close_span(ids, fmt)

@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from mrt.errors import DataError
 from mrt.metrics.regret import bootstrap, trace_regrets
-from mrt.reasoning.engines.transformers import TransformersEngine
+from mrt.reasoning.engines.opening import engine_on
 from mrt.reasoning.grading.math_grader import MathGrader
 from mrt.reasoning.models.loading import load_model, pad_id
 from mrt.reasoning.probes.base import Trace
@@ -61,7 +61,7 @@ def probe_file(
     if not rows:
         raise DataError(f"{path} holds no trace")
     language_model, tokenizer = load_model(model)
-    engine, fmt = TransformersEngine(language_model, pad_id(tokenizer)), think_format(tokenizer)
+    engine, fmt = engine_on(language_model, pad_id(tokenizer)), think_format(tokenizer)
     if all("numbers" in (row.get("data") or {}) for row in rows):
         segmenter_options.setdefault("min_paragraphs", 0)
     segment = make_segmenter(segmenter, **segmenter_options)

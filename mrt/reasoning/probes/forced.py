@@ -82,7 +82,9 @@ def force_answers(
     results: list[list[list[Forced]]] = [[] for _ in traces]
     for chunk, prefix in prefill_chunks(engine, traces):
         owners, branches = branches_of(traces, chunk, fmt)
-        answers = engine.answers(prefix, branches, samples, fmt.max_answer_tokens, fmt.answer_stop_ids, sampling)
+        answers = engine.answers(
+            prefix, branches, samples, fmt.max_answer_tokens, fmt.answer_stop_ids, sampling=sampling
+        )
         for owner, branch, answer in zip(owners, branches, answers, strict=True):
             trace = traces[owner]
             cut = branch.cut - len(trace.prompt) - len(trace.opening)

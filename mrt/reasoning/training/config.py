@@ -10,8 +10,10 @@ from trl import GRPOConfig
 from mrt.credit.guard import check_construction
 from mrt.credit.table import Credit, make_credit
 from mrt.errors import ConfigError, nearest
+from mrt.reasoning.models.loading import fill_precision
 from mrt.reasoning.probes.schedule import Schedule
 from mrt.reasoning.probes.table import PROBES
+from mrt.runs.plan import MAX_POSITIONS
 from mrt.training.mixin import TrialArguments
 
 ROLLOUTS = ("plain", "probed", "mixed")
@@ -58,9 +60,24 @@ class MRTConfig(TrialArguments, GRPOConfig):  # type: ignore[misc]  # narrower d
     sync_tolerance: float | None = field(
         default=None, metadata={"help": "vLLM: nats a token that engine and weights may differ by; None: by precision"}
     )
+    sync_check_every: int = field(
+        default=1, metadata={"help": "vLLM: the canary looks after every n-th synchronisation, 0: never"}
+    )
+    max_positions: int = field(
+        default=MAX_POSITIONS, metadata={"help": "keys and values at work at one time while sampling, of all rows"}
+    )
+    bf16: bool | None = field(  # type: ignore[assignment]
+        default=None, metadata={"help": "bfloat16 mixed precision; None: on a GPU that can"}
+    )
+    gradient_checkpointing: bool | None = field(  # type: ignore[assignment]
+        default=None, metadata={"help": "recompute activations; None: on a GPU"}
+    )
     watch_every: int = field(default=10, metadata={"help": "steps between two looks by the held-out prover"})
 
     def __post_init__(self) -> None:
+        fill_precision(self)
+        if self.max_positions < 1 or self.sync_check_every < 0:
+            raise ConfigError("max_positions must be at least 1 and sync_check_every at least 0")
         for name, valid in (
             ("rollout", ROLLOUTS),
             ("probe", (*PROBES, "none")),

@@ -162,7 +162,7 @@ class Rollout:
             branches.append(Branch(place, len(ids) - trials[i].closed, suffix))
         room = trainer.max_completion_length - self.budget - max(len(branch.suffix) for branch in branches) - 1
         stops = (*self.fmt.answer_stop_ids, *self.fmt.end_ids)
-        answers = engine.answers(prefix, branches, 1, room, stops, sampling_of(trainer), "sampled")
+        answers = engine.answers(prefix, branches, 1, room, stops, sampling=sampling_of(trainer), purpose="sampled")
         for i, branch, answer in zip(rows, branches, answers, strict=True):
             trial, (ids,), (logprobs,) = trials[i], answer.ids, answer.logprobs
             given = 0 if trial.closed else len(branch.suffix)
@@ -234,7 +234,9 @@ class Rollout:
         """`n` completions of every start, each cut at its own limit."""
         prefix = engine.prefill(starts)
         branches = [Branch(i, len(start)) for i, start in enumerate(starts)]
-        answers = engine.answers(prefix, branches, n, max(limits), self.fmt.end_ids, sampling, "sampled", keep)
+        answers = engine.answers(
+            prefix, branches, n, max(limits), self.fmt.end_ids, sampling=sampling, purpose="sampled", keep=keep
+        )
         for answer, limit in zip(answers, limits, strict=True):
             answer.ids = [ids[:limit] for ids in answer.ids]
             answer.logprobs = [logprobs[:limit] for logprobs in answer.logprobs]
@@ -261,7 +263,7 @@ class Rollout:
             n,
             self.fmt.max_answer_tokens,
             self.fmt.answer_stop_ids,
-            sampling,
+            sampling=sampling,
             purpose="sampled",
         )
         end = list(self.fmt.end_ids[:1])

@@ -272,9 +272,8 @@ class MRTTrainer(TrialMixin, GRPOTrainer):
             from peft import LoraConfig
 
             peft = LoraConfig(task_type="CAUSAL_LM", **recipe.peft)
-        check_model(recipe.model)
         return cls(
-            model=recipe.model,
+            model=check_model(recipe.model),
             reward_funcs=ProblemReward(problems, opened=True),
             args=args,
             train_dataset=to_dataset(problems, "train"),

@@ -13,6 +13,7 @@ from typing import Any
 from trl import SFTConfig, SFTTrainer
 
 from mrt.errors import ConfigError
+from mrt.reasoning.models.loading import check_model, fill_precision
 from mrt.runs.recipe import Recipe
 from mrt.training.mixin import TrialArguments, TrialMixin
 
@@ -22,7 +23,7 @@ BUCKET = 50  # batches whose traces are sorted by length together: cuts padding 
 
 
 @dataclass
-class WarmStartConfig(TrialArguments, SFTConfig):  # type: ignore[misc]  # narrower defaults
+class WarmStartConfig(TrialArguments, SFTConfig):
     """`trl.SFTConfig` and the shape of the search traces. Every step sees new traces; `max_steps` says how many there
     are.
     """
@@ -38,7 +39,15 @@ class WarmStartConfig(TrialArguments, SFTConfig):  # type: ignore[misc]  # narro
 
     recheck: float = field(default=0.0, metadata={"help": "share of attempts that only repeat the last one"})
 
+    bf16: bool | None = field(  # type: ignore[assignment]
+        default=None, metadata={"help": "bfloat16 mixed precision; None: on a GPU that can"}
+    )
+    gradient_checkpointing: bool | None = field(  # type: ignore[assignment]
+        default=None, metadata={"help": "recompute activations; None: on a GPU"}
+    )
+
     def __post_init__(self) -> None:
+        fill_precision(self)
         if not 0 <= self.attempts_low <= self.attempts_high:
             raise ConfigError(f"attempts_low={self.attempts_low} and attempts_high={self.attempts_high} are no range")
         if self.max_steps < 1:
@@ -80,7 +89,8 @@ class WarmStartTrainer(TrialMixin, SFTTrainer):
         args = recipe.build_args(WarmStartConfig, output_dir)
         problems = load_problems(**recipe.problems)
         validate(problems, "warmstart")
-        model = str(save_tiny(output_dir / TINY, seed=recipe.seed)) if recipe.model == TINY else recipe.model
+        tiny = recipe.model == TINY
+        model = str(save_tiny(output_dir / TINY, seed=recipe.seed)) if tiny else check_model(recipe.model)
         tokenizer = AutoTokenizer.from_pretrained(model)
         batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
         attempts = (args.attempts_low, args.attempts_high)

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mrt.reasoning.engines.transformers import TransformersEngine
+from mrt.reasoning.engines.opening import engine_on
 from mrt.reasoning.probes.run import probe_trials
 from mrt.reasoning.traces.trial import Trial
 from mrt.reasoning.training.rollout import Rollout
@@ -87,6 +87,7 @@ class HeldOutProver:
         if choice == "auto" and sum(p.numel() for p in model.parameters()) > SMALL:
             return None
         frozen = copy.deepcopy(model).eval().requires_grad_(False)
+        frozen.__dict__.pop("forward", None)  # TRL's own, which a copy would lead back to the model being trained
         return HeldOutProver(frozen)
 
     @contextmanager
@@ -118,7 +119,7 @@ class HeldOutProver:
         ]
         copies = [replace(trials[i], stop_values=[], errors=[], fork=len(trials[i].ends)) for i in chosen]
         with self._prover(model) as prover, torch.random.fork_rng():
-            engine = TransformersEngine(prover, tokenizer.pad_token_id)
+            engine = engine_on(prover, tokenizer.pad_token_id)
             probe_trials(
                 engine,
                 rollout.fmt,

@@ -9,7 +9,6 @@ import math
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,7 +18,7 @@ from mrt.errors import ConfigError
 from mrt.reasoning.engines.base import Branch, Counts, Engine
 from mrt.reasoning.engines.sampling import Sampling
 from mrt.reasoning.engines.transformers import TransformersEngine
-from mrt.reasoning.engines.vllm import VLLMEngine, of_trainer
+from mrt.reasoning.engines.vllm import VLLMEngine
 from mrt.reasoning.engines.vllm_backends import MOST_WANTED, Colocated, Request, Served
 from mrt.reasoning.training.mismatch import gathered_mismatch, mismatch_metrics
 from tests.support.vllm_standin import MODEL, TOKENIZER, Standin, serving
@@ -41,7 +40,7 @@ def test_both_engines_say_the_same() -> None:
     for one in (ours, theirs):
         engine: Engine = one
         scores = engine.score(engine.prefill(ROWS), BRANCHES, [CONTINUATIONS] * 4)
-        answers = engine.answers(engine.prefill(ROWS), BRANCHES, 2, 5, [1, 2], GREEDY)
+        answers = engine.answers(engine.prefill(ROWS), BRANCHES, 2, 5, [1, 2], sampling=GREEDY)
         tokens = engine.token_logprobs(ROWS)
         found = (torch.stack(scores), [answer.ids for answer in answers], torch.cat(tokens))
         if one is ours:
@@ -108,9 +107,6 @@ def test_without_vllm_the_cure_is_named(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setitem(sys.modules, "vllm", None)
     with pytest.raises(ConfigError, match=r"needs vLLM.*pip install 'mrt\[vllm\]'"):
         Colocated(None)
-    sleeping = SimpleNamespace(mode="colocate", enable_sleep_mode=True)
-    with pytest.raises(ConfigError, match="vllm_enable_sleep_mode=false"):
-        of_trainer(SimpleNamespace(vllm_generation=sleeping))
 
 
 @pytest.fixture
@@ -125,8 +121,8 @@ def test_a_server_says_the_same(server: tuple[str, list[dict[str, Any]]]) -> Non
     scores = served.score(served.prefill(ROWS), BRANCHES, [CONTINUATIONS] * 4)
     expected = own.score(own.prefill(ROWS), BRANCHES, [CONTINUATIONS] * 4)
     assert torch.allclose(torch.stack(scores), torch.stack(expected), atol=1e-5)
-    answers = served.answers(served.prefill(ROWS), BRANCHES, 2, 5, [1, 2], GREEDY)
-    same = own.answers(own.prefill(ROWS), BRANCHES, 2, 5, [1, 2], GREEDY)
+    answers = served.answers(served.prefill(ROWS), BRANCHES, 2, 5, [1, 2], sampling=GREEDY)
+    same = own.answers(own.prefill(ROWS), BRANCHES, 2, 5, [1, 2], sampling=GREEDY)
     assert [one.ids for one in answers] == [one.ids for one in same]
     assert [one.stopped for one in answers] == [one.stopped for one in same]
     assert torch.allclose(torch.cat(served.token_logprobs(ROWS)), torch.cat(own.token_logprobs(ROWS)), atol=1e-5)

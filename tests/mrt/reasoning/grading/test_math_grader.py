@@ -12,6 +12,7 @@ from mrt.reasoning.grading.math_grader import MathGrader
 from mrt.reasoning.grading.verdict import Grade, Verdict, extract_boxed, split_thought
 from mrt.reasoning.problems.files import Files
 from mrt.reasoning.problems.reward import ProblemReward
+from tests.support.labelled_pairs import pairs
 
 
 @pytest.fixture(scope="module")

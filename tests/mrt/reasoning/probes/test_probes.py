@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from mrt.errors import ConfigError
+from mrt.reasoning.engines.base import Answers, Branch
 from mrt.reasoning.engines.sampling import Sampling
-from mrt.reasoning.engines.transformers import Answers, Branch, TransformersEngine
+from mrt.reasoning.engines.transformers import TransformersEngine
 from mrt.reasoning.models.tiny import build_model, build_tokenizer
 from mrt.reasoning.probes.base import Trace
 from mrt.reasoning.probes.forced import Greedy, Sampled, Shrunk, force_answers, jeffreys_interval
@@ -224,7 +225,7 @@ def test_greedy_takes_the_best_answer(guesser, fmt, tokenizer):
     (result,) = Greedy()(engine, fmt, [Trace(tuple(prompts[0]), (), (0,), {})], lambda r, t, i: [1.0] * len(t))
     answer = engine.answers(
         engine.prefill([prompts[0]]), [Branch(0, len(prompts[0]), tuple(fmt.forced_ids))], 1, 8, fmt.answer_stop_ids,
-        Sampling(temperature=0),
+        sampling=Sampling(temperature=0),
     )  # fmt: skip
     assert result.answers[0][0] == tokenizer.decode(answer[0].ids[0][:-1])
     assert result.errors == (0.0,)
