@@ -42,7 +42,7 @@ class ChainEngine:
     def prefill(self, sequences, purpose):
         return sequences
 
-    def answers(self, prefix, branches, n, max_new_tokens, stop_ids, sampling):
+    def answers(self, prefix, branches, n, max_new_tokens, stop_ids, sampling, purpose="probed"):
         results = []
         for branch in branches:
             hits = torch.rand(n, generator=self.generator) < chain_value(branch.cut - 1)

@@ -18,11 +18,10 @@ from mrt.reasoning.engines.opening import open_engine
 from mrt.reasoning.engines.sampling import Sampling
 from mrt.reasoning.evaluation.config import EvalConfig
 from mrt.reasoning.grading.verdict import Grade, Verdict
-from mrt.reasoning.inference.longer import Stop, extend, linearize
+from mrt.reasoning.inference.longer import Extension, Stop, Window, extend, linearize
 from mrt.reasoning.probes.base import MAX_SOLUTIONS, Probe, Trace
 from mrt.reasoning.probes.forced import Forced, Sampled, force_answers
-from mrt.reasoning.probes.run import probe_trials
-from mrt.reasoning.probes.schedule import Schedule
+from mrt.reasoning.probes.run import ProbePlan, ProbeRequest, probe_trials
 from mrt.reasoning.probes.table import make_probe
 from mrt.reasoning.problems import Problem, ProblemSet
 from mrt.reasoning.traces.prompts import ThinkFormat, render, think_format
@@ -227,8 +226,8 @@ class Evaluator:
                 return [self.problem_set.grade(row["problem"], text, opened=True).reward for row, text in graded]
 
             prompts, known = [one.prompt for one in asked], [one.row for one in asked]
-            everything = Schedule(), judge, prompts, trials, known, torch.Generator()
-            probe_trials(self.engine, self.fmt, self.probe, *everything)
+            request = ProbeRequest(prompts, trials, known)
+            probe_trials(self.engine, ProbePlan(self.probe, self.fmt, judge), request, torch.Generator())
             for row, trial in zip(rows, trials, strict=True):
                 row["stop_values"] = [_number(value) for value in trial.stop_values]
                 row["stop_value_se"] = [_number(value) for value in trial.errors]
@@ -240,12 +239,13 @@ class Evaluator:
         config, prefixes = self.config, [[*one.prompt, *one.opening] for one in asked]
         if config.extensions:
             thoughts = [one.trial.thought for one in asked]
-            limits = config.full, config.extensions, config.extension_tokens, config.cues
-            found = extend(self.engine, self.fmt, prefixes, thoughts, *limits, self.sampling)
+            extension = Extension(config.full, config.extensions, config.extension_tokens, config.cues, self.sampling)
+            found = extend(self.engine, self.fmt, prefixes, thoughts, extension)
             self._answer_stops("extended", rows, asked, found)
         if config.window:
-            limits_ = config.window_budgets or config.budgets, config.window, config.window_tokens
-            found = linearize(self.engine, self.fmt, prefixes, self.segment, *limits_, self.sampling)
+            budgets = config.window_budgets or config.budgets
+            window = Window(budgets, config.window, config.window_tokens, self.sampling)
+            found = linearize(self.engine, self.fmt, prefixes, self.segment, window)
             self._answer_stops("linearized", rows, asked, found)
 
     def _answer_stops(self, name: str, rows: Any, asked: Sequence[Asked], found: Sequence[Sequence[Stop]]) -> None:

@@ -24,6 +24,7 @@ def generate(
     budget: int | None = None,
     flat: float | None = None,
     seed: int = 0,
+    *,
     samples: int = 8,
     temperature: float = 1.0,
 ) -> dict[str, Any]:

@@ -39,6 +39,7 @@ def probe_file(
     probe: str = "sampled",
     out: Path | None = None,
     seed: int = 0,
+    *,
     samples: int = 4,
     segmenter: str = "cues",
     **segmenter_options: Any,

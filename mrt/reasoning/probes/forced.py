@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from mrt.reasoning.engines.base import Engine
 from mrt.reasoning.engines.sampling import Sampling
+from mrt.reasoning.probes.answers import AnswerRequest, forced_answers
 from mrt.reasoning.probes.base import Judge, Probed, Trace, branches_of, prefill_chunks
 from mrt.reasoning.traces.prompts import ThinkFormat, answer_end, answer_text
 
@@ -82,7 +83,7 @@ def force_answers(
     results: list[list[list[Forced]]] = [[] for _ in traces]
     for chunk, prefix in prefill_chunks(engine, traces):
         owners, branches = branches_of(traces, chunk, fmt)
-        answers = engine.answers(prefix, branches, samples, fmt.max_answer_tokens, fmt.answer_stop_ids, sampling)
+        answers = forced_answers(engine, prefix, branches, fmt, AnswerRequest(samples, fmt.max_answer_tokens, sampling))
         for owner, branch, answer in zip(owners, branches, answers, strict=True):
             trace = traces[owner]
             cut = branch.cut - len(trace.prompt) - len(trace.opening)

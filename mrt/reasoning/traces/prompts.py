@@ -24,7 +24,6 @@ from mrt.reasoning.traces.segmentation import token_bytes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase as Tokenizer
-
 Messages = Sequence[Mapping[str, Any]]
 _BRACKETED = [(f"<{name}>", f"</{name}>") for name in ("think", "thinking", "thought", "reasoning", "seed:think")]
 TAGS = (*_BRACKETED, ("[THINK]", "[/THINK]"), ("◁think▷", "◁/think▷"), ("<|begin_of_thought|>", "<|end_of_thought|>"))
@@ -58,6 +57,7 @@ class ThinkFormat:
     complete_line_ids: tuple[int, ...]  # complete_ids for a thought that ends with a newline
     empty_ids: tuple[int, ...]  # forced_ids for a thought without a token
     end_ids: tuple[int, ...]  # end of text, end of turn
+    brace_ids: tuple[int, ...] = ()  # tokens with a `}`, where the one that ends an answer is not always `}` itself
     tokenizer: Any = field(default=None, repr=False, compare=False)
 
 

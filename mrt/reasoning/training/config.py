@@ -95,6 +95,11 @@ class MRTConfig(TrialArguments, GRPOConfig):  # type: ignore[misc]  # narrower d
         super().__post_init__()
 
     @property
+    def thinking_room(self) -> int:
+        """Tokens that a thought may have at most."""
+        return int(self.thinking_budget or self.max_completion_length or 1)
+
+    @property
     def bonus(self) -> bool:
         """Whether a progress bonus is ever added."""
         return self.credit == "progress" and (self.alpha != 0 or bool(self.alpha_end))
