@@ -11,6 +11,7 @@ from mrt.errors import ConfigError
 from mrt.reasoning.engines.sampling import Sampling
 from mrt.reasoning.engines.transformers import Branch, TransformersEngine
 from mrt.reasoning.models.loading import load_model, pad_id
+from mrt.reasoning.probes.answers import AnswerRequest, forced_answers
 from mrt.reasoning.probes.base import Trace
 from mrt.reasoning.probes.forced import force_answers
 from mrt.reasoning.traces.prompts import forced_prefix, render, think_format
@@ -60,7 +61,7 @@ def generate(
     return {
         "text": text,
         "thought": thinker.tokenizer.decode(thought),
-        "answer": text.rpartition(thinker.tokenizer.decode(list(thinker.fmt.close_ids)))[2],
+        "answer": thinker.answer(completion),
         "thinking_tokens": len(thought),
         "stopped": stopped,
         "agreement": agreement,
@@ -102,19 +103,19 @@ class _Thinker:
         (answered,) = force_answers(self.engine, self.fmt, [trace], samples, self.sampling)
         return cuts, [Counter(one.text for one in cut).most_common(1)[0] for cut in answered]
 
+    def answer(self, completion: list[int]) -> str:
+        """What stands behind the thought; everything where it was never closed."""
+        _, answer = self.fmt.split(completion)
+        return str(self.tokenizer.decode(completion if answer is None else answer, skip_special_tokens=True))
+
     def answer_now(self, thought: list[int]) -> list[int]:
         """The completion that closes `thought` here and answers."""
         prefix = [*self.sampled[: self.trial.start], *thought]
         suffix = tuple(forced_prefix(thought, self.fmt))
         start = [*self.prompt, *prefix]
-        (forced,) = self.engine.answers(
-            self.engine.prefill([start]),
-            [Branch(0, len(start), suffix)],
-            1,
-            self.fmt.max_answer_tokens,
-            self.fmt.answer_stop_ids,
-            self.sampling,
-        )
+        asked = AnswerRequest(1, self.fmt.max_answer_tokens, self.sampling)
+        branches = [Branch(0, len(start), suffix)]
+        (forced,) = forced_answers(self.engine, self.engine.prefill([start]), branches, self.fmt, asked)
         return [*prefix, *suffix, *forced.ids[0]]
 
 
