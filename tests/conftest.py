@@ -1,10 +1,14 @@
 """One thread, offline, quiet: set before torch is imported, and inherited by every subprocess of the tests."""
 
+import json
+import math
 import os
 import signal
 from pathlib import Path
 
 import pytest
+
+from tests.support import ROOT
 
 os.environ.update(
     OMP_NUM_THREADS="1",
@@ -14,6 +18,8 @@ os.environ.update(
     TOKENIZERS_PARALLELISM="false",
     TQDM_DISABLE="1",
     TRL_EXPERIMENTAL_SILENCE="1",
+    # Processes of the tests run this checkout, wherever they start and whatever is installed.
+    PYTHONPATH=os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))),
 )
 
 import torch
@@ -21,8 +27,6 @@ import torch
 torch.set_num_threads(1)
 # A shell's background job starts with interrupts ignored, and so would every process that the tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="session")
@@ -37,3 +41,32 @@ def tiny_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from mrt.reasoning.models.tiny import save_tiny
 
     return Path(save_tiny(tmp_path_factory.mktemp("tiny") / "model"))
+
+
+class Learning:
+    """What a test of learning asks of the learner it trained. `tests/programs/matrix.py` runs such tests with other
+    seeds and as on other processors: MRT_TEST_SEED moves their seeds; where MRT_TEST_FIGURES names a file, figures are
+    written there as JSON lines, and the program judges them.
+    """
+
+    def __init__(self, test: str) -> None:
+        self.test = test
+
+    def seed(self, own: int = 0) -> int:
+        """The seed to train with: `own`, except in the matrix."""
+        return own + int(os.environ.get("MRT_TEST_SEED", "0"))
+
+    def check(self, figure: str, value: float, above: float = -math.inf, below: float = math.inf) -> None:
+        """Holds above < value < below. Bounds stand well outside the spread that the matrix prints."""
+        row = {"test": self.test, "figure": figure, "value": float(value), "above": above, "below": below}
+        if path := os.environ.get("MRT_TEST_FIGURES"):
+            with open(path, "a") as file:
+                file.write(json.dumps(row) + "\n")
+        else:
+            assert above < value < below, f"{figure} is {float(value):.4g}, not between {above:.4g} and {below:.4g}"
+
+
+@pytest.fixture
+def learning(request: pytest.FixtureRequest) -> Learning:
+    """Seeds and figures of a test of learning."""
+    return Learning(request.node.nodeid)

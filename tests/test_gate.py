@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from test_house import ROOT, banned, tracked
+
+from tests.support import ROOT
+from tests.test_house import banned, tracked
 
 CODE = [path for path in tracked() if path.suffix == ".py"]
 SETTINGS = [path for path in tracked() if path.suffix in (".yaml", ".yml") and path.parts[-2] != "workflows"]

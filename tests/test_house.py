@@ -6,14 +6,15 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 from mrt.runs.fields import SECRET_TEXT
+from tests.support import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 SOURCES = sorted(p for package in ("mrt", "classic_metarl") for p in (ROOT / package).rglob("*.py"))
 TEXT_ENDINGS = {".py", ".md", ".toml", ".txt", ".yaml", ".yml", ".cff", ".json", ".jsonl", ".css", ".js", ".html", ""}
 
@@ -27,11 +28,91 @@ MAY_IMPORT = {
     "classic_metarl": {"mrt", "mrt.control", "classic_metarl"},
 }
 NOBODY_IMPORTS = {"recipes", "evals", "tests"}
+# `mrt` finds what it offers by name, when it is asked for; the memories go once recipes name the classic ones.
+NAME_UPWARD = {"mrt", "mrt.control.memories"}
+NO_MIRROR = {"support", "programs", "fixtures"}
+TOP_TESTS = {"test_house.py", "test_gate.py", "test_wheel.py"}
 HEAVY = ("torch", "transformers", "trl", "vllm", "gymnasium", "matplotlib", "math_verify", "datasets", "peft")
 BANNED_MODULES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 BANNED_CALLS = {"eval", "exec", "torch.load", "os.system", "os.popen"} | {
     f"yaml.{name}" for name in ("load", "load_all", "full_load", "unsafe_load")
 }
+USERS = ("mrt", "classic_metarl", "recipes", "evals", "docs")  # and README.md: a public name has one of them as a user
+# These lists may only shrink: what stands here breaks a rule still.
+MANY_POSITIONAL: tuple[str, ...] = (
+    "classic_metarl.black_box.episodic_lstm.EpisodicLSTM.__init__",
+    "classic_metarl.black_box.snail.SNAIL.__init__",
+    "classic_metarl.gradient.lola.surrogate",
+    "classic_metarl.inner.task_policy.TaskPolicy.__init__",
+    "classic_metarl.meta_learned.meta_lstm.MetaLSTM.__init__",
+    "classic_metarl.trainers.return_curves.adaptation_returns",
+    "mrt.control.envs.corridors.Hallway.__init__",
+    "mrt.control.envs.drifting.FadingLegs.__init__",
+    "mrt.control.envs.grids.DarkRoom.__init__",
+    "mrt.control.envs.grids.KeyToDoor.__init__",
+    "mrt.control.envs.gymnasium.GymEnv.__init__",
+    "mrt.control.envs.maze_views.first_person",
+    "mrt.control.envs.mazes.Maze.__init__",
+    "mrt.control.envs.sumo.Sumo.__init__",
+    "mrt.control.evaluation.measures.watch",
+    "mrt.control.evaluation.report_plots._walk",
+    "mrt.control.evaluation.run.play_chunk",
+    "mrt.control.evaluation.suites._claim",
+    "mrt.control.evaluation.suites._environment",
+    "mrt.control.evaluation.suites.run_suite",
+    "mrt.control.memories.Transformer.__init__",
+    "mrt.control.policy.PolicyConfig.__init__",
+    "mrt.control.rollout._Record.add",
+    "mrt.credit.progress.progress",
+    "mrt.metrics.bootstrap.paired_bootstrap",
+    "mrt.metrics.budgets.accuracy_at_budgets",
+    "mrt.metrics.budgets.tokens_at_equal_accuracy_interval",
+    "mrt.metrics.regret.mean_normalised_regret",
+    "mrt.reasoning.engines.base.Engine.answers",
+    "mrt.reasoning.engines.transformers.TransformersEngine._decode",
+    "mrt.reasoning.engines.transformers.TransformersEngine.answers",
+    "mrt.reasoning.engines.vllm.VLLMEngine.answers",
+    "mrt.reasoning.evaluation.export.write_lm_eval",
+    "mrt.reasoning.evaluation.run._sample_all",
+    "mrt.reasoning.evaluation.run.run_eval",
+    "mrt.reasoning.evaluation.samples.claim",
+    "mrt.reasoning.inference.generate.generate",
+    "mrt.reasoning.inference.longer.extend",
+    "mrt.reasoning.inference.longer.linearize",
+    "mrt.reasoning.inference.score_traces.probe_file",
+    "mrt.reasoning.probes.run.probe_trials",
+    "mrt.reasoning.problems.chains.Chains.__init__",
+    "mrt.reasoning.problems.countdown.Countdown.__init__",
+    "mrt.reasoning.problems.files.Files.__init__",
+    "mrt.reasoning.problems.reward.ProblemReward.__call__",
+    "mrt.reasoning.training.record.build_trials",
+    "mrt.reasoning.training.rollout.Rollout._continue",
+    "mrt.reasoning.training.search_traces._draw",
+    "mrt.reasoning.training.search_traces.search_traces",
+    "mrt.reasoning.training.search_traces.trace_dataset",
+    "mrt.reasoning.training.trainer.MRTTrainer._get_per_token_logps_and_entropies",
+    "mrt.reasoning.training.watch.HeldOutProver.look",
+    "mrt.report.page.write_report",
+    "mrt.report.plots.band_figure",
+)
+ONLY_TESTED: tuple[str, ...] = (
+    "classic_metarl.inner.gradient_steps.unfold",
+    "classic_metarl.inner.stages.stages_of",
+    "mrt.adaptation.AdaptationState",
+    "mrt.adaptation.InContext",
+    "mrt.control.envs.gymnasium.TensorVectorEnv",
+    "mrt.control.evaluation.run.measure_policy",
+    "mrt.control.oracles.grids.random_policy",
+    "mrt.control.oracles.navigation.FarmingPolicy",
+    "mrt.control.oracles.navigation.random_policy",
+    "mrt.metrics.regret.adaptation_curve",
+    "mrt.metrics.regret.best_observed",
+    "mrt.metrics.regret.mean_curve",
+    "mrt.metrics.regret.mean_normalised_regret",
+    "mrt.reasoning.models.adapters.merge_adapter",
+    "mrt.reasoning.problems.reward.MathReward",
+    "mrt.reasoning.training.mismatch.mismatch_metrics",
+)
 SECRETS = (
     SECRET_TEXT,
     re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----"),
@@ -105,6 +186,74 @@ def long_functions(code: str, most: int) -> list[str]:
     return [n.name for n in functions if (n.end_lineno or 0) - n.lineno + 1 > most]
 
 
+class _WithoutTypeImports(ast.NodeTransformer):
+    """Drops what stands under `if TYPE_CHECKING:`, which never runs."""
+
+    def visit_If(self, node: ast.If) -> ast.AST | list[ast.stmt]:
+        self.generic_visit(node)
+        return node.orelse if dotted(node.test).endswith("TYPE_CHECKING") else node
+
+
+def circle(code_of: dict[str, str], packages: Iterable[str] = ()) -> list[str]:
+    """A circle among the imports of these modules, those inside functions included: [a, b, a]; [] without one."""
+    graph: dict[str, set[str]] = {}
+    for module, code in code_of.items():
+        found = imports(_WithoutTypeImports().visit(ast.parse(code)), module, module in packages)
+        sources = {target if target in code_of else target.rpartition(".")[0] for target in found}
+        graph[module] = (sources & code_of.keys()) - {module}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return error.args[1]
+    return []
+
+
+def named_upward(code: str, module: str) -> list[str]:
+    """Strings that name a module which this one may not import: `package.module` or `package.module:Name`."""
+    constants = (n.value for n in ast.walk(ast.parse(code)) if isinstance(n, ast.Constant))
+    names = [v for v in constants if isinstance(v, str) and re.fullmatch(r"\w+(\.\w+)+(:\w+)?", v)]
+    rooms = [(name, room_of(name.partition(":")[0])) for name in names]
+    return [name for name, room in rooms if room and room not in MAY_IMPORT[room_of(module) or "mrt"]]
+
+
+def many_positional(code: str, module: str, most: int = 5) -> set[str]:
+    """Functions and methods with more positional parameters than that, `self` and `cls` aside."""
+    found = set()
+
+    def look(node: ast.AST, name: str) -> None:
+        for inner in ast.iter_child_nodes(node):
+            named = isinstance(inner, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+            inner_name = f"{name}.{inner.name}" if named else name
+            if named and not isinstance(inner, ast.ClassDef):
+                parameters = [one.arg for one in (*inner.args.posonlyargs, *inner.args.args)]
+                own = parameters[:1] in (["self"], ["cls"])
+                found.update({inner_name} if len(parameters) - own > most else ())
+            look(inner, inner_name)
+
+    look(ast.parse(code), module)
+    return found
+
+
+def public_names(code: str) -> set[str]:
+    kinds = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+    return {n.name for n in ast.parse(code).body if isinstance(n, kinds) and not n.name.startswith("_")}
+
+
+def names_used(code: str) -> set[str]:
+    """Names that the code reads, calls, imports under another name, or gives as a string (`Name`, `module:Name`)."""
+    used = set()
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Name):
+            used.add(node.id)
+        elif isinstance(node, ast.Attribute):
+            used.add(node.attr)
+        elif isinstance(node, ast.ImportFrom):
+            used.update(alias.name for alias in node.names if alias.asname)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            used.update({node.value} if node.value.isidentifier() else re.findall(r"\w:(\w+)", node.value))
+    return used
+
+
 def tracked() -> list[Path]:
     """What git tracks or would track; outside a checkout, everything but what is generated."""
     command = ["git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
@@ -176,6 +325,35 @@ def test_a_secret_is_seen() -> None:
     assert not any(pattern.search('eos_token="<|end|>", token = tokenizer.pad_token') for pattern in SECRETS)
 
 
+def test_a_circle_is_seen() -> None:
+    inside = {"a": "from b import x", "b": "def f():\n    import a.c", "a.c": "import a"}
+    assert set(circle(inside)) == {"a", "b", "a.c"}
+    assert circle({"p": "from . import q", "p.q": "from ..p import x"}, packages={"p"})
+    types = {"a": "import b", "b": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from a import X"}
+    assert circle(types) == []
+    assert circle({"a": "from b import x", "b": "import torch", "a.c": "import a, b"}) == []
+
+
+def test_a_name_upward_is_seen() -> None:
+    assert named_upward("x = {'a': 'classic_metarl.black_box.snail:SNAIL'}", "mrt.control.memories")
+    assert named_upward("x = 'mrt.control.rollout'", "mrt.reasoning.probes")
+    assert named_upward("x = 'mrt.control.rollout:f'; y = 'write module:Class'", "classic_metarl.problems.paired") == []
+
+
+def test_many_positional_parameters_are_seen() -> None:
+    code = (
+        "def f(a, b, c, d, e, f): ...\nclass C:\n    def g(self, a, b, c, d, e, *, f): ...\n    def h(self, *a, b): ..."
+    )
+    assert many_positional(code, "m") == {"m.f"}
+    assert many_positional(code, "m", most=4) == {"m.f", "m.C.g"}
+
+
+def test_names_that_nobody_uses_are_seen() -> None:
+    code = "class A: ...\ndef b(): ...\ndef c(): ...\ndef d(): ...\ndef e(): ...\ndef _f(): ..."
+    users = "from m import b as bee, e\nx = {'k': 'm:A'}\nm.c()"
+    assert public_names(code) - names_used(users) == {"d", "e"}
+
+
 # ---- the house
 
 
@@ -218,10 +396,48 @@ def test_public_names_resolve() -> None:
         mrt.nothing  # noqa: B018
 
 
-def test_test_files_have_names_of_their_own() -> None:
-    names = [p.name for p in (ROOT / "tests").rglob("test_*.py")]
-    assert len(names) == len(set(names))
-    assert not list((ROOT / "tests").rglob("__init__.py"))
+def test_tests_mirror_the_tree() -> None:
+    for path in (path for path in tracked() if path.is_relative_to(ROOT / "tests")):
+        where = path.relative_to(ROOT / "tests")
+        if where.parts[0] not in NO_MIRROR:
+            assert (ROOT / where.parent).is_dir(), f"tests/{where}: the project has no folder {where.parent}"
+            assert len(where.parts) > 1 or where.name in TOP_TESTS or not where.name.startswith("test_"), where
+        else:
+            assert not where.name.startswith("test_"), f"tests/{where} is not collected as a test of anything"
+        if path.suffix == ".py" and path != Path(__file__):
+            assert "sys.path" not in path.read_text(encoding="utf-8"), f"tests/{where}: import from tests.support"
+
+
+def test_imports_have_no_circle() -> None:
+    code_of = {module_name(path): path.read_text(encoding="utf-8") for path in SOURCES}
+    assert circle(code_of, {module_name(path) for path in SOURCES if path.name == "__init__.py"}) == []
+
+
+def test_no_module_names_one_above_it_in_a_string() -> None:
+    for path in SOURCES:
+        if (module := module_name(path)) not in COMMAND_LINE:
+            found = named_upward(path.read_text(encoding="utf-8"), module)
+            assert bool(found) == (module in NAME_UPWARD), f"{module} names {found}; NAME_UPWARD holds who may"
+
+
+def test_at_most_five_positional_parameters() -> None:
+    found = set().union(*(many_positional(p.read_text(encoding="utf-8"), module_name(p)) for p in SOURCES))
+    assert sorted(found - set(MANY_POSITIONAL)) == [], "make options keyword-only, or group what belongs together"
+    assert sorted(set(MANY_POSITIONAL) - found) == [], "no longer so: take them off MANY_POSITIONAL"
+
+
+def test_no_public_name_is_there_for_tests_only() -> None:
+    users = [path for path in tracked() if path.relative_to(ROOT).parts[0] in {*USERS, "README.md"}]
+    used: set[str] = set()
+    for path in users:
+        if path.suffix == ".py":
+            used |= names_used(path.read_text(encoding="utf-8"))
+        elif path.suffix in (".md", ".yaml"):
+            used.update(re.findall(r"\w+", path.read_text(encoding="utf-8")))
+    names = {f"{module_name(p)}.{n}" for p in SOURCES for n in public_names(p.read_text(encoding="utf-8"))}
+    found = {name for name in names if name.rpartition(".")[2] not in used}
+    assert sorted(found - set(ONLY_TESTED)) == [], "use it, document it in docs/, or take it out"
+    assert sorted(set(ONLY_TESTED) - found) == [], "no longer so: take them off ONLY_TESTED"
 
 
 def test_no_secret_is_tracked() -> None:

@@ -3,8 +3,8 @@
     python -m evals.speed.vllm               a table
     python -m evals.speed.vllm --json        the same as one object
 
-Needs vLLM (tests/reasoning/test_vllm.py says how the CPU build is installed). Two engines in one process, one with the
-prefix cache and one without, take turns; a ratio is the median over the repetitions.
+Needs vLLM (tests/mrt/reasoning/engines/test_vllm.py says how the CPU build is installed). Two engines in one process,
+one with the prefix cache and one without, take turns; a ratio is the median over the repetitions.
 
 prefix_cache_on_over_off   Traces of 512 tokens of a 26 M model are stopped at 8 boundaries and answered 4 times there,
                            12 tokens each. How many times as long the engine without the cache takes. The cache is

@@ -1,4 +1,4 @@
-"""Two processes of control on a hallway: `torchrun --nproc_per_node 2 control_ddp.py OUTPUT_DIR`.
+"""Two processes of control on a hallway: `torchrun --nproc_per_node 2 -m tests.programs.control_ddp OUTPUT_DIR`.
 
 Every process plays other trials; each prints the digest of its policy and the units of its critic.
 """
@@ -8,11 +8,11 @@ from __future__ import annotations
 import sys
 
 import torch
-from bandit import digest_of
 
 from mrt.control.envs import make_tasks
 from mrt.control.policy import ControlPolicy
 from mrt.control.trainer import WEIGHTS, ControlConfig, ControlTrainer
+from tests.support.bandit import digest_of
 
 
 def main(output_dir: str) -> None:

@@ -1,4 +1,4 @@
-"""Two processes of the bandit: `torchrun --nproc_per_node 2 ddp.py OUTPUT_DIR [name=value ...]`.
+"""Two processes of the bandit: `torchrun --nproc_per_node 2 -m tests.programs.ddp OUTPUT_DIR [name=value ...]`.
 
 `two=1` trains two learners, `stop=K` interrupts after step K, `bad=K` makes the loss of the second process NaN in step
 K; the rest are arguments. Every process prints its digest.
@@ -10,11 +10,11 @@ import sys
 from pathlib import Path
 
 import torch
-from bandit import BanditTrainer, TwoLearners, build, digest
-from compare import StopAt
 from torch import Tensor
 
 from mrt.trials import Trials
+from tests.support.bandit import BanditTrainer, TwoLearners, build, digest
+from tests.support.compare import StopAt
 
 
 class OneBadRank(BanditTrainer):

@@ -1,6 +1,6 @@
 """Evaluates a model once, then again while it is killed with SIGKILL at random moments, until that is done too.
 
-    python eval_kills.py MODEL FOLDER KILLS SEED
+    python -m tests.programs.eval_kills MODEL FOLDER KILLS SEED
 
 Each attempt is a fork of this process, which has everything imported. After every kill the chunks that were whole
 before must still be there, byte for byte. Prints a JSON object: kills, lost (chunks that went missing), and whether

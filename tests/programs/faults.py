@@ -1,6 +1,6 @@
 """Lets one save die at each of its file operations in turn, and looks at what is left.
 
-    python faults.py direct|trainer kill|tear|full|readonly FOLDER [every=N offset=K]
+    python -m tests.programs.faults direct|trainer kill|tear|full|readonly FOLDER [every=N offset=K]
 
 `direct` saves with `mrt.training.checkpoint` alone; `trainer` is a save in the middle of training the bandit, which
 is then resumed and has to end as the run that was left alone. `kill` sends SIGKILL before the operation, `tear`
@@ -164,7 +164,7 @@ def make_three(base: Path) -> None:
 
 def trainer(fault: str, folder: Path, choose: Callable[[int], list[int]]) -> dict[str, Any]:
     """The save of step 6 of the bandit, resumed from checkpoint-3; then resumed until done."""
-    import bandit
+    from tests.support import bandit
 
     def left_alone() -> None:
         run = bandit.build(folder / "alone", max_steps=8)

@@ -1,5 +1,6 @@
-"""One update on two processes that share the weights by FSDP2, on CPUs: `torchrun --nproc_per_node 2 fsdp.py ROWS
-ACCUMULATION [name=value ...]` prints what splits.py prints.
+"""One update on two processes that share the weights by FSDP2, on CPUs; prints what splits.py prints.
+
+    torchrun --nproc_per_node 2 -m tests.programs.fsdp ROWS ACCUMULATION [name=value ...]
 
 PyTorch shards on CPUs as well, accelerate offers it on accelerators only: so its state is told what
 recipes/accelerate/fsdp2.yaml says, in float32.
@@ -9,15 +10,16 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 from typing import Any
 
-import splits
 import yaml
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 
-CONFIG = Path(__file__).resolve().parents[2] / "recipes" / "accelerate" / "fsdp2.yaml"
+from tests.programs import splits
+from tests.support import ROOT
+
+CONFIG = ROOT / "recipes" / "accelerate" / "fsdp2.yaml"
 
 
 def shard() -> None:

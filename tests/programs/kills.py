@@ -1,9 +1,9 @@
 """Trains to the end once, then again while it is killed with SIGKILL at random moments and started anew until done.
 
-    python kills.py spawn|fork KILLS SEED FOLDER PROGRAM [ARGUMENT ...]
+    python -m tests.programs.kills spawn|fork KILLS SEED FOLDER MODULE [ARGUMENT ...]
 
 FOLDER/alone and FOLDER/killed are what is left of the two; a JSON line says at which moments it struck and what digest
-each ended with. `spawn` starts a new interpreter each time. `fork` starts bandit.py as a fork of this process, which
+each ended with. `spawn` starts a new interpreter each time. `fork` starts the bandit as a fork of this process, which
 has everything imported: as real a process and a kill, without seconds of imports for each.
 """
 
@@ -28,7 +28,7 @@ class Run:
             os.dup2(writer, 1)
             try:
                 if how == "spawn":
-                    os.execv(sys.executable, [sys.executable, "-u", *command])
+                    os.execv(sys.executable, [sys.executable, "-u", "-m", *command])
                 run_here(command)
                 os._exit(0)
             finally:
@@ -61,7 +61,7 @@ class Run:
 def run_here(command: list[str]) -> None:
     import traceback
 
-    import bandit
+    from tests.support import bandit
 
     sys.stdout = os.fdopen(1, "w", buffering=1)
     try:
@@ -72,15 +72,15 @@ def run_here(command: list[str]) -> None:
         os._exit(1)
 
 
-def main(how: str, kills: str, seed: str, folder: str, program: str, *arguments: str) -> None:
+def main(how: str, kills: str, seed: str, folder: str, module: str, *arguments: str) -> None:
     if how == "fork":
-        import bandit  # noqa: F401  once, for all forks
+        from tests.support import bandit  # noqa: F401  once, for all forks
     rng, times = random.Random(int(seed)), int(kills)
     kind = [item for item in arguments if "=" not in item]
     options = [item for item in arguments if "=" in item]
 
     def start(name: str) -> Run:
-        return Run(how, [program, *kind, str(Path(folder) / name), *options])
+        return Run(how, [module, *kind, str(Path(folder) / name), *options])
 
     expected = start("alone").digest()
     logs = len((Path(folder) / "alone" / "metrics.jsonl").read_text().splitlines())

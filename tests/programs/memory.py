@@ -1,4 +1,6 @@
-"""Peak memory of real training beside its plan: `python memory.py HIDDEN LAYERS HEADS ROWS LENGTH [lora]` prints JSON.
+"""Peak memory of real training beside its plan, as JSON.
+
+    python -m tests.programs.memory HIDDEN LAYERS HEADS ROWS LENGTH [lora]
 
 Two updates of MRT with sampled probes; the peak is the process's own (VmHWM), read from the kernel.
 """

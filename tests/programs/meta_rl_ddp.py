@@ -1,4 +1,4 @@
-"""Two processes of ProMP on two dependent arms: `torchrun --nproc_per_node 2 meta_rl_ddp.py OUTPUT_DIR`.
+"""Two processes of ProMP on two dependent arms: `torchrun --nproc_per_node 2 -m tests.programs.meta_rl_ddp OUTPUT_DIR`.
 
 Every process plays other tasks; each prints the digest of its policy and the mean of its rewards.
 """
@@ -8,10 +8,10 @@ from __future__ import annotations
 import sys
 
 import torch
-from bandit import digest_of
 
 from classic_metarl.gradient.promp import ProMPConfig, ProMPTrainer
 from classic_metarl.problems.paired import paired_tasks
+from tests.support.bandit import digest_of
 
 
 def main(output_dir: str) -> None:

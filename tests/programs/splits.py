@@ -1,7 +1,9 @@
 """One update of MRT on fixed traces, split over micro-batches and processes: what must not change.
 
-    python splits.py ROWS ACCUMULATION [name=value ...]
-    torchrun --nproc_per_node 2 splits.py ROWS ACCUMULATION [name=value ...]    (with ACCELERATE_USE_CPU=true)
+    python -m tests.programs.splits ROWS ACCUMULATION [name=value ...]
+    torchrun --nproc_per_node 2 -m tests.programs.splits ROWS ACCUMULATION [name=value ...]
+
+The second with ACCELERATE_USE_CPU=true.
 
 Traces are a function of their prompt, so that every split has the same ones. Prints JSON on the main process: loss,
 gradient norm, the weights after one step of SGD, the groups of every process.

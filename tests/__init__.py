@@ -1,0 +1,1 @@
+"""Tests: a mirror of the tree, what they share (support), and programs that they start (programs)."""

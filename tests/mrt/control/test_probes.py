@@ -1,0 +1,110 @@
+"""Stop values by hand: a written-down explorer in a hallway without noise."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from mrt.control.distributions import Categorical
+from mrt.control.envs import make_tasks
+from mrt.control.policy import ControlPolicy, Heads
+from mrt.control.probes import ExploitProbe
+from mrt.control.rollout import rollout
+from mrt.trainer import trial_metrics
+from mrt.trials import PROVERS
+from tests.support.policies import randomised
+
+
+class Explorer:
+    """Looks left, then right; from then on it goes where the goal was. State: side known (B,), turned round (B,)."""
+
+    distribution = Categorical()
+
+    def init_state(self, rows: int) -> tuple[Tensor, Tensor]:
+        return torch.zeros(rows), torch.zeros(rows, dtype=torch.bool)
+
+    def step(self, seen: dict[str, Tensor], state: tuple[Tensor, Tensor]) -> tuple[Heads, tuple[Tensor, Tensor]]:
+        side, turned = state
+        place, done = seen["observation"][:, 0], seen["done"] > 0.5
+        side = torch.where(seen["reward"] > 0.5, place.sign(), side)
+        turned = (turned | (place <= -1)) & ~done
+        right = torch.where(side == 0, turned, side > 0)
+        logits = torch.full((len(right), 4), -torch.inf).scatter(1, right.long()[:, None], 0.0)
+        return Heads(logits, torch.zeros(len(right))), (side, turned)
+
+    def fork(self, state: tuple[Tensor, Tensor], rows: Tensor) -> tuple[Tensor, Tensor]:
+        return state[0][rows], state[1][rows]
+
+
+def test_stop_values_by_hand() -> None:
+    """half = 2, a step costs 0.1. Goal left: 2 steps, 0.8 at once. Goal right: 2 + 4 steps, 0.4, and 0.8 once known."""
+    tasks = make_tasks("hallway", half=2, cost=0.1, episodes=2)
+    probe: Any = ExploitProbe(Explorer(), samples=2)  # type: ignore[arg-type]
+    trials = rollout(tasks.env, Explorer(), {"side": torch.tensor([-1, 1, -1])}, probe=probe)
+    expected = torch.tensor([[0.8, 0.8, 0.8], [0.4, 0.8, 0.8], [0.8, 0.8, 0.8]])
+    assert torch.allclose(trials.stop_values, expected)
+    assert torch.allclose(trials.stop_value_se, torch.zeros(3, 3), atol=1e-6)
+    assert trials.prover.tolist() == [PROVERS["forced"]] * 3
+    assert trials.cost["probe_steps"].tolist() == [2 * 6, 2 * 10, 2 * 6]
+    assert trials.cost["env_steps"].tolist() == [4, 8, 4]
+    assert trial_metrics(trials)["progress/mean"] == pytest.approx(0.4 / 6)
+    assert trials.returns.tolist() == pytest.approx([1.6, 1.2, 1.6])
+
+
+def test_one_sample_has_no_standard_error() -> None:
+    tasks = make_tasks("hallway", half=2, cost=0.1, episodes=2)
+    probe: Any = ExploitProbe(Explorer())  # type: ignore[arg-type]
+    trials = rollout(tasks.env, Explorer(), {"side": torch.tensor([1])}, probe=probe)
+    assert trials.stop_values[0].tolist() == pytest.approx([0.4, 0.8, 0.8])
+    assert bool(trials.stop_value_se.isnan().all())
+
+
+class FirstArm(Explorer):
+    """Pulls arm 0 for ever."""
+
+    def step(self, seen: dict[str, Tensor], state: Any) -> tuple[Heads, Any]:
+        rows = len(seen["done"])
+        return Heads(torch.tensor([[0.0, -torch.inf]]).expand(rows, 2), torch.zeros(rows)), state
+
+
+def test_noise_differs_between_samples_and_boundaries() -> None:
+    """Arm 0 pays with chance 0.9: ten pulls give 9 on average with deviation sqrt(0.9)."""
+    tasks = make_tasks("dependent-bandit", kind="easy", pulls=10)
+    probe: Any = ExploitProbe(FirstArm(), samples=4000)  # type: ignore[arg-type]
+    torch.manual_seed(0)
+    trials = rollout(tasks.env, FirstArm(), {"means": torch.tensor([[0.9, 0.1]])}, probe=probe)
+    error = (0.9 / 4000) ** 0.5
+    assert bool(((trials.stop_values - 9).abs() < 4 * error).all())
+    assert torch.allclose(trials.stop_value_se, torch.full((1, 2), error), rtol=0.05)
+    assert trials.stop_values[0, 0] != trials.stop_values[0, 1]
+
+
+@pytest.mark.parametrize("memory", ["gru", "transformer", "snail", "long-window", "short-window", "episodic-lstm"])
+def test_a_probe_leaves_the_trial_as_it_was(memory: str) -> None:
+    tasks = make_tasks("hallway", half=2, cost=0.1, episodes=3)
+    policy = randomised(ControlPolicy.for_spec(tasks.env.spec, memory=memory, hidden_size=8)).eval()
+    params = tasks.batch(0, range(6))
+
+    def played(probe: Any) -> Any:
+        return rollout(tasks.env, policy, params, generator=torch.Generator().manual_seed(2), probe=probe)
+
+    plain, probed = played(None), played(ExploitProbe(policy, samples=3, greedy=False))
+    for name in ("actions", "rewards", "mask", "episode", "logprobs"):
+        assert torch.equal(getattr(plain, name), getattr(probed, name)), name
+    assert torch.equal(plain.values.nan_to_num(), probed.values.nan_to_num())
+    assert not probed.stop_values.isnan().any()
+
+
+def test_greedy_stop_values_are_those_of_the_next_episode() -> None:
+    """Without noise a greedy trial's next episode is the exploitation episode: J_j is the return of episode j + 1."""
+    tasks = make_tasks("navigation-2d", steps=5, episodes=3)
+    policy = randomised(ControlPolicy.for_spec(tasks.env.spec, hidden_size=8), seed=2).eval()
+    params = tasks.batch(0, range(8))
+    trials = rollout(tasks.env, policy, params, greedy=True, probe=ExploitProbe(policy))
+    longer = rollout(tasks.env.with_spec(episodes=4), policy, params, greedy=True)
+    earned = torch.stack([torch.where(longer.episode == j, longer.rewards, 0.0).sum(1) for j in range(4)], 1)
+    assert torch.allclose(trials.stop_values, earned, atol=1e-5)
+    assert len(earned.unique()) > 2
