@@ -16,6 +16,7 @@ from mrt.reasoning.probes.base import Trace
 from mrt.reasoning.probes.forced import force_answers
 from mrt.reasoning.traces.prompts import forced_prefix, render, think_format
 from mrt.reasoning.traces.segmentation import make_segmenter
+from mrt.reasoning.traces.templates import prepare_thinking
 from mrt.reasoning.traces.trial import Trial, read_trial
 
 
@@ -74,8 +75,9 @@ class _Thinker:
     def __init__(self, model: str, prompt: str, sampling: Sampling) -> None:
         self.model, self.tokenizer = load_model(model)
         self.engine = TransformersEngine(self.model, pad_id(self.tokenizer))
-        self.fmt, self.sampling = think_format(self.tokenizer), sampling
-        self.prompt = render(self.tokenizer, [{"role": "user", "content": prompt}])
+        tags = prepare_thinking(self.tokenizer)
+        self.fmt, self.sampling = think_format(self.tokenizer, tags=tags), sampling
+        self.prompt = render(self.tokenizer, [{"role": "user", "content": prompt}], tags=tags)
         self.sampled: list[int] = []
         self.trial = Trial([])
 

@@ -20,8 +20,9 @@ from mrt.reasoning.models.loading import load_model, pad_id
 from mrt.reasoning.probes.base import Trace
 from mrt.reasoning.probes.table import make_probe
 from mrt.reasoning.problems import Countdown, Problem
-from mrt.reasoning.traces.prompts import render, think_format
+from mrt.reasoning.traces.prompts import ThinkFormat, render, think_format
 from mrt.reasoning.traces.segmentation import make_segmenter
+from mrt.reasoning.traces.templates import prepare_thinking
 from mrt.reasoning.traces.trial import read_trial
 from mrt.runs.tracking import read_lines
 
@@ -62,7 +63,8 @@ def probe_file(
     if not rows:
         raise DataError(f"{path} holds no trace")
     language_model, tokenizer = load_model(model)
-    engine, fmt = TransformersEngine(language_model, pad_id(tokenizer)), think_format(tokenizer)
+    tags = prepare_thinking(tokenizer)
+    engine, fmt = TransformersEngine(language_model, pad_id(tokenizer)), think_format(tokenizer, tags=tags)
     if all("numbers" in (row.get("data") or {}) for row in rows):
         segmenter_options.setdefault("min_paragraphs", 0)
     segment = make_segmenter(segmenter, **segmenter_options)
@@ -73,13 +75,13 @@ def probe_file(
         ids = tokenizer(row["completion"], add_special_tokens=False)["input_ids"]
         trial = read_trial(ids, fmt, segment)
         opening = tuple(trial.completion[: trial.start])
-        prompt = render(tokenizer, messages)
+        prompt = render(tokenizer, messages, tags=tags)
         if opening and tuple(prompt[-len(opening) :]) == opening:
             opening = ()  # the tag stands in the prompt already
         traces.append(Trace(tuple(prompt), tuple(trial.thought), (0, *trial.ends), row, opening, trial.closed))
     results = []
     with MathGrader() as grader:
-        judge = _Judge(grader)
+        judge = _Judge(grader, fmt)
         torch.manual_seed(seed)
         for start in tqdm(range(0, len(traces), CHUNK), desc="probe", unit="chunk"):
             results += prover(engine, fmt, traces[start : start + CHUNK], judge)
@@ -89,14 +91,14 @@ def probe_file(
 class _Judge:
     """Grades a forced answer by what its row is."""
 
-    def __init__(self, grader: MathGrader) -> None:
-        self.grader, self.countdown = grader, Countdown(train=0, warmstart=0, test=0)
+    def __init__(self, grader: MathGrader, fmt: ThinkFormat) -> None:
+        self.grader, self.countdown, self.fmt = grader, Countdown(train=0, warmstart=0, test=0), fmt
 
     def __call__(
         self, rows: Sequence[Mapping[str, Any]], texts: Sequence[str], ids: Sequence[Sequence[int]]
     ) -> list[float | None]:
         rewards = []
-        for row, text in zip(rows, texts, strict=True):
+        for row, text in zip(rows, map(self.fmt.plain_text, ids), strict=True):
             data = row.get("data") or {}
             if {"numbers", "target", "operations"} <= set(data):
                 problem = Problem(str(row.get("key", "")), "", str(row.get("solution", "")), data)

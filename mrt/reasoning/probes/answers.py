@@ -44,8 +44,8 @@ def forced_answers(
         more = _ask(engine, prefix, again, stops, replace(request, samples=1, room=room))
         for (b, n), part in zip(going, more, strict=True):
             left = request.room - len(found[b].ids[n])
-            found[b].ids[n] += part.ids[0][:left]
-            found[b].logprobs[n] += part.logprobs[0][:left]
+            found[b].ids[n] = [*found[b].ids[n], *part.ids[0][:left]]
+            found[b].logprobs[n] = [*found[b].logprobs[n], *part.logprobs[0][:left]]
             found[b].stopped[n] = part.stopped[0] and len(part.ids[0]) <= left
     for answer in found:
         answer.stopped = [answer_end(ids, fmt) is not None for ids in answer.ids]

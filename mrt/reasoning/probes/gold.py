@@ -33,7 +33,7 @@ class Gold:
     def __call__(self, engine: Engine, fmt: ThinkFormat, traces: Sequence[Trace], judge: Judge) -> list[Probed]:
         if fmt.steps_first:
             raise ConfigError(
-                "the 'gold' probe scores answers right behind the forced close, where forced_style='paper' writes steps "
+                "the 'gold' probe scores answers right behind the forced close, where forced_style=paper writes steps "
                 "first. Cure: forced_style='short', or probe='sampled'"
             )
         results: list[Probed] = [Probed((), ())] * len(traces)

@@ -1,4 +1,4 @@
-"""What a tokenizer's chat template and vocabulary can write, and thinking in plain text for models without think tags."""
+"""What a chat template and a vocabulary can write, and thinking in plain text for models without think tags."""
 
 from __future__ import annotations
 

@@ -43,6 +43,8 @@ class MRTConfig(TrialArguments, GRPOConfig):  # type: ignore[misc]  # narrower d
     probe_moved: float | None = field(
         default=None, metadata={"help": "probe both ends, then only inside intervals over which J moved by more"}
     )
+    thinking: str = field(default="auto", metadata={"help": "auto | tags | text: how the model marks its thought"})
+    think_tags: list[str] | None = field(default=None, metadata={"help": "your own opening and closing tag"})
     forced_style: str = field(default="short", metadata={"help": "short | paper: the forced close of the prover"})
     segmenter: str = field(default="cues", metadata={"help": "cues | paragraphs | blocks"})
     segmenter_options: dict[str, Any] | None = field(default=None, metadata={"help": "options of the segmenter"})

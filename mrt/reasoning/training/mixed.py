@@ -15,8 +15,8 @@ import torch
 from mrt.reasoning.engines.base import Branch, Engine
 from mrt.reasoning.probes.answers import AnswerRequest, forced_answers
 from mrt.reasoning.traces.prompts import ThinkFormat, forced_prefix, thought_span
+from mrt.reasoning.traces.sample_row import SampleRow
 from mrt.reasoning.traces.trial import Segment, Trial, read_trial
-from mrt.reasoning.training.sample_row import SampleRow
 from mrt.reasoning.training.samplers import Plain, SampleRequest, continue_rows
 
 

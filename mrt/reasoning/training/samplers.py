@@ -16,8 +16,8 @@ from mrt.reasoning.engines.base import Answers, Branch, Engine
 from mrt.reasoning.engines.sampling import Sampling
 from mrt.reasoning.probes.answers import AnswerRequest, forced_answers
 from mrt.reasoning.traces.prompts import ThinkFormat, forced_prefix
+from mrt.reasoning.traces.sample_row import SampleRow
 from mrt.reasoning.traces.trial import Segment, Trial
-from mrt.reasoning.training.sample_row import SampleRow
 
 
 @dataclass(frozen=True)

@@ -210,15 +210,18 @@ def trace_dataset(
     from datasets import Dataset
 
     from mrt.reasoning.traces.prompts import render
+    from mrt.reasoning.traces.templates import prepare_thinking
 
+    tags = prepare_thinking(tokenizer)
     end = str(tokenizer.eos_token)
     columns: dict[str, list[Any]] = {name: [] for name in ("key", "prompt", "completion", "input_ids", "labels")}
     made = search_traces(problem_set, traces, attempts, seed, give_up=give_up, patient=patient, habits=habits)
     prompts: dict[str, tuple[list[int], str]] = {}
-    tails = tokenizer([trace.completion + end for _, trace in made], add_special_tokens=False)["input_ids"]
-    for (problem, trace), tail in zip(made, tails, strict=True):
+    written = [trace.completion.replace(CLOSE, tags[1]) + end for _, trace in made]
+    tails = tokenizer(written, add_special_tokens=False)["input_ids"]
+    for (problem, _), completion, tail in zip(made, written, tails, strict=True):
         if problem.key not in prompts:
-            ids = render(tokenizer, [{"role": "user", "content": problem.prompt}])
+            ids = render(tokenizer, [{"role": "user", "content": problem.prompt}], tags=tags)
             prompts[problem.key] = ids, str(tokenizer.decode(ids))
         head, text = prompts[problem.key]
         unknown = tokenizer.unk_token_id is not None and tokenizer.unk_token_id in (*head, *tail)
@@ -229,7 +232,7 @@ def trace_dataset(
             )
         columns["key"].append(problem.key)
         columns["prompt"].append(text)
-        columns["completion"].append(trace.completion + end)
+        columns["completion"].append(completion)
         columns["input_ids"].append([*head, *tail])
         columns["labels"].append([-100] * len(head) + list(tail))
     statistics = {

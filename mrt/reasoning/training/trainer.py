@@ -21,11 +21,12 @@ from trl import GRPOTrainer
 from mrt.credit.grouping import check_group_size
 from mrt.errors import ConfigError
 from mrt.reasoning.engines.vllm_backends import prepare_vllm
-from mrt.reasoning.models.loading import check_model
+from mrt.reasoning.models.loading import check_model, load_tokenizer
 from mrt.reasoning.probes.run import ProbePlan, ProbeRequest
 from mrt.reasoning.probes.table import make_probe
 from mrt.reasoning.traces.prompts import think_format
 from mrt.reasoning.traces.segmentation import make_segmenter
+from mrt.reasoning.traces.templates import prepare_thinking
 from mrt.reasoning.training.averages import Averages, summed
 from mrt.reasoning.training.bonus import BonusCredit
 from mrt.reasoning.training.canary import watch_syncs
@@ -37,6 +38,7 @@ from mrt.reasoning.training.mixed import Mixed, PrefixPool
 from mrt.reasoning.training.record import build_trials, completion_weights, rows_of
 from mrt.reasoning.training.rollout import Rollout
 from mrt.reasoning.training.samplers import Budgeted, Plain, Sampler
+from mrt.reasoning.training.think_reward import ThinkReward
 from mrt.reasoning.training.watch import HeldOutProver, accuracy_metrics, watch_metrics
 from mrt.runs.recipe import Recipe
 from mrt.training.collection import Cost
@@ -95,7 +97,8 @@ class MRTTrainer(TrialMixin, GRPOTrainer):
             self._prepare_probes(args, segmenter)
 
     def _prepare_probes(self, args: MRTConfig, segmenter: Any) -> None:
-        fmt = think_format(self._tokenizer, "paper" if args.forced_style == "paper" else "short")
+        tags = prepare_thinking(self._tokenizer, args.thinking, args.think_tags)
+        fmt = think_format(self._tokenizer, "paper" if args.forced_style == "paper" else "short", tags)
         segment = make_segmenter(segmenter or args.segmenter, **(args.segmenter_options or {}))
         pool = PrefixPool(args.prefix_max_age)
         sampler: Sampler = Plain(fmt, segment)
@@ -282,10 +285,13 @@ class MRTTrainer(TrialMixin, GRPOTrainer):
 
             peft = LoraConfig(task_type="CAUSAL_LM", **recipe.peft)
         check_model(recipe.model)
+        tokenizer = load_tokenizer(recipe.model, padding_side="left")
+        fmt = think_format(tokenizer, tags=prepare_thinking(tokenizer, args.thinking, args.think_tags))
         return cls(
             model=recipe.model,
-            reward_funcs=ProblemReward(problems, opened=True),
+            reward_funcs=ThinkReward(ProblemReward(problems), fmt),
             args=args,
             train_dataset=to_dataset(problems, "train"),
+            processing_class=tokenizer,
             peft_config=peft,
         )
