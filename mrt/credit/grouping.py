@@ -106,6 +106,19 @@ def depth_means(weight: Tensor, trials: Trials) -> Tensor:
     return torch.nan_to_num(mean, nan=0.0)
 
 
+def check_compares(ranks: Tensor, name: str) -> None:
+    """A credit that compares the rows of a group needs a group of two somewhere.
+
+    Raises:
+        ConfigError: when every group has one row: all weights would be zero and nothing would be learned.
+    """
+    if len(ranks) and int(torch.bincount(ranks).max()) < 2:
+        raise ConfigError(
+            f"credit '{name}' compares the rows of a group, and every group has one row: all weights would be zero. "
+            "Cure: several trials a task (trials_per_task, num_generations), or a credit of steps (gae, reward_to_go)"
+        )
+
+
 def check_group_size(batch: int, size: int, processes: int = 1) -> None:
     """Groups of `size` rows must not be split over processes or updates.
 

@@ -178,7 +178,7 @@ class Evaluator:
 
     def _vote(self, rows: list[dict[str, Any]], asked: Sequence[Asked]) -> None:
         """Several forced answers at every boundary, for [maj@p]_j; J as well where the probe samples anyway."""
-        sampled = self.probe if isinstance(self.probe, Sampled) and self.probe.temperature > 0 else None
+        sampled = self.probe if isinstance(self.probe, Sampled) and self.probe.sampling.temperature > 0 else None
         count = max(self.config.votes, sampled.samples if sampled else 0)
         if not count:
             return

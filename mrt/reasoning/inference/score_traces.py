@@ -13,7 +13,8 @@ import torch
 from tqdm.auto import tqdm
 
 from mrt.errors import DataError
-from mrt.metrics.regret import bootstrap, trace_regrets
+from mrt.metrics.bootstrap import bootstrap, mean_by_problem
+from mrt.metrics.regret import trace_regrets
 from mrt.reasoning.engines.transformers import TransformersEngine
 from mrt.reasoning.grading.math_grader import MathGrader
 from mrt.reasoning.models.loading import load_model, pad_id
@@ -127,20 +128,28 @@ def _report(path: Path, rows: Any, traces: Any, results: Any, out: Path | None) 
         ]
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    problems = [str(row.get("key") or row["prompt"]) for row in rows]
     depth = max(map(len, j))
     means = []
     for episode in range(depth):
-        here = [row[episode] for row in j if len(row) > episode and not math.isnan(row[episode])]
+        here = [i for i, row in enumerate(j) if len(row) > episode and not math.isnan(row[episode])]
         if here:
-            means.append({"episode": episode, "n": len(here), **asdict(bootstrap(here))})
+            means.append(
+                {"episode": episode, "n": len(here), **_interval([j[i][episode] for i in here], problems, here)}
+            )
     return {
         "traces": len(traces),
         "file": str(path),
         "unscorable": len(traces) - len(known),
         "budget": budget,
-        "normalised_regret": asdict(bootstrap([float(regret[i]) for i in known])) if known else None,
+        "normalised_regret": _interval([float(regret[i]) for i in known], problems, known) if known else None,
         "j_after_episode": means,
     }
+
+
+def _interval(values: Sequence[float], problems: Sequence[str], chosen: Sequence[int]) -> dict[str, float]:
+    """Mean and interval of the values of the `chosen` traces, the traces of one problem kept together."""
+    return asdict(bootstrap(mean_by_problem(values, [problems[i] for i in chosen])))
 
 
 def _checked(path: Path, number: int, row: Any) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -47,12 +48,14 @@ def probe_trials(engine: Engine, plan: ProbePlan, request: ProbeRequest, generat
     for trial in trials:
         trial.stop_values = [math.nan] * (len(trial.ends) + 1)
         trial.errors = [math.nan] * (len(trial.ends) + 1)
-    chosen = plan.schedule.choose([0 if trial.forced else len(trial.ends) for trial in trials], generator)
+    lengths = [0 if trial.forced else len(trial.ends) for trial in trials]
+    forks = [0 if trial.forced else max(trial.fork, 0) for trial in trials]
+    chosen = plan.schedule.choose(lengths, generator, forks)
     chosen = [[] if trial.forced else wanted for trial, wanted in zip(trials, chosen, strict=True)]
     measured: Measured = {}
     while any(chosen):
         places = [
-            {j: _place(prompt, trial, j) for j in wanted if j >= max(trial.fork, 0)}
+            {j: _place(prompt, trial, j) for j in wanted}
             for prompt, trial, wanted in zip(request.prompts, trials, chosen, strict=True)
         ]
         _measure(engine, plan, request, places, measured)
@@ -67,8 +70,11 @@ def probe_trials(engine: Engine, plan: ProbePlan, request: ProbeRequest, generat
 def _measure(
     engine: Engine, plan: ProbePlan, request: ProbeRequest, places: Sequence[dict[int, Place]], measured: Measured
 ) -> None:
-    """Adds J at the places that are not measured yet: equal prefixes (J_0 of a group) are asked about once."""
+    """Adds J at the places that are not measured yet. Equal prefixes (J_0 of a group) are asked about together, with
+    the samples of all who ask: J_0 enters the first episode of every row.
+    """
     traces, owners = [], []
+    askers = Counter(place for boundaries in places for place in boundaries.values())
     asked = set(measured)
     for i, trial in enumerate(request.trials):
         fresh = {j: place for j, place in places[i].items() if place not in asked}
@@ -83,6 +89,7 @@ def _measure(
                     opening=tuple(trial.completion[: trial.start]),
                     complete=trial.closed,
                     kept=trial.kept,
+                    shared=tuple(askers[place] for place in fresh.values()),
                 )
             )
             owners.append(list(fresh.values()))

@@ -9,11 +9,12 @@ from typing import Any
 
 import torch
 
-from mrt.reasoning.engines.attach import engine_of, samples_plainly, sampling_of
+from mrt.reasoning.engines.attach import engine_of, sampling_of
 from mrt.reasoning.engines.base import Counts, Engine
 from mrt.reasoning.probes.run import ProbePlan, ProbeRequest, probe_trials
 from mrt.reasoning.traces.prompts import ThinkFormat
 from mrt.reasoning.traces.trial import Segment, Trial, read_trial
+from mrt.reasoning.training.honoured import shaped
 from mrt.reasoning.training.samplers import Budgeted, Plain, Sampler, SampleRequest
 
 
@@ -37,7 +38,7 @@ class Rollout:
         if images is not None:
             raise NotImplementedError("probes read token ids only: prompts with images cannot be probed")
         logprobs = None
-        if isinstance(self.sampler, Plain) and not samples_plainly(trainer):
+        if isinstance(self.sampler, Plain) and shaped(trainer.args):
             trials, logprobs = self._sample_by_trl(trainer, prompt_ids, multimodal)
         else:
             with self._counted(trainer) as engine:

@@ -16,12 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
+from transformers import EarlyStoppingCallback
 from trl import GRPOTrainer
 
 from mrt.credit.grouping import check_group_size
 from mrt.errors import ConfigError
+from mrt.reasoning.engines.attach import sampling_of
 from mrt.reasoning.engines.vllm_backends import prepare_vllm
-from mrt.reasoning.models.loading import check_model, load_tokenizer
 from mrt.reasoning.probes.run import ProbePlan, ProbeRequest
 from mrt.reasoning.probes.table import make_probe
 from mrt.reasoning.traces.prompts import think_format
@@ -31,14 +32,15 @@ from mrt.reasoning.training.averages import Averages, summed
 from mrt.reasoning.training.bonus import BonusCredit
 from mrt.reasoning.training.canary import watch_syncs
 from mrt.reasoning.training.config import MRTConfig
+from mrt.reasoning.training.context import check_context
 from mrt.reasoning.training.cost import NAMES, CostLimit, weighed
+from mrt.reasoning.training.honoured import check_tools
 from mrt.reasoning.training.judge import judge_with
 from mrt.reasoning.training.mismatch import gathered_mismatch
 from mrt.reasoning.training.mixed import Mixed, PrefixPool
 from mrt.reasoning.training.record import build_trials, completion_weights, rows_of
 from mrt.reasoning.training.rollout import Rollout
 from mrt.reasoning.training.samplers import Budgeted, Plain, Sampler
-from mrt.reasoning.training.think_reward import ThinkReward
 from mrt.reasoning.training.watch import HeldOutProver, accuracy_metrics, watch_metrics
 from mrt.runs.recipe import Recipe
 from mrt.training.collection import Cost
@@ -76,6 +78,7 @@ class MRTTrainer(TrialMixin, GRPOTrainer):
         probing = args.rollout != "plain" and kwargs.get("rollout_func") is None
         if args.use_vllm:
             prepare_vllm(args)
+        check_tools(kwargs, args.rollout)
         if probing:
             kwargs["rollout_func"] = self._collect
         super().__init__(model=model, reward_funcs=reward_funcs, args=args, train_dataset=train_dataset, **kwargs)
@@ -89,6 +92,8 @@ class MRTTrainer(TrialMixin, GRPOTrainer):
         self.rollout: Rollout | None = None
         self.held_out: HeldOutProver | None = None
         self.watch_every = args.watch_every
+        if args.early_stopping_patience is not None:
+            self.add_callback(EarlyStoppingCallback(args.early_stopping_patience))
         if args.max_cost is not None:
             if self.rollout_func is None:
                 raise ConfigError("max_cost counts positions: set rollout=probed (with probe=none to measure nothing)")
@@ -99,6 +104,7 @@ class MRTTrainer(TrialMixin, GRPOTrainer):
     def _prepare_probes(self, args: MRTConfig, segmenter: Any) -> None:
         tags = prepare_thinking(self._tokenizer, args.thinking, args.think_tags)
         fmt = think_format(self._tokenizer, "paper" if args.forced_style == "paper" else "short", tags)
+        check_context(self, fmt)
         segment = make_segmenter(segmenter or args.segmenter, **(args.segmenter_options or {}))
         pool = PrefixPool(args.prefix_max_age)
         sampler: Sampler = Plain(fmt, segment)
@@ -108,7 +114,7 @@ class MRTTrainer(TrialMixin, GRPOTrainer):
             sampler = Budgeted(fmt, segment, args.thinking_budget)
         plan = None
         if args.probe != "none":
-            probe = make_probe(args.probe, args.probe_samples, args.probe_tolerance)
+            probe = make_probe(args.probe, args.probe_samples, args.probe_tolerance, sampling_of(self))
             plan = ProbePlan(probe, fmt, self.judge, args.schedule())
             # It looks at what each process has, when it has it: sharded weights would have to be gathered for it.
             sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
@@ -197,7 +203,8 @@ class MRTTrainer(TrialMixin, GRPOTrainer):
             keys=[str(row.get("key", "")) for row in inputs],
             spent=spent,
         )
-        if not training:
+        if not training:  # measured as in training, and no part of the run's cost
+            self.rollout.take_counts()
             self._log_means(watch_metrics(record, trials, int(self.max_completion_length or 1)))
             self._log_means(accuracy_metrics(record, trials, self.args.thinking_room))
             return output
@@ -273,25 +280,6 @@ class MRTTrainer(TrialMixin, GRPOTrainer):
     @classmethod
     def from_recipe(cls, recipe: Recipe, output_dir: Path) -> MRTTrainer:
         """The trainer that a recipe describes: its problems, their reward, its model and its adapter."""
-        from mrt.reasoning.problems import load_problems, to_dataset, validate
-        from mrt.reasoning.problems.reward import ProblemReward
+        from mrt.reasoning.training.from_recipe import parts_of
 
-        args = recipe.build_args(MRTConfig, output_dir)
-        problems = load_problems(**recipe.problems)
-        validate(problems, "train")
-        peft = None
-        if recipe.peft is not None:
-            from peft import LoraConfig
-
-            peft = LoraConfig(task_type="CAUSAL_LM", **recipe.peft)
-        check_model(recipe.model)
-        tokenizer = load_tokenizer(recipe.model, padding_side="left")
-        fmt = think_format(tokenizer, tags=prepare_thinking(tokenizer, args.thinking, args.think_tags))
-        return cls(
-            model=recipe.model,
-            reward_funcs=ThinkReward(ProblemReward(problems), fmt),
-            args=args,
-            train_dataset=to_dataset(problems, "train"),
-            processing_class=tokenizer,
-            peft_config=peft,
-        )
+        return cls(**parts_of(recipe, output_dir))

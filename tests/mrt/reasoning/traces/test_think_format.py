@@ -108,7 +108,7 @@ def test_text_can_be_asked_for_and_unknown_modes_are_named():
     ids=["auto", "own tags", "text"],
 )
 def test_the_trainer_takes_tags_and_mode_from_its_arguments(tmp_path, options, closing):
-    """An instruct model without think tags: GRPO with a budget runs, its prompts are opened, its rewards are its own."""
+    """GRPO with a thinking budget runs on an instruct model without think tags."""
     tokenizer = latex_tokenizer(CHAT, added=())
     problems = Countdown(numbers=2, high=9, train=8, warmstart=0, test=0)
     args = MRTConfig(
