@@ -115,6 +115,8 @@ class HeldOutProver:
         if choice == "auto" and sum(p.numel() for p in model.parameters()) > SMALL:
             return None
         frozen = copy.deepcopy(model).eval().requires_grad_(False)
+        for module in frozen.modules():  # TRL's patched forward runs the layers of the original, whoever holds it
+            module.__dict__.pop("forward", None)
         return HeldOutProver(frozen)
 
     @contextmanager
@@ -122,7 +124,10 @@ class HeldOutProver:
         if self.frozen is not None:
             yield self.frozen
         else:
-            with model.disable_adapter():
+            from trl.models.utils import disable_gradient_checkpointing
+
+            # Layers that recompute their activations keep no keys and values.
+            with model.disable_adapter(), disable_gradient_checkpointing(model):
                 yield model
 
     def look(self, plan: ProbePlan, model: Any, request: ProbeRequest, pad_id: int) -> Averages:
