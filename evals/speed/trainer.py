@@ -33,7 +33,7 @@ from trl import GRPOConfig, GRPOTrainer
 from evals.speed.common import Clock, compare, interleaved, parser, say, show, summary
 from mrt.reasoning.models.tiny import build_model, build_tokenizer, save_tiny
 from mrt.reasoning.problems import load_problems, to_dataset
-from mrt.reasoning.training import rollout
+from mrt.reasoning.training import rollout, samplers
 from mrt.reasoning.training.config import MRTConfig
 from mrt.reasoning.training.trainer import MRTTrainer
 from mrt.runs.recipe import load_recipe
@@ -179,7 +179,7 @@ def watched(trainer: MRTTrainer, clock: Clock) -> Iterator[None]:
     assert trainer.held_out is not None
     with (
         mock.patch.object(rollout, "probe_trials", clock.around("probes", rollout.probe_trials)),
-        mock.patch.object(trainer.rollout, "_act", clock.around("sampling", trainer.rollout._act)),
+        mock.patch.object(samplers, "draw_rows", clock.around("sampling", samplers.draw_rows)),
         mock.patch.object(trainer, "_compute_loss", clock.around("loss", trainer._compute_loss)),
         mock.patch.object(trainer.accelerator, "backward", clock.around("backward", trainer.accelerator.backward)),
         mock.patch.object(trainer.held_out, "look", clock.around("watch", trainer.held_out.look)),

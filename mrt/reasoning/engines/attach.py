@@ -17,13 +17,6 @@ def sampling_of(trainer: Any) -> Sampling:
     return Sampling(trainer.args.temperature, trainer.args.top_p, trainer.args.top_k or 0)
 
 
-def samples_plainly(trainer: Any) -> bool:
-    """Whether temperature, top-p and top-k are all that shapes the samples: then an engine of ours draws them."""
-    args = trainer.args
-    other = (args.min_p, args.generation_kwargs, getattr(args, "use_transformers_paged", False))
-    return args.repetition_penalty == 1.0 and not any(other)
-
-
 @contextmanager
 def engine_of(trainer: Any) -> Iterator[Engine]:
     """An engine on the trainer's current weights: vLLM's copy, which TRL has just synchronised, or the very weights,

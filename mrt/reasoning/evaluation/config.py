@@ -24,7 +24,9 @@ CUES = ("Wait", "But wait", "Alternatively", "But hold on")  # the authors' orde
 class EvalConfig:
     """What decides the samples; a folder holds the evaluation of one such setting.
 
-    `answer_tokens` bounds every answer, the model's own and the forced ones (default: what the format allows). `votes`
+    `answer_tokens` bounds every forced answer (default: what the format allows), `own_answer_tokens` the answer that
+    the model writes behind a thought that it closed itself (default: `answer_tokens`, or else 2,048 as far as the
+    context allows). `thinking` and `think_tags` are those of `mrt.reasoning.traces.templates.prepare_thinking`. `votes`
     answers are forced at every boundary for [maj@p]_j; a sampled probe takes its J from the same answers.
     `extensions` are numbers of continue cues appended where a thought ends, each followed by at most
     `extension_tokens` tokens, cue included. `window` is the number of episodes that the linearized evaluation keeps in
@@ -55,6 +57,9 @@ class EvalConfig:
     window: int = 0
     window_tokens: int = 512
     window_budgets: tuple[int, ...] = ()
+    thinking: str = "auto"
+    think_tags: tuple[str, ...] = ()
+    own_answer_tokens: int | None = None
     engine: str = "transformers"
     engine_options: Mapping[str, Any] = field(default_factory=dict)
 

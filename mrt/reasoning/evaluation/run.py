@@ -38,6 +38,7 @@ def run_eval(
     out: Path,
     dials: Mapping[str, Any] | None = None,
     split: str = "test",
+    *,
     n: int = 4,
     budgets: Sequence[int] | None = None,
     limit: int | None = None,
@@ -79,19 +80,24 @@ def run_eval(
     validate(problem_set, split, limit)
     out.mkdir(parents=True, exist_ok=True)
     chunks = Chunks(out / "samples.jsonl", [problem.key for problem in chosen], n, config.chunk)
-    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    rank, _ = _rank_and_world()
     if rank == 0:
         finished = (out / "eval.json").is_file() and len(chunks.finished()) == chunks.count
         identity = {"problems": fingerprint_problems(chosen)}
         if not finished or Path(model).is_dir():  # a finished evaluation can be summed up without its model
             identity |= fingerprint_model(model)
-        claim(out, config.to_dict(), name or Path(model).name, EvalConfig.defaults(), identity, notes)
-    _sample_all(config, problem_set, chosen, chunks, rank, world, name or model)
+        claim(out, config.to_dict(), name or Path(model).name, EvalConfig.defaults(), identity, notes=notes)
+    _sample_all(config, problem_set, chosen, chunks, name or model)
     if rank != 0:
         return {}
     if train_files:
         write_json(out / "contamination.json", contamination_report(problem_set, chosen, train_files, ngram))
     return write_results(out)
+
+
+def _rank_and_world() -> tuple[int, int]:
+    """This process among those of torchrun, and how many there are."""
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def write_results(out: Path) -> dict[str, Any]:
@@ -108,11 +114,10 @@ def _sample_all(
     problem_set: ProblemSet,
     chosen: Sequence[Problem],
     chunks: Chunks,
-    rank: int,
-    world: int,
     name: str,
 ) -> None:
     """Every `world`-th chunk from `rank` on that is not there yet; the main process waits for the others."""
+    rank, world = _rank_and_world()
     there = chunks.finished()
     mine = [index for index in range(rank, chunks.count, world) if index not in there]
     evaluator = Evaluator(config, problem_set, chosen) if mine else None

@@ -12,10 +12,12 @@ from mrt.reasoning.engines.base import Branch
 from mrt.reasoning.engines.opening import engine_on
 from mrt.reasoning.engines.sampling import Sampling
 from mrt.reasoning.models.loading import load_model, pad_id
+from mrt.reasoning.probes.answers import AnswerRequest, forced_answers
 from mrt.reasoning.probes.base import Trace
 from mrt.reasoning.probes.forced import force_answers
 from mrt.reasoning.traces.prompts import forced_prefix, render, think_format
 from mrt.reasoning.traces.segmentation import make_segmenter
+from mrt.reasoning.traces.templates import prepare_thinking
 from mrt.reasoning.traces.trial import Trial, read_trial
 
 
@@ -25,6 +27,7 @@ def generate(
     budget: int | None = None,
     flat: float | None = None,
     seed: int = 0,
+    *,
     samples: int = 8,
     temperature: float = 1.0,
 ) -> dict[str, Any]:
@@ -60,7 +63,7 @@ def generate(
     return {
         "text": text,
         "thought": thinker.tokenizer.decode(thought),
-        "answer": text.rpartition(thinker.tokenizer.decode(list(thinker.fmt.close_ids)))[2],
+        "answer": thinker.answer(completion),
         "thinking_tokens": len(thought),
         "stopped": stopped,
         "agreement": agreement,
@@ -73,8 +76,9 @@ class _Thinker:
     def __init__(self, model: str, prompt: str, sampling: Sampling) -> None:
         self.model, self.tokenizer = load_model(model)
         self.engine = engine_on(self.model, pad_id(self.tokenizer))
-        self.fmt, self.sampling = think_format(self.tokenizer), sampling
-        self.prompt = render(self.tokenizer, [{"role": "user", "content": prompt}])
+        tags = prepare_thinking(self.tokenizer)
+        self.fmt, self.sampling = think_format(self.tokenizer, tags=tags), sampling
+        self.prompt = render(self.tokenizer, [{"role": "user", "content": prompt}], tags=tags)
         self.sampled: list[int] = []
         self.trial = Trial([])
 
@@ -104,19 +108,19 @@ class _Thinker:
         (answered,) = force_answers(self.engine, self.fmt, [trace], samples, self.sampling)
         return cuts, [Counter(one.text for one in cut).most_common(1)[0] for cut in answered]
 
+    def answer(self, completion: list[int]) -> str:
+        """What stands behind the thought; everything where it was never closed."""
+        _, answer = self.fmt.split(completion)
+        return str(self.tokenizer.decode(completion if answer is None else answer, skip_special_tokens=True))
+
     def answer_now(self, thought: list[int]) -> list[int]:
         """The completion that closes `thought` here and answers."""
         prefix = [*self.sampled[: self.trial.start], *thought]
         suffix = tuple(forced_prefix(thought, self.fmt))
         start = [*self.prompt, *prefix]
-        (forced,) = self.engine.answers(
-            self.engine.prefill([start]),
-            [Branch(0, len(start), suffix)],
-            1,
-            self.fmt.max_answer_tokens,
-            self.fmt.answer_stop_ids,
-            sampling=self.sampling,
-        )
+        asked = AnswerRequest(1, self.fmt.max_answer_tokens, self.sampling)
+        branches = [Branch(0, len(start), suffix)]
+        (forced,) = forced_answers(self.engine, self.engine.prefill([start]), branches, self.fmt, asked)
         return [*prefix, *suffix, *forced.ids[0]]
 
 

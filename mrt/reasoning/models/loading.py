@@ -29,12 +29,12 @@ def load_model(path: str) -> tuple[Any, Any]:
     return model.eval().to(device), tokenizer
 
 
-def load_tokenizer(path: str) -> Any:
-    """The tokenizer of a model. Raises ConfigError when the path or name cannot be loaded."""
+def load_tokenizer(path: str, **options: Any) -> Any:
+    """The tokenizer of a model, with options of `from_pretrained`. Raises ConfigError when it cannot be loaded."""
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(resolve_model(path))
+        return AutoTokenizer.from_pretrained(resolve_model(path), **options)
     except (OSError, ValueError) as error:
         raise ConfigError(f"model '{path}' cannot be loaded: {str(error).splitlines()[0]}") from error
 

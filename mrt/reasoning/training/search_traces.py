@@ -93,7 +93,9 @@ def search_trace(problem: Problem, rng: random.Random, max_attempts: int, habits
             written.append(written[-1])
             continue
         begin = attempt if habit == "adjust" else None
-        attempt = _draw(numbers, operations, limit, rng, tried, begin) or _draw(numbers, operations, limit, rng, tried)
+        attempt = _draw(numbers, operations, limit, rng, tried, begin=begin) or _draw(
+            numbers, operations, limit, rng, tried
+        )
         if attempt is None:
             break  # everything has been tried
         hit = attempt.value == target
@@ -124,6 +126,7 @@ def _draw(
     limit: int,
     rng: random.Random,
     tried: set[str],
+    *,
     begin: Attempt | None = None,
 ) -> Attempt | None:
     """A random attempt (with the first step of `begin`) that is not among those tried, and remembered as tried; None
@@ -144,6 +147,7 @@ def search_traces(
     traces: int,
     attempts: tuple[int, int] = (0, 8),
     seed: int = 0,
+    *,
     give_up: float = 0.0,
     patient: float = 0.0,
     habits: Habits | None = None,
@@ -187,6 +191,7 @@ def trace_dataset(
     traces: int,
     attempts: tuple[int, int] = (0, 8),
     seed: int = 0,
+    *,
     give_up: float = 0.0,
     patient: float = 0.0,
     habits: Habits | None = None,
@@ -205,15 +210,18 @@ def trace_dataset(
     from datasets import Dataset
 
     from mrt.reasoning.traces.prompts import render
+    from mrt.reasoning.traces.templates import prepare_thinking
 
+    tags = prepare_thinking(tokenizer)
     end = str(tokenizer.eos_token)
     columns: dict[str, list[Any]] = {name: [] for name in ("key", "prompt", "completion", "input_ids", "labels")}
-    made = search_traces(problem_set, traces, attempts, seed, give_up, patient, habits)
+    made = search_traces(problem_set, traces, attempts, seed, give_up=give_up, patient=patient, habits=habits)
     prompts: dict[str, tuple[list[int], str]] = {}
-    tails = tokenizer([trace.completion + end for _, trace in made], add_special_tokens=False)["input_ids"]
-    for (problem, trace), tail in zip(made, tails, strict=True):
+    written = [trace.completion.replace(CLOSE, tags[1]) + end for _, trace in made]
+    tails = tokenizer(written, add_special_tokens=False)["input_ids"]
+    for (problem, _), completion, tail in zip(made, written, tails, strict=True):
         if problem.key not in prompts:
-            ids = render(tokenizer, [{"role": "user", "content": problem.prompt}])
+            ids = render(tokenizer, [{"role": "user", "content": problem.prompt}], tags=tags)
             prompts[problem.key] = ids, str(tokenizer.decode(ids))
         head, text = prompts[problem.key]
         unknown = tokenizer.unk_token_id is not None and tokenizer.unk_token_id in (*head, *tail)
@@ -224,7 +232,7 @@ def trace_dataset(
             )
         columns["key"].append(problem.key)
         columns["prompt"].append(text)
-        columns["completion"].append(trace.completion + end)
+        columns["completion"].append(completion)
         columns["input_ids"].append([*head, *tail])
         columns["labels"].append([-100] * len(head) + list(tail))
     statistics = {

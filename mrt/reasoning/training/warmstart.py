@@ -93,9 +93,16 @@ class WarmStartTrainer(TrialMixin, SFTTrainer):
         model = str(save_tiny(output_dir / TINY, seed=recipe.seed)) if tiny else check_model(recipe.model)
         tokenizer = AutoTokenizer.from_pretrained(model)
         batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-        attempts = (args.attempts_low, args.attempts_high)
-        shape = (attempts, recipe.seed, args.give_up, args.patient, Habits(args.adjust, args.recheck))
-        dataset, _ = trace_dataset(problems, tokenizer, args.max_steps * batch, *shape)
+        dataset, _ = trace_dataset(
+            problems,
+            tokenizer,
+            args.max_steps * batch,
+            (args.attempts_low, args.attempts_high),
+            recipe.seed,
+            give_up=args.give_up,
+            patient=args.patient,
+            habits=Habits(args.adjust, args.recheck),
+        )
         order = bucketed([len(ids) for ids in dataset["input_ids"]], batch, recipe.seed)
         learnt = sum(sum(label != IGNORED for label in labels) for labels in dataset["labels"])
         trainer = cls(
