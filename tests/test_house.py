@@ -450,6 +450,40 @@ def test_no_secret_is_tracked() -> None:
             assert not hits, f"{path.relative_to(ROOT)}: {hits}"
 
 
+# `mrt` on the package index belongs to others: installing it, or an extra of it, would run a stranger's code.
+STRANGER = re.compile(
+    r"""\b(?:pip[3x]?|uv)\s+(?:install|add)\b[^\n;)]*?[\s"'=]mrt(?![\w-])(?!\.)|(?<![\w./-])mrt\\?\[[a-z]+\\?\]"""
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("pip install mrt", True),
+        ("pip install -U 'mrt'", True),
+        ("`pip install mrt`", True),
+        ("uv add mrt", True),
+        ("uv pip install mrt==0.1", True),
+        ("the extra mrt[vllm]", True),
+        (r"match='mrt\[vllm\]'", True),
+        ("pip install mrt-rl", False),
+        ("pip install 'mrt-rl[vllm]'", False),
+        ("pip install -e '.[dev]'; mrt doctor", False),
+        ("pip install mrt.whl", False),
+        ("`pip install x` (mrt needs it)", False),
+    ],
+)
+def test_the_name_of_another_project_is_seen(text: str, found: bool) -> None:
+    assert bool(STRANGER.search(text)) == found
+
+
+def test_nothing_installs_the_package_of_another_project() -> None:
+    for path in tracked():
+        if path.suffix in {*TEXT_ENDINGS, ".jinja"} and path != Path(__file__):
+            text = path.read_text(encoding="utf-8", errors="replace")
+            assert (hit := STRANGER.search(text)) is None, f"{path.relative_to(ROOT)}: {hit and hit.group()}"
+
+
 def test_constraints_are_pins_and_nothing_else() -> None:
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     pins = [line for line in lines if line and not line.startswith("#")]
