@@ -73,7 +73,10 @@ def _packages() -> Iterator[Check]:
         declared, names = list(project.get("dependencies", [])), list(project.get("optional-dependencies", {}))
         for name in names:
             declared += [_of_extra(line, name) for line in project["optional-dependencies"][name]]
-        found, cure = f"{version()}, {DISTRIBUTION} is not installed in this Python", "in the checkout, run `make install`"
+        found, cure = (
+            f"{version()}, {DISTRIBUTION} is not installed in this Python",
+            "in the checkout, run `make install`",
+        )
         yield Check("mrt", NOTE if project else FAILED, found, f"{cure}, or `pip install -e .`")
     try:
         from packaging.requirements import Requirement
