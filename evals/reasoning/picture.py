@@ -61,7 +61,12 @@ def draw(curves: Mapping[str, Any], out: Path) -> None:
     from matplotlib import pyplot
 
     style: Any = {"svg.hashsalt": "mrt", "svg.fonttype": "path", "font.size": 9, "axes.titlesize": 9, "axes.grid": True}
-    quiet: Any = {"grid.color": "#e4e4e4", "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False}
+    quiet: Any = {
+        "grid.color": "#e4e4e4",
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "legend.frameon": False,
+    }
     with matplotlib.rc_context(style | quiet):
         figure, axes = pyplot.subplots(1, 2, figsize=(7.2, 2.9), layout="constrained")
         for axis, (key, (title, label)) in zip(axes, CURVES.items(), strict=True):
