@@ -1,6 +1,6 @@
 """Any Gymnasium environment as a task distribution: pendulums of unknown gravity, learned over trials of two episodes.
 
-    python recipes/gymnasium_example.py           (pip install "mrt[control]")
+    python recipes/gymnasium_example.py           (pip install 'mrt-rl[control]', or -e '.[control]' in a checkout)
 
 The first lines are all that a new environment needs: which parameters vary, and between what. Rollouts, credits,
 trainer and evaluation are the same as everywhere; docs/environments.md has more.

@@ -1,9 +1,7 @@
-"""The rules of the house that a machine can hold: imports, banned calls, sizes, docstrings, secrets, the README."""
+"""The rules of the house that a machine can hold: imports, banned calls, sizes, docstrings, secrets."""
 
 import ast
-import os
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
@@ -31,7 +29,7 @@ NOBODY_IMPORTS = {"recipes", "evals", "tests"}
 # `mrt` finds what it offers by name, when it is asked for; the memories go once recipes name the classic ones.
 NAME_UPWARD = {"mrt"}
 NO_MIRROR = {"support", "programs", "fixtures"}
-TOP_TESTS = {"test_house.py", "test_gate.py", "test_wheel.py"}
+TOP_TESTS = {"test_house.py", "test_docs.py", "test_gate.py", "test_wheel.py"}
 HEAVY = ("torch", "transformers", "trl", "vllm", "gymnasium", "matplotlib", "math_verify", "datasets", "peft")
 BANNED_MODULES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 BANNED_CALLS = {"eval", "exec", "torch.load", "os.system", "os.popen"} | {
@@ -446,48 +444,42 @@ def test_no_secret_is_tracked() -> None:
             assert not hits, f"{path.relative_to(ROOT)}: {hits}"
 
 
+# `mrt` on the package index belongs to others: installing it, or an extra of it, would run a stranger's code.
+STRANGER = re.compile(
+    r"""\b(?:pip[3x]?|uv)\s+(?:install|add)\b[^\n;)]*?[\s"'=]mrt(?![\w-])(?!\.)|(?<![\w./-])mrt\\?\[[a-z]+\\?\]"""
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("pip install mrt", True),
+        ("pip install -U 'mrt'", True),
+        ("`pip install mrt`", True),
+        ("uv add mrt", True),
+        ("uv pip install mrt==0.1", True),
+        ("the extra mrt[vllm]", True),
+        (r"match='mrt\[vllm\]'", True),
+        ("pip install mrt-rl", False),
+        ("pip install 'mrt-rl[vllm]'", False),
+        ("pip install -e '.[dev]'; mrt doctor", False),
+        ("pip install mrt.whl", False),
+        ("`pip install x` (mrt needs it)", False),
+    ],
+)
+def test_the_name_of_another_project_is_seen(text: str, found: bool) -> None:
+    assert bool(STRANGER.search(text)) == found
+
+
+def test_nothing_installs_the_package_of_another_project() -> None:
+    for path in tracked():
+        if path.suffix in {*TEXT_ENDINGS, ".jinja"} and path != Path(__file__):
+            text = path.read_text(encoding="utf-8", errors="replace")
+            assert (hit := STRANGER.search(text)) is None, f"{path.relative_to(ROOT)}: {hit and hit.group()}"
+
+
 def test_constraints_are_pins_and_nothing_else() -> None:
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     pins = [line for line in lines if line and not line.startswith("#")]
     assert pins[0].startswith("torch==")
     assert [line for line in pins if not re.fullmatch(r"[A-Za-z0-9._-]+==[0-9][0-9a-z.]*", line)] == []
-
-
-# ---- the README's commands
-
-FENCE = re.compile(r"^```bash (test|slow)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-
-
-def fences(kind: str) -> list[str]:
-    readme = ROOT / "README.md"
-    text = readme.read_text(encoding="utf-8") if readme.is_file() else ""
-    return [body for found, body in FENCE.findall(text) if found == kind]
-
-
-def run_fences(kind: str, folder: Path) -> None:
-    """In order, in one copy of the checkout, so that a later fence may use what an earlier one made."""
-    commands = fences(kind)
-    if not commands:
-        pytest.skip(f"README.md has no fence tagged `bash {kind}`")
-    for path in tracked():
-        target = folder / path.relative_to(ROOT)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(path, target)
-    search = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": search, "PYTHONPATH": str(folder)}
-    for body in commands:
-        command = ["bash", "-euo", "pipefail", "-c", body]
-        done = subprocess.run(
-            command, cwd=folder, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL
-        )
-        assert done.returncode == 0, f"{body}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
-
-
-def test_readme_commands(tmp_path: Path) -> None:
-    run_fences("test", tmp_path)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(7200)
-def test_readme_slow_commands(tmp_path: Path) -> None:
-    run_fences("slow", tmp_path)

@@ -41,6 +41,7 @@ from mrt.control.interaction import first_inputs
 from mrt.control.policy import ControlPolicy
 from mrt.control.rollout import rollout
 from mrt.control.trainer import ControlConfig, ControlTrainer
+from mrt.version import install_command
 
 PARTS = ("acting", "environment", "recording", "bounds", "loss", "backward", "optimiser", "rest")
 JAX = {"bandit": 120_000, "GridNavi": 86_000}  # steps a second, measured on this kind of machine
@@ -134,7 +135,7 @@ def measure_tensors(sizes: Sizes) -> dict[str, Any]:
         from evals.speed.plain_envs import PLAIN
     except ImportError:
         say("tensor_over_sync 1/1: Gymnasium is not installed")
-        return {"skipped": 'Gymnasium is not installed: pip install "mrt[control]"'}
+        return {"skipped": f"Gymnasium is not installed: {install_command('control')}"}
     cases = {}
     for name, dials in TENSORS.items():
         tasks = make_tasks(name, **dials)

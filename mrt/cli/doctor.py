@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mrt.errors import MRTError
+from mrt.version import DISTRIBUTION, checkout_project, install_command, version
 
 GOOD, NOTE, FAILED = "ok", "note", "failed"
 GIB = 2**30
@@ -64,19 +65,25 @@ def _python() -> Check:
 def _packages() -> Iterator[Check]:
     """Each dependency against the range that mrt declares; each extra as a whole."""
     try:
-        declared = metadata.requires("mrt") or []
+        installed = metadata.metadata(DISTRIBUTION)
+        declared, names = metadata.requires(DISTRIBUTION) or [], installed.get_all("Provides-Extra") or []
+        yield Check("mrt", GOOD, version())
     except metadata.PackageNotFoundError:
-        yield Check(
-            "mrt", FAILED, "not installed in this Python", "run `make install`, or `pip install -e .` in the checkout"
+        project = checkout_project()
+        declared, names = list(project.get("dependencies", [])), list(project.get("optional-dependencies", {}))
+        for name in names:
+            declared += [_of_extra(line, name) for line in project["optional-dependencies"][name]]
+        found, cure = (
+            f"{version()}, {DISTRIBUTION} is not installed in this Python",
+            "in the checkout, run `make install`",
         )
-        return
-    yield Check("mrt", GOOD, metadata.version("mrt"))
+        yield Check("mrt", NOTE if project else FAILED, found, f"{cure}, or `pip install -e .`")
     try:
         from packaging.requirements import Requirement
     except ModuleNotFoundError:
         yield Check("packaging", FAILED, "not installed", "pip install packaging")
         return
-    extras: dict[str, list[str]] = {name: [] for name in metadata.metadata("mrt").get_all("Provides-Extra") or []}
+    extras: dict[str, list[str]] = {name: [] for name in names}
     for requirement in map(Requirement, declared):
         if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
             yield _package(requirement.name, str(requirement.specifier))
@@ -87,7 +94,14 @@ def _packages() -> Iterator[Check]:
                 missing += [requirement.name] if check.status == FAILED else []
     for extra, missing in extras.items():
         found = f"not installed ({', '.join(missing)})" if missing else "installed"
-        yield Check(f"[{extra}]", NOTE if missing else GOOD, found, f"only if you want it: pip install 'mrt[{extra}]'")
+        cure = f"only if you want it: {install_command(extra)}, or `pip install -e '.[{extra}]'` in a checkout"
+        yield Check(f"[{extra}]", NOTE if missing else GOOD, found, cure)
+
+
+def _of_extra(requirement: str, extra: str) -> str:
+    """The requirement with the marker that a wheel's metadata would give it."""
+    name, _, marker = requirement.partition(";")
+    return f"{name} ; ({marker}) and extra == '{extra}'" if marker else f"{name} ; extra == '{extra}'"
 
 
 def _package(name: str, wanted: str) -> Check:

@@ -14,12 +14,13 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
-from importlib import import_module, metadata
+from importlib import import_module
 from types import FrameType
 from typing import Any, NoReturn
 
 from mrt.errors import ConfigError, MRTError, nearest
 from mrt.runs.fields import redact
+from mrt.version import version
 
 PROBES = ("gold", "sampled", "greedy", "shrunk")
 OK, USER_MISTAKE, INTERRUPTED = 0, 2, 130
@@ -240,7 +241,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         ns = parse(argv)
         if ns.command is None:
-            print(metadata.version("mrt"))
+            print(version())
             return OK
         with _interruptible(), redirect_stdout(sys.stderr):  # trainers print; stdout is for the answer
             outcome = getattr(import_module("mrt.cli.commands"), COMMANDS[ns.command].function)(ns)

@@ -19,9 +19,10 @@ from typing import Any
 from mrt.errors import CheckpointError, ConfigError
 from mrt.runs.fields import is_secret, redact
 from mrt.runs.recipe import Recipe, digest
+from mrt.version import version
 
 SCHEMA_VERSION = 1
-PACKAGES = ("mrt", "torch", "transformers", "trl", "accelerate", "datasets", "peft", "math-verify", "numpy")
+PACKAGES = ("torch", "transformers", "trl", "accelerate", "datasets", "peft", "math-verify", "numpy")
 
 
 class RunState(StrEnum):
@@ -191,7 +192,7 @@ def redact_command(command: Sequence[str]) -> list[str]:
 
 def versions() -> dict[str, str]:
     """Of Python and of the packages that decide a result, without importing any."""
-    found = {"python": sys.version.split()[0]}
+    found = {"python": sys.version.split()[0], "mrt": version()}
     for name in PACKAGES:
         try:
             found[name] = metadata.version(name)

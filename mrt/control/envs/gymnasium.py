@@ -20,6 +20,7 @@ from torch import Tensor
 from mrt.control.envs.base import Spec, Step, TensorEnv, number_text
 from mrt.control.envs.variation import Variation
 from mrt.errors import ConfigError
+from mrt.version import install_command
 
 try:
     from gymnasium import spaces
@@ -29,7 +30,7 @@ try:
     from mrt.control.envs.gym_spaces import check_actions, observation_width, own_actions
     from mrt.control.envs.gym_vector import TensorVectorEnv
 except ImportError as error:
-    raise ConfigError('this needs Gymnasium, which is not installed: pip install "mrt[control]"') from error
+    raise ConfigError(f"this needs Gymnasium, which is not installed: {install_command('control')}") from error
 
 __all__ = ["GymEnv", "TensorVectorEnv", "attributes_of", "is_environment", "ranges", "registered"]
 

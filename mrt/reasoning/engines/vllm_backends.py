@@ -15,6 +15,7 @@ import torch
 
 from mrt.errors import ConfigError, SyncError
 from mrt.reasoning.engines.sampling import Sampling
+from mrt.version import install_command
 
 MOST_WANTED = 128  # tokens whose log-probability one request may ask for (vLLM's own limit)
 CONCURRENT = 64  # requests in flight to a server
@@ -269,6 +270,6 @@ def require_vllm() -> None:
         import vllm  # noqa: F401
     except ImportError as error:
         raise ConfigError(
-            f"this needs vLLM, which cannot be imported ({error}): pip install 'mrt[vllm]', or set use_vllm=false "
+            f"this needs vLLM, which cannot be imported ({error}): {install_command('vllm')}, or set use_vllm=false "
             "(an evaluation: engine=transformers)"
         ) from error

@@ -15,7 +15,7 @@ from mrt.errors import ConfigError
 def test_without_gymnasium_the_cure_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "gymnasium", None)
     monkeypatch.delitem(sys.modules, "mrt.control.envs.gymnasium", raising=False)
-    with pytest.raises(ConfigError, match=r'pip install "mrt\[control\]"'):
+    with pytest.raises(ConfigError, match=r"pip install 'mrt-rl\[control\]'"):
         importlib.import_module("mrt.control.envs.gymnasium")
 
 

@@ -105,7 +105,7 @@ def test_parameters_of_a_request() -> None:
 
 def test_without_vllm_the_cure_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "vllm", None)
-    with pytest.raises(ConfigError, match=r"needs vLLM.*pip install 'mrt\[vllm\]'"):
+    with pytest.raises(ConfigError, match=r"needs vLLM.*pip install 'mrt-rl\[vllm\]'"):
         Colocated(None)
 
 
