@@ -85,9 +85,9 @@ class Thinker:
         more = self.engine.answers(
             prefix, branches, 1, left, self.fmt.end_ids, sampling=self.sampling, purpose="sampled"
         )
-        for row, answer in zip(open_rows, more, strict=True):
+        for row, found in zip(open_rows, more, strict=True):
             room = self._own_room(row) - len(self.fmt.split(row.ids)[1] or ())
-            row.draw(answer.ids[0][:room], answer.logprobs[0][:room])
+            row.draw(found.ids[0][:room], found.logprobs[0][:room])
 
     def _own_room(self, row: SampleRow) -> int:
         """Tokens that the answer behind this row's own close may have, within the model's context."""

@@ -55,5 +55,5 @@ def forced_answers(
 def _ask(
     engine: Engine, prefix: Any, branches: Sequence[Branch], stops: Sequence[int], request: AnswerRequest
 ) -> list[Answers]:
-    how = {"sampling": request.sampling, "purpose": request.purpose}
+    how: dict[str, Any] = {"sampling": request.sampling, "purpose": request.purpose}
     return engine.answers(prefix, branches, request.samples, request.room, stops, **how)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from trl import GRPOConfig
 
 from mrt.credit.guard import check_construction
@@ -71,10 +70,6 @@ class MRTConfig(TrialArguments, GRPOConfig):  # type: ignore[misc]  # narrower d
     early_stopping_patience: int | None = field(
         default=None, metadata={"help": "evaluations without a better metric_for_best_model after which a run ends"}
     )
-    bf16: bool | None = field(default=None, metadata={"help": "bfloat16 mixed precision; None: on a GPU that has it"})
-    gradient_checkpointing: bool | None = field(
-        default=None, metadata={"help": "recompute activations; None: on a GPU"}
-    )
     held_out_prover: str = field(default="auto", metadata={"help": "auto | reference | none: the gaming watch"})
     sync_tolerance: float | None = field(
         default=None, metadata={"help": "vLLM: nats a token that engine and weights may differ by; None: by precision"}
@@ -112,14 +107,7 @@ class MRTConfig(TrialArguments, GRPOConfig):  # type: ignore[misc]  # narrower d
                 f"credit='{self.credit}' needs stop values, but rollout='{self.rollout}' with probe='{self.probe}' "
                 "measures none. Cure: rollout='probed' and probe='sampled' or 'gold'"
             )
-        if not 0 < self.probe_share <= 1 or self.probe_every < 1 or (self.probe_boundaries or 2) < 2:
-            raise ConfigError(
-                "probe_share lies in (0, 1], probe_every is at least 1, probe_boundaries at least 2 (0: all)"
-            )
-        if self.probe_moved is not None and (
-            self.probe_moved < 0 or self.schedule() != Schedule(share=self.probe_share, moved=self.probe_moved)
-        ):
-            raise ConfigError("probe_moved is at least 0 and goes without probe_every and probe_boundaries")
+        self._check_probes()
         if self.thinking_budget is not None:
             if self.rollout != "probed":
                 raise ConfigError("thinking_budget needs rollout='probed' (with probe='none' to measure nothing)")
@@ -136,6 +124,20 @@ class MRTConfig(TrialArguments, GRPOConfig):  # type: ignore[misc]  # narrower d
         if self.credit == "progress" and self.bonus:
             check_construction(self.progress_mode, mixed=self.rollout == "mixed")
         check_honoured(self)
+        self._check_evaluation()
+        super().__post_init__()
+
+    def _check_probes(self) -> None:
+        if not 0 < self.probe_share <= 1 or self.probe_every < 1 or (self.probe_boundaries or 2) < 2:
+            raise ConfigError(
+                "probe_share lies in (0, 1], probe_every is at least 1, probe_boundaries at least 2 (0: all)"
+            )
+        if self.probe_moved is not None and (
+            self.probe_moved < 0 or self.schedule() != Schedule(share=self.probe_share, moved=self.probe_moved)
+        ):
+            raise ConfigError("probe_moved is at least 0 and goes without probe_every and probe_boundaries")
+
+    def _check_evaluation(self) -> None:
         if self.early_stopping_patience is not None and (
             self.early_stopping_patience < 1 or not (self.load_best_model_at_end and self.metric_for_best_model)
         ):
@@ -145,12 +147,6 @@ class MRTConfig(TrialArguments, GRPOConfig):  # type: ignore[misc]  # narrower d
             )
         if self.eval_problems < 1:
             raise ConfigError(f"eval_problems={self.eval_problems} must be at least 1")
-        on_gpu = torch.cuda.is_available() and not self.use_cpu
-        if self.bf16 is None:
-            self.bf16 = on_gpu and not self.fp16 and torch.cuda.is_bf16_supported()
-        if self.gradient_checkpointing is None:
-            self.gradient_checkpointing = on_gpu
-        super().__post_init__()
 
     @property
     def thinking_room(self) -> int:

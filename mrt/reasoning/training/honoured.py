@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from mrt.errors import ConfigError
@@ -49,11 +50,15 @@ def _no_thought(args: Any) -> bool:
     return args.rollout != "plain" and any(kwargs.get(name) is False for name in ("enable_thinking", "thinking"))
 
 
+def _shapes(name: str, args: Any) -> bool:
+    return name in shaped(args) and _engine_samples(args)
+
+
 REFUSALS = (
     *(
         Refusal(
             name,
-            lambda args, name=name: name in shaped(args) and _engine_samples(args),
+            partial(_shapes, name),
             "our engines draw the answers behind a forced close by temperature, top_p and top_k alone. "
             "Cure: rollout=probed with probe=gold or none and no thinking_budget, or rollout=plain",
         )

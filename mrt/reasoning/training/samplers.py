@@ -135,7 +135,7 @@ def continue_rows(
     """`request.group` continuations of every start, each cut at its own limit."""
     prefix = engine.prefill(starts)
     branches = [Branch(i, len(start)) for i, start in enumerate(starts)]
-    own = {"sampling": request.sampling, "purpose": "sampled", "keep": request.keep}
+    own: dict[str, Any] = {"sampling": request.sampling, "purpose": "sampled", "keep": request.keep}
     answers = engine.answers(prefix, branches, request.group, max(limits), fmt.end_ids, **own)
     for answer, limit in zip(answers, limits, strict=True):
         answer.ids = [ids[:limit] for ids in answer.ids]
