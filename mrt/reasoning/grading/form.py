@@ -17,6 +17,8 @@ from mrt.reasoning.grading.unit_tail import Tail, split_tail
 from mrt.reasoning.grading.units import NO_UNIT, Unit, scale_between, unit_of
 
 MAX_WORDS = 400  # in an answer with words
+MAX_LENGTH = 6000  # characters once spelled; what follows is not linear in them
+MAX_QUANTITY = 300  # characters of a quantity in two units
 MAX_SIGNS = 4  # of plus-minus in one answer; each doubles what is compared
 
 _COMMA_NUMBER = re.compile(r"(.*?)(?<![\d.,])(\d{1,3}(?:,\d{3})+)((?:\.\d+)?)")
@@ -42,11 +44,14 @@ def read(text: str, max_chars: int, letter_units: bool = False, loose_words: boo
         Unreadable: for an answer beyond the limits, or one that cannot be read in a single way.
     """
     check_limits(text, max_chars)
-    text = _one_of_two(_without_lead_in(tidy(text)))
+    text = tidy(text)
+    if re.search(r"(?<!\\)\b[A-Za-z]{40}", text) or text.count(" ") > 2 * MAX_WORDS or len(text) > MAX_LENGTH:
+        raise Unreadable("prose")
+    if len(re.findall(r"\\[A-Za-z]+|\d+|\S", re.sub(r"[A-Za-z]{4,}", "", text))) > MAX_TOKENS:
+        raise Unreadable(f"an expression of more than {MAX_TOKENS} tokens")
+    text = _one_of_two(_without_lead_in(text))
     if not text:
         raise Unreadable("empty")
-    if re.search(r"(?<!\\)\b[A-Za-z]{40}", text):
-        raise Unreadable("prose")
     for recognise in (kinds.choice, kinds.clock, kinds.ratio):
         form = recognise(text)
         if form is not None:
@@ -54,11 +59,6 @@ def read(text: str, max_chars: int, letter_units: bool = False, loose_words: boo
     form = kinds.words(text, loose_words)
     if form is not None:
         return form
-    if (
-        len(re.findall(r"\\[A-Za-z]+|\d+|\S", re.sub(r"[A-Za-z]{4,}", "", text))) > MAX_TOKENS
-        or text.count(" ") > MAX_WORDS
-    ):
-        raise Unreadable(f"an expression of more than {MAX_TOKENS} tokens")
     base = _BASE.fullmatch(text)
     if base:
         name = base.group(2) or base.group(3)
@@ -83,6 +83,8 @@ def _without_lead_in(text: str) -> str:
 
 def _one_of_two(text: str) -> str:
     """The second spelling of "x<1 : (-infinity, 1)", the first of two intervals set equal, the inside of [x=1, y=2]."""
+    if not text.endswith((")", "]", "}", "\\emptyset")) and ":" not in text:
+        return text
     both = re.fullmatch(rf"(?:.*(?:<|>|\\le|\\ge).*?|[A-Za-z .]*)\s*:\s*({_INTERVAL}|\\emptyset|\\mathbb\{{R\}})", text)
     if both:
         return both.group(1)
@@ -161,7 +163,7 @@ def _single(text: str, letter_units: bool) -> Form:
         tail = split_tail(rest, False, letter_units)
         core = tail.core + tail.factor if tail else rest
         return Form(currency.group(1) + currency.group(3) + core, unit=unit_of(name) or Unit())
-    percent = re.fullmatch(r"(.*\d.*?)\s*\\%", text)
+    percent = re.fullmatch(r"(.*\d.*?)\s*\\%", text) if text.endswith("%") else None
     if percent and "\\%" not in percent.group(1) and "=" not in percent.group(1):
         return Form(percent.group(1).strip(), percent=True)
     tail = split_tail(text, letter_units, letter_units)
@@ -170,7 +172,7 @@ def _single(text: str, letter_units: bool) -> Form:
     if text[len(tail.core) :].strip() in lexicon.BARE_UNITS | lexicon.BARE_UNITS_SPACED and _letters(tail.core):
         return Form(text)
     core, unit = _added_up(tail, letter_units)
-    percent = re.fullmatch(r"(.*\d.*?)\s*\\%", core)
+    percent = re.fullmatch(r"(.*\d.*?)\s*\\%", core) if core.endswith("%") else None
     core = f"({core}){tail.factor}" if tail.factor else core
     return Form(percent.group(1) if percent else core, unit=unit, percent=percent is not None)
 
@@ -181,7 +183,10 @@ def _letters(core: str) -> bool:
 
 def _added_up(tail: Tail, letter_units: bool) -> tuple[str, Unit]:
     """5 feet 4 inches as 5 + 4/12 feet: (the sum, its unit)."""
-    match = re.fullmatch(rf"(.*[^\d\s.,(+\-*/=]\s*?)(?:,|and|{TEXT}\{{\s*and\s*\}})?\s*(\d+(?:\.\d+)?)", tail.core)
+    match = re.fullmatch(
+        rf"(.*[^\d\s.,(+\-*/=]\s*?)(?:,|and|{TEXT}\{{\s*and\s*\}})?\s*(\d+(?:\.\d+)?)", tail.core[-MAX_QUANTITY:]
+    )
+    match = match if len(tail.core) < MAX_QUANTITY else None
     before = split_tail(match.group(1).strip(), letter_units, False) if match and tail.unit.known else None
     if match is None or before is None or not re.fullmatch(r"[\d.,\\ a-z{}/-]+", before.core) or not before.unit.known:
         return tail.core, tail.unit

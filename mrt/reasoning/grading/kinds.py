@@ -146,6 +146,8 @@ _MODULAR = re.compile(r"(.+?)\\equiv(?![A-Za-z])(.+?)\(?\s*\\(?:pmod|bmod)(?![A-
 
 def congruence(text: str) -> Form | None:
     r"""n \equiv 3 \pmod 5: the left side, the residues modulo the modulus, the modulus."""
+    if "\\equiv" not in text:
+        return None
     text = re.sub(rf"{TEXT}\{{\s*\(?\s*mod\s*(\w+)\s*\)?\s*\}}", r"\\pmod{\1}", text)
     match = _MODULAR.fullmatch(re.sub(rf"\(?\s*{TEXT}\{{\s*mod\s*\}}|\(\s*mod(?![A-Za-z])", r"\\pmod ", text))
     if match is None:
@@ -165,7 +167,7 @@ _BUILDER = re.compile(r"\\\{\s*(.+?)\s*(?:\\mid(?![A-Za-z])|\||:)\s*(.+?)\s*\\\}
 
 def set_builder(text: str) -> str | Form | None:
     r"""\{x | x > 3\} as the condition alone; any other set by its conditions as a mixture."""
-    match = _BUILDER.fullmatch(text)
+    match = _BUILDER.fullmatch(text) if text.startswith("\\{") and text.endswith("\\}") else None
     if match is None or re.search(r"\\[{}]", match.group(1)):
         return None
     left, right = match.groups()

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from mrt.reasoning.grading import lexicon
 from mrt.reasoning.grading.units import NO_UNIT, Unit, in_latex, unit_of
 
+MAX_PIECES = 60  # of a unit; a longer run is none
 _BRACED = r"\{(?:[^{}]|\{[^{}]*\})*\}"
 _MACRO = re.compile(rf"\\({lexicon.TEXT_MACROS})(?![A-Za-z])\s*\{{((?:[^{{}}]|\{{[^{{}}]*\}})*)\}}")
 _PIECE = re.compile(
@@ -46,7 +47,9 @@ def split_tail(text: str, bare_letters: bool, loose_nouns: bool) -> Tail | None:
     text = _UNIT_FRACTION.sub(r"\1/\2", text)
     pieces = list(_PIECE.finditer(text))
     start = len(pieces)
-    while start and _may_belong(pieces[start - 1], text, bare_letters, loose_nouns):
+    while (
+        start > len(pieces) - MAX_PIECES and start and _may_belong(pieces[start - 1], text, bare_letters, loose_nouns)
+    ):
         start -= 1
     while start < len(pieces):  # the longest run first, then without its first pieces
         core = text[: pieces[start].start()].strip()

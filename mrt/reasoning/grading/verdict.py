@@ -102,7 +102,7 @@ _HOLDS_NOTHING = re.compile(
 
 def answer_boxes(text: str) -> tuple[list[str], list[str]]:
     """(the boxes of the last sentence that has any, those before), without empty ones and repeated spellings."""
-    sentence: list[str] = []
+    sentence: dict[str, str] = {}  # by their spelling without spaces
     earlier: list[str] = []
     end = 0
     for start, stop in _box_spans(text):
@@ -111,11 +111,11 @@ def answer_boxes(text: str) -> tuple[list[str], list[str]]:
             continue
         between = text[end : max(start - len("\\boxed{"), end)]
         if sentence and (_SENTENCE_END.search(between) or _CORRECTION.search(between)):
-            earlier, sentence = [*earlier, *sentence], []
+            earlier += sentence.values()
+            sentence = {}
         end = stop + 1
-        if all("".join(box.split()) != "".join(content.split()) for box in sentence):
-            sentence.append(content)
-    return sentence, earlier
+        sentence.setdefault("".join(content.split()), content)
+    return list(sentence.values()), earlier
 
 
 def content_of(gold: str) -> str:
