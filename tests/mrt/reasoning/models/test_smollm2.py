@@ -1,4 +1,4 @@
-"""SmolLM2-135M-Instruct from the package index (`make pretrained`): it loads by its short name, answers, and its boundaries
+"""SmolLM2-135M-Instruct from the package index (`make pretrained`): it loads by its short name, answers, and boundaries
 are probed at the price of their own tokens."""
 
 from __future__ import annotations
