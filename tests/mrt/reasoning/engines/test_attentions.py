@@ -137,6 +137,26 @@ def test_other_states_are_read_anew(kind: str, caplog: pytest.LogCaptureFixture)
         TransformersEngine(model, 0)
 
 
+@pytest.mark.parametrize("kind", ["qwen3", "gemma3_text"])
+@pytest.mark.parametrize("how", ["weights", "autocast"])
+def test_half_precision_differs_by_its_rounding(kind: str, how: str) -> None:
+    """bfloat16 weights, and float32 ones under autocast as accelerate wraps a model: keys and values may then differ in
+    dtype."""
+    model = build(kind, **SHARED[kind])
+    expected = [[sum(fresh(model, given(b), one)) for one in CONTINUATIONS] for b in BRANCHES]
+    if how == "weights":
+        model = model.bfloat16()
+    else:
+        model.forward = torch.autocast("cpu", dtype=torch.bfloat16)(model.forward)
+    engine = engine_on(model, 0)
+    prefix = engine.prefill(ROWS)
+    for tolerance in (0.0, 1e-300):
+        for score, want in zip(engine.score(prefix, BRANCHES, [CONTINUATIONS] * 5, tolerance), expected, strict=True):
+            assert score.tolist() == pytest.approx(want, abs=0.2)
+    kept = engine.answers(prefix, BRANCHES, 2, 5, [1], keep=True)
+    engine.restore([one for answer in kept for one in answer.kept])
+
+
 def test_windows_are_read_from_the_configuration() -> None:
     kinds = {kind: dict(attention_of(build(kind, **SHARED[kind])).kinds) for kind in ("llama", "mistral", "gemma2")}  # type: ignore[union-attr]
     assert kinds["llama"] == {"full_attention": 0}
