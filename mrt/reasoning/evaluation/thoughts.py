@@ -67,8 +67,10 @@ class Thinker:
         """Answers behind a closed thought that were cut go on, up to the room that answers of their own have."""
         open_rows, left = [], 0
         for row in rows:
-            _, answer = self.fmt.split(row.ids)
-            missing = 0 if answer is None or row.ids[-1] in self.fmt.end_ids else self._own_room(row) - len(answer)
+            thought, answer = self.fmt.split(row.ids)
+            if answer is None or row.ids[-1] in self.fmt.end_ids or len(thought) > self.config.full:
+                continue
+            missing = self._own_room(row) - len(answer)
             if missing > 0:
                 open_rows.append(row)
                 left = max(left, missing)
@@ -83,9 +85,9 @@ class Thinker:
             else self.engine.prefill([row.context for row in open_rows])
         )
         more = self.engine.answers(prefix, branches, 1, left, self.fmt.end_ids, self.sampling, "sampled")
-        for row, answer in zip(open_rows, more, strict=True):
+        for row, rest in zip(open_rows, more, strict=True):
             room = self._own_room(row) - len(self.fmt.split(row.ids)[1] or ())
-            row.draw(answer.ids[0][:room], answer.logprobs[0][:room])
+            row.draw(rest.ids[0][:room], rest.logprobs[0][:room])
 
     def _own_room(self, row: SampleRow) -> int:
         """Tokens that the answer behind this row's own close may have, within the model's context."""

@@ -69,8 +69,10 @@ class MRTConfig(TrialArguments, GRPOConfig):  # type: ignore[misc]  # narrower d
     early_stopping_patience: int | None = field(
         default=None, metadata={"help": "evaluations without a better metric_for_best_model after which a run ends"}
     )
-    bf16: bool | None = field(default=None, metadata={"help": "bfloat16 mixed precision; None: on a GPU that has it"})
-    gradient_checkpointing: bool | None = field(
+    bf16: bool | None = field(  # type: ignore[assignment]  # as in TRL
+        default=None, metadata={"help": "bfloat16 mixed precision; None: on a GPU that has it"}
+    )
+    gradient_checkpointing: bool | None = field(  # type: ignore[assignment]
         default=None, metadata={"help": "recompute activations; None: on a GPU"}
     )
     held_out_prover: str = field(default="auto", metadata={"help": "auto | reference | none: the gaming watch"})

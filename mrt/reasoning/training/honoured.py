@@ -26,7 +26,7 @@ SAMPLING_PROBES = ("sampled", "shrunk", "greedy")
 
 @dataclass(frozen=True)
 class Refusal:
-    """An argument that `holds(args)` says no to, and what to do instead."""
+    """An argument, when it would be ignored, and what to do instead."""
 
     name: str
     ignored: Callable[[Any], bool]
@@ -44,21 +44,22 @@ def _engine_samples(args: Any) -> bool:
     return forces or (args.rollout == "probed" and args.probe in SAMPLING_PROBES)
 
 
+def _shaping(name: str) -> Refusal:
+    return Refusal(
+        name,
+        lambda args: name in shaped(args) and _engine_samples(args),
+        "our engines draw the answers behind a forced close by temperature, top_p and top_k alone. "
+        "Cure: rollout=probed with probe=gold or none and no thinking_budget, or rollout=plain",
+    )
+
+
 def _no_thought(args: Any) -> bool:
     kwargs = args.chat_template_kwargs or {}
     return args.rollout != "plain" and any(kwargs.get(name) is False for name in ("enable_thinking", "thinking"))
 
 
 REFUSALS = (
-    *(
-        Refusal(
-            name,
-            lambda args, name=name: name in shaped(args) and _engine_samples(args),
-            "our engines draw the answers behind a forced close by temperature, top_p and top_k alone. "
-            "Cure: rollout=probed with probe=gold or none and no thinking_budget, or rollout=plain",
-        )
-        for name in SHAPING
-    ),
+    *map(_shaping, SHAPING),
     Refusal(
         "multi_objective_aggregation",
         lambda args: args.multi_objective_aggregation != "sum_then_normalize" and args.credit != "outcome",
