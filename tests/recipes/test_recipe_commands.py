@@ -91,11 +91,12 @@ def test_finetuning_learns_thought_close_and_answer_behind_the_prompt(
 
 
 def test_mrt_on_mathematics_runs_an_update(here: Path, tiny_dir: Path, tmp_path: Path) -> None:
-    command = (
-        "mrt train math/mrt args.max_completion_length=80 args.thinking_budget=24 args.per_device_train_batch_size=4 "
-        "args.gradient_accumulation_steps=1 args.num_generations=4 args.eval_strategy=no "
-        "args.load_best_model_at_end=false args.segmenter=blocks args.segmenter_options={size:\\ 8} args.save_strategy=no args.probe_samples=2"
-    )
+    small = {
+        "max_completion_length": 80, "thinking_budget": 24, "per_device_train_batch_size": 4, "num_generations": 4,
+        "gradient_accumulation_steps": 1, "eval_strategy": "no", "load_best_model_at_end": "false", "probe_samples": 2,
+        "segmenter": "blocks", "segmenter_options.size": 8, "save_strategy": "no",
+    }  # fmt: skip
+    command = "mrt train math/mrt " + " ".join(f"args.{name}={value}" for name, value in small.items())
     trainer = built(command, here, tiny_dir, tmp_path)
     assert isinstance(trainer.args, MRTConfig)
     trainer.train()
