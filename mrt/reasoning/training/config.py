@@ -104,7 +104,9 @@ class MRTConfig(TrialArguments, GRPOConfig):  # type: ignore[misc]  # narrower d
         if self.probe_moved is not None and (
             self.probe_moved < 0 or self.schedule() != Schedule(share=self.probe_share, moved=self.probe_moved)
         ):
-            raise ConfigError("probe_moved is at least 0 and goes without probe_every and probe_boundaries")
+            raise ConfigError(
+                "probe_moved must be at least 0, and cannot be combined with probe_every or probe_boundaries"
+            )
         if self.thinking_budget is not None:
             if self.rollout != "probed":
                 raise ConfigError("thinking_budget needs rollout='probed' (with probe='none' to measure nothing)")
