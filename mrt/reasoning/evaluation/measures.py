@@ -239,18 +239,18 @@ def calibration(
         return total[..., -1] / total[..., :-1].reshape(*total.shape[:-1], bins, 3)[..., 0].sum(-1)
 
     table = _by_problem(sums, keys)
-    curve = []
-    for b in range(bins):
-        count, forecasts, outcomes = cells[:, b].sum(0)
+    found = {"ece": asdict(bootstrap_sums(table, ece)), "brier": asdict(bootstrap_sums(table, brier))}
+    return {"n": len(j), **found, "curve": _reliability(cells.sum(0))}
+
+
+def _reliability(cells: FloatArray) -> list[dict[str, Any]]:
+    """The reliability curve from count, sum of forecasts and sum of outcomes of every bin (bins, 3)."""
+    bins, curve = len(cells), []
+    for b, (count, forecasts, outcomes) in enumerate(cells):
         if count > 0:
             means = {"forecast": forecasts / count, "outcome": outcomes / count}
             curve.append({"low": b / bins, "high": (b + 1) / bins, "n": round(float(count)), **means})
-    return {
-        "n": len(j),
-        "ece": asdict(bootstrap_sums(table, ece)),
-        "brier": asdict(bootstrap_sums(table, brier)),
-        "curve": curve,
-    }
+    return curve
 
 
 def _cross_fitted(rewards: FloatArray, right: float, bins: int) -> FloatArray:

@@ -67,8 +67,10 @@ class Thinker:
         """Answers behind a closed thought that were cut go on, up to the room that answers of their own have."""
         open_rows, left = [], 0
         for row in rows:
-            _, answer = self.fmt.split(row.ids)
-            missing = 0 if answer is None or row.ids[-1] in self.fmt.end_ids else self._own_room(row) - len(answer)
+            thought, answer = self.fmt.split(row.ids)
+            if answer is None or row.ids[-1] in self.fmt.end_ids or len(thought) > self.config.full:
+                continue
+            missing = self._own_room(row) - len(answer)
             if missing > 0:
                 open_rows.append(row)
                 left = max(left, missing)

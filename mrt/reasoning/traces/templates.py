@@ -49,7 +49,7 @@ def prepare_thinking(tokenizer: Tokenizer, thinking: str = "auto", tags: Sequenc
         tags: your own pair.
 
     Raises:
-        ConfigError: for an unknown mode, a pair that is none, and `tags` where there are none.
+        ConfigError: for an unknown mode, a malformed pair, and `tags` where the model has none.
     """
     if thinking not in THINKING:
         raise ConfigError(f"thinking={thinking!r} is not possible here; {nearest(str(thinking), THINKING)}")

@@ -14,7 +14,7 @@ from mrt.trials import Trials
 
 
 class BonusCredit:
-    """`weigh(trials, fraction)` gives the weights (B, T) and what is to be logged of the bonus.
+    """`weigh(trials, fraction)` gives the weights (B, T) and the metrics of the bonus to log.
 
     The cancellation guard looks at the first batches until one could tell, over the groups of all processes: the run
     ends everywhere or nowhere.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from mrt.errors import ConfigError
@@ -27,7 +26,7 @@ SAMPLING_PROBES = ("sampled", "shrunk", "greedy")
 
 @dataclass(frozen=True)
 class Refusal:
-    """An argument that `holds(args)` says no to, and what to do instead."""
+    """An argument, when it would be ignored, and what to do instead."""
 
     name: str
     ignored: Callable[[Any], bool]
@@ -45,25 +44,22 @@ def _engine_samples(args: Any) -> bool:
     return forces or (args.rollout == "probed" and args.probe in SAMPLING_PROBES)
 
 
+def _shaping(name: str) -> Refusal:
+    return Refusal(
+        name,
+        lambda args: name in shaped(args) and _engine_samples(args),
+        "our engines draw the answers behind a forced close by temperature, top_p and top_k alone. "
+        "Cure: rollout=probed with probe=gold or none and no thinking_budget, or rollout=plain",
+    )
+
+
 def _no_thought(args: Any) -> bool:
     kwargs = args.chat_template_kwargs or {}
     return args.rollout != "plain" and any(kwargs.get(name) is False for name in ("enable_thinking", "thinking"))
 
 
-def _shapes(name: str, args: Any) -> bool:
-    return name in shaped(args) and _engine_samples(args)
-
-
 REFUSALS = (
-    *(
-        Refusal(
-            name,
-            partial(_shapes, name),
-            "our engines draw the answers behind a forced close by temperature, top_p and top_k alone. "
-            "Cure: rollout=probed with probe=gold or none and no thinking_budget, or rollout=plain",
-        )
-        for name in SHAPING
-    ),
+    *map(_shaping, SHAPING),
     Refusal(
         "multi_objective_aggregation",
         lambda args: args.multi_objective_aggregation != "sum_then_normalize" and args.credit != "outcome",

@@ -3,7 +3,7 @@
     3+5=8,8*7=56~34✗\\n\\nWait3*5=15,15+7=22~0✓</think>\\boxed{(3*5)+7}<|end|>
 
 Each attempt ends with its distance to the target. Comparing two numbers in one look is harder for a small model than
-arithmetic: without the distance it learnt 99 % of the arithmetic and never to mark a hit.
+arithmetic: without the distance it learned 99 % of the arithmetic and never to mark a hit.
 
 A trace knows only what its own attempts have shown. The answer is the expression of the attempt that hit or, where
 none did, one more expression drawn at random and not worked out: an honest guess. The known solution is never used.
@@ -51,7 +51,7 @@ class Habits:
     Rechecks are episodes without progress, as in the late part of long traces (Qu et al. 2025, section 5 and figure 3).
 
     Raises:
-        ConfigError: where the two are no chances, or exceed 1 together.
+        ConfigError: where the two are no probabilities, or exceed 1 together.
     """
 
     adjust: float = 0.0
@@ -59,7 +59,9 @@ class Habits:
 
     def __post_init__(self) -> None:
         if min(self.adjust, self.recheck) < 0 or self.adjust + self.recheck > 1:
-            raise ConfigError(f"adjust={self.adjust} and recheck={self.recheck} are to be chances, at most 1 together")
+            raise ConfigError(
+                f"adjust={self.adjust} and recheck={self.recheck} must be probabilities with a sum of at most 1"
+            )
 
     def draw(self, rng: random.Random) -> str:
         """adjust | recheck | anew."""
@@ -162,7 +164,7 @@ def search_traces(
     thought beyond every limit on tokens.
 
     Raises:
-        ConfigError: for a range that is none, a probability that is none, and for an empty warm start split.
+        ConfigError: for an empty range, a number that is no probability, and an empty warm start split.
     """
     low, high = attempts
     if traces < 1:
@@ -170,7 +172,7 @@ def search_traces(
     if not 0 <= low <= high:
         raise ConfigError(f"attempts must be a range (lowest, highest) with 0 <= lowest <= highest, got {attempts}")
     if not 0 <= give_up < 1 or not 0 <= patient <= 1:
-        raise ConfigError(f"give_up={give_up} is to be a probability below 1, patient={patient} a share")
+        raise ConfigError(f"give_up={give_up} must be at least 0 and below 1, patient={patient} between 0 and 1")
     problems = problem_set.problems("warmstart")
     if not problems:
         raise ConfigError(f"problem set '{problem_set.name}' has no warm start problems: raise its dial 'warmstart'")

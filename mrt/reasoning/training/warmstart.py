@@ -18,7 +18,7 @@ from mrt.runs.recipe import Recipe
 from mrt.training.mixin import TrialArguments, TrialMixin
 
 TINY = "tiny"
-IGNORED = -100  # the label of what is not learnt
+IGNORED = -100  # the label of a token that is not learned
 BUCKET = 50  # batches whose traces are sorted by length together: cuts padding by about 40 %
 
 
@@ -58,7 +58,7 @@ class WarmStartConfig(TrialArguments, SFTConfig):
 
 
 class WarmStartTrainer(TrialMixin, SFTTrainer):
-    """`trl.SFTTrainer` in the house's life cycle.
+    """`trl.SFTTrainer` with our checkpoints, resume and logs.
 
     The cross-entropy is summed over the tokens to learn and divided by `tokens_an_update`, their mean number: every
     token weighs the same. A mean over each batch would weigh a token of a short trace many times one of a long trace,
@@ -104,7 +104,7 @@ class WarmStartTrainer(TrialMixin, SFTTrainer):
             habits=Habits(args.adjust, args.recheck),
         )
         order = bucketed([len(ids) for ids in dataset["input_ids"]], batch, recipe.seed)
-        learnt = sum(sum(label != IGNORED for label in labels) for labels in dataset["labels"])
+        learned = sum(sum(label != IGNORED for label in labels) for labels in dataset["labels"])
         trainer = cls(
             model=model,
             args=args,
@@ -112,7 +112,7 @@ class WarmStartTrainer(TrialMixin, SFTTrainer):
             processing_class=tokenizer,
             peft_config=_lora(recipe),
         )
-        trainer.tokens_an_update = learnt / args.max_steps
+        trainer.tokens_an_update = learned / args.max_steps
         return trainer
 
 
