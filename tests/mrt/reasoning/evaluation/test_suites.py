@@ -54,7 +54,7 @@ def test_a_file_of_its_shape_is_read_and_graded(name: str, grader: MathGrader) -
     suite = load_reasoning_suite(f"evals/reasoning/{name}.yaml")
     dials, origin = suite.located(FILES / f"{name}.jsonl", any_file=True)
     problem_set = load_problems(suite.problems, **dials)
-    problem_set._grader = grader  # one process for all of them
+    problem_set._grader = grader  # type: ignore[attr-defined]  # one process for all of them
     problems = problem_set.problems("test")
     assert [problem.solution for problem in problems] == GOLDS[name]
     assert validate(problem_set, "test") == 2
