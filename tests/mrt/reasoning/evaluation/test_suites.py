@@ -93,8 +93,8 @@ def test_countdown_makes_its_own_problems() -> None:
     ("change", "message"),
     [
         ({"kind": "control"}, "no suite of `kind: reasoning`"),
-        ({"n": None}, "should be a whole number"),
-        ({"budgets": None}, "should be a list"),
+        ({"n": None}, "must be a whole number"),
+        ({"budgets": None}, "must be a list"),
         ({"colour": 1}, "unknown key 'colour'"),
         ({"settings": {"seed": 1}}, "must not hold seed"),
         ({"settings": {"votess": 1}}, "did you mean 'votes'"),
