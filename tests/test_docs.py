@@ -133,6 +133,37 @@ def test_names_of_the_api_pages_exist() -> None:
             assert hasattr(import_module(".".join(folders)), last), f"{page.name}: {name} is not there"
 
 
+PATH = re.compile(r"`((?:mrt|classic_metarl|recipes|evals|tests|docs)/[\w./*-]+)`")
+DOTTED = re.compile(r"`((?:mrt|classic_metarl)(?:\.\w+)+)`")
+
+
+def exists(dotted: str) -> bool:
+    """Whether it is a module, or a name that a module defines (read, not imported)."""
+    parts = dotted.split(".")
+    for count in range(len(parts), 0, -1):
+        place = ROOT.joinpath(*parts[:count])
+        source = place.with_suffix(".py") if place.with_suffix(".py").is_file() else place / "__init__.py"
+        if source.is_file():
+            text = source.read_text(encoding="utf-8")
+            return all(re.search(rf"\b{re.escape(name)}\b", text) for name in parts[count:])
+    return False
+
+
+@pytest.mark.parametrize("page", PAGES + OTHER_PAGES, ids=name_of)
+def test_paths_and_names_in_prose_exist(page: Path) -> None:
+    if page.name in ("LOG.md", "CHANGELOG.md"):
+        pytest.skip("they tell of what was, too")
+    text = page.read_text(encoding="utf-8")
+    assert [path for path in PATH.findall(text) if not list(ROOT.glob(path.rstrip("/")))] == []
+    assert [name for name in DOTTED.findall(text) if not exists(name)] == []
+
+
+def test_a_wrong_name_in_prose_is_seen() -> None:
+    assert exists("mrt.credit.progress.progress")
+    assert not exists("mrt.credit.progress.regress")
+    assert not exists("mrt.nowhere.at_all")
+
+
 def test_links_of_the_site() -> None:
     text = "[a](../evals/RESULTS.md), [b](../mrt/trials.py), [c](credits.md#by-hand), [d](https://x.org)"
     shown = "[a](repository/results.md), b, [c](credits.md#by-hand), [d](https://x.org)"

@@ -195,9 +195,9 @@ def many_positional(code: str, module: str, most: int = 5) -> set[str]:
     def look(node: ast.AST, name: str) -> None:
         for inner in ast.iter_child_nodes(node):
             named = isinstance(inner, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
-            inner_name = f"{name}.{inner.name}" if named else name
+            inner_name = f"{name}.{inner.name}" if named else name  # type: ignore[attr-defined]
             if named and not isinstance(inner, ast.ClassDef):
-                parameters = [one.arg for one in (*inner.args.posonlyargs, *inner.args.args)]
+                parameters = [one.arg for one in (*inner.args.posonlyargs, *inner.args.args)]  # type: ignore[attr-defined]
                 own = parameters[:1] in (["self"], ["cls"])
                 found.update({inner_name} if len(parameters) - own > most else ())
             look(inner, inner_name)

@@ -46,7 +46,7 @@ from mrt.version import install_command
 PARTS = ("acting", "environment", "recording", "bounds", "loss", "backward", "optimiser", "rest")
 JAX = {"bandit": 120_000, "GridNavi": 86_000}  # steps a second, measured on this kind of machine
 AMAGO = 283
-TENSORS = {
+TENSORS: dict[str, dict[str, Any]] = {
     "bernoulli-bandit": {"arms": 5, "pulls": 10},
     "grid-navi": {"episodes": 4},
     "dark-room": {"size": 9, "steps": 20, "episodes": 4},
@@ -278,7 +278,7 @@ def measure_update(sizes: Sizes) -> dict[str, Any]:
         timed = interleaved(list(sides), lambda name, _, sides=sides: sides[name], sizes.repetitions, memory)  # type: ignore[misc]
         seconds = [min(timed[str(length)].cpu) for length in sizes.lengths]
         logs = [(math.log(length), math.log(time)) for length, time in zip(sizes.lengths, seconds, strict=True)]
-        slope = float(np.polyfit(*np.array(logs).T, 1)[0])
+        slope = float(np.polyfit([x for x, _ in logs], [y for _, y in logs], 1)[0])
         (x0, y0), (x1, y1) = logs[-2:]
         by_length = dict(zip(map(str, sizes.lengths), seconds, strict=True))
         cases[memory] = {"ratio": slope, "last": (y1 - y0) / (x1 - x0), "clock": "cpu", "seconds_by_length": by_length}

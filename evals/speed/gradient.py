@@ -53,7 +53,7 @@ class Side:
         self.optimizer = torch.optim.Adam(self.net.parameters(), lr=1e-3, fused=True)
         x, y = family.examples([family.sample(0, index) for index in range(sizes.tasks)])
         self.support, self.query = ((v[:, part], w[:, part]) for v, w, part in self._parts(x, y))
-        call: Callable[..., Any] = self.net.of_tasks if way == "fold" else apply(self.net)
+        call: Any = self.net.of_tasks if way == "fold" else apply(self.net)
         self.call = call
 
         def loss(phi: dict[str, Tensor], data: Set) -> Tensor:

@@ -113,7 +113,7 @@ def make_bench(model: Any, tokenizer: Any, count: int, sizes: Sizes) -> Bench:
 
 def search(problem: Problem, tokenizer: Any, length: int, rng: random.Random) -> list[int]:
     """Ids of attempts at the problem, drawn at random and worked out, `length` of them."""
-    data, ids = problem.data, []
+    data, ids = problem.data, list[int]()
     while len(ids) < length:
         attempt = draw_attempt(data["numbers"], data["operations"], 99, rng)
         assert attempt is not None
@@ -256,7 +256,7 @@ MEASURES: dict[str, tuple[Measure, float]] = {
 def run(shapes: Mapping[str, Shape], sizes: Sizes, only: str | None = None, model: str | None = None) -> dict[str, Any]:
     """Every key, or the `only` one, over fresh models of these shapes and the one saved at `model` where given."""
     cases: dict[str, dict[str, Any]] = {key: {} for key in MEASURES if only in (None, key)}
-    rounds = [(name, shape, None) for name, shape in shapes.items()]
+    rounds: list[tuple[str, Shape, str | None]] = [(name, shape, None) for name, shape in shapes.items()]
     rounds += [("given", next(iter(shapes.values())), model)] if model else []
     for name, shape, path in rounds:
         tokenizer = build_tokenizer()

@@ -88,7 +88,7 @@ SMOKE = Sizes(
 # ---- beside TRL
 
 
-def odd_share(completions: Any, completion_ids: Sequence[Sequence[int]], **_: Any) -> list[float]:
+def odd_share(completions: Any, completion_ids: Sequence[Sequence[int]], **_: Any) -> list[float | None]:
     """A reward that costs next to nothing and varies also with a fresh model: the share of odd token ids."""
     return [sum(i % 2 for i in ids) / len(ids) for ids in completion_ids]
 
@@ -116,7 +116,7 @@ def outcome_trainer(ours: bool, folder: Path, seed: int, sizes: Sizes) -> Any:
         "save_strategy": "no",
         "disable_tqdm": True,
     }
-    args = MRTConfig(credit="outcome", rollout="plain", **common) if ours else GRPOConfig(**common)
+    args: Any = MRTConfig(credit="outcome", rollout="plain", **common) if ours else GRPOConfig(**common)
     trainer = (MRTTrainer if ours else GRPOTrainer)(
         model=build_model(tokenizer),
         reward_funcs=odd_share,

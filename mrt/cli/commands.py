@@ -28,7 +28,7 @@ def say(message: str) -> None:
 
 
 def train(ns: Namespace) -> Outcome:
-    """Trains what the recipe says, from the newest whole checkpoint where there is one, once; or so with each seed."""
+    """Trains what the recipe describes, from the newest whole checkpoint if there is one; with `--seeds` one run per seed."""
     from mrt.runs.recipe import load_recipe
 
     recipe = load_recipe(ns.recipe, ns.overrides, allow_code=ns.allow_code)
@@ -61,12 +61,12 @@ def _train(ns: Namespace, recipe: Any) -> Outcome:
         with locked(run_dir):  # nothing is moved away under another process
             pass
         if aside := set_aside(run_dir):
-            say(f"the run that was there is now {aside}")
+            say(f"the earlier run is now {aside}")
     with locked(run_dir) if main else nullcontext():
         state = RunState.NEW if ns.fresh else inspect_run(run_dir, recipe)
         facts: dict[str, Any] = {"output_dir": str(run_dir), "model": str(run_dir / "model")}
         if state is RunState.FINISHED:
-            text = f"{run_dir} is finished, with this very recipe: nothing to do (--fresh starts over)"
+            text = f"{run_dir} is finished with this recipe: nothing to do (--fresh starts over)"
             return Outcome({"status": "already finished", **facts}, text) if main else Outcome()
         trainer = import_trainer(recipe.trainer, ns.allow_code).from_recipe(recipe, run_dir)
         if main:  # only now: a recipe that cannot be built leaves no trace
@@ -86,7 +86,7 @@ def _fit(trainer: Any, run_dir: Path, resume: bool) -> tuple[int, float, dict[st
     start = time.monotonic()
     checkpoint = newest_checkpoint(run_dir) if resume else None  # the main process tells the others
     if checkpoint is not None:
-        say(f"going on from {checkpoint}")
+        say(f"resuming from {checkpoint}")
     result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     trainer.save_model(str(run_dir / "model"))
     return int(trainer.state.global_step), round(time.monotonic() - start, 2), dict(result.metrics)
@@ -129,7 +129,7 @@ def _evaluate_control(ns: Namespace) -> Outcome:
 
 
 def _problems_of(ns: Namespace, dials: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """The problem set and its dials: as given, or those that the model was trained on."""
+    """The problem set and its options: as given, or those that the model was trained on."""
     from mrt.runs.rundir import read_run
 
     model = Path(ns.model)
@@ -138,7 +138,7 @@ def _problems_of(ns: Namespace, dials: Mapping[str, Any]) -> tuple[str, dict[str
         trained_on = trained_on or dict(read_run(run_dir).get("recipe", {}).get("problems") or {})
     name = ns.problems or trained_on.get("name")
     if not name:
-        raise ConfigError(f"{ns.model} does not lie in a run directory: name the problem set (--problems countdown)")
+        raise ConfigError(f"{ns.model} is not in a run directory: name the problem set (--problems countdown)")
     before = {k: v for k, v in trained_on.items() if k != "name"} if name == trained_on.get("name") else {}
     return name, {**before, **dials}
 
@@ -168,7 +168,7 @@ def report(ns: Namespace) -> Outcome:
 
 
 def compare(ns: Namespace) -> Outcome:
-    """Sets evaluation A against B on the problems that both saw (paired bootstrap)."""
+    """Compares evaluation A with B on the problems that both saw (paired bootstrap)."""
     from mrt.reasoning.evaluation.run import compare as compare_evals
 
     folders = [Path(ns.a), Path(ns.b)]
@@ -217,7 +217,7 @@ def generate(ns: Namespace) -> Outcome:
     """One answer, its thinking stopped at a budget or once J has flattened."""
     prompt = ns.prompt if ns.prompt is not None else sys.stdin.read()
     if not prompt.strip():
-        raise ConfigError("there is no prompt: give --prompt TEXT, or write it to standard input")
+        raise ConfigError("no prompt: give --prompt TEXT, or write it to standard input")
     from mrt.reasoning.inference.generate import generate as generate_answer
 
     found = generate_answer(
@@ -237,7 +237,7 @@ def doctor(ns: Namespace) -> Outcome:
 
 
 def quickstart(ns: Namespace) -> Outcome:
-    """The main job from nothing to report.html."""
+    """Warm start, GRPO and MRT, evaluation and report, from nothing."""
     from mrt.cli.quickstart import run_quickstart
     from mrt.runs.steps import StepFailed
 

@@ -1,4 +1,4 @@
-"""`mrt doctor`: what stands in the way of a run, found before the run finds it. Loads no torch, no transformers."""
+"""`mrt doctor`: finds what would stop a run, before the run does. Loads neither torch nor transformers."""
 
 import os
 import shutil
@@ -33,10 +33,10 @@ class Check:
 def examine(
     recipe: str | None = None, overrides: Sequence[str] = (), allow_code: bool = False, price: float | None = None
 ) -> list[Check]:
-    """Every check of the machine and the installation, and of a recipe where one is named: memory, time, cost.
+    """Every check of the machine and the installation, and of a recipe if one is named: memory, time, cost.
 
     Args:
-        price: of this machine an hour, in whatever currency.
+        price: of this machine per hour, in any currency.
     """
     checks = [_python(), *_packages(), _threads(), _memory(), _disk(), _writable(), _network()]
     if recipe is not None:
@@ -53,9 +53,7 @@ def render(checks: Sequence[Check]) -> str:
         if check.cure and check.status != GOOD:
             lines.append(f"{'':6}  {'':{width}}  -> {check.cure}")
     failed = sum(check.status == FAILED for check in checks)
-    return "\n".join(
-        [*lines, "", f"{failed} of {len(checks)} checks failed" if failed else "nothing stands in the way"]
-    )
+    return "\n".join([*lines, "", f"{failed} of {len(checks)} checks failed" if failed else "no problems found"])
 
 
 def _python() -> Check:
@@ -94,7 +92,7 @@ def _packages() -> Iterator[Check]:
                 missing += [requirement.name] if check.status == FAILED else []
     for extra, missing in extras.items():
         found = f"not installed ({', '.join(missing)})" if missing else "installed"
-        cure = f"only if you want it: {install_command(extra)}, or `pip install -e '.[{extra}]'` in a checkout"
+        cure = f"optional: {install_command(extra)}, or `pip install -e '.[{extra}]'` in a checkout"
         yield Check(f"[{extra}]", NOTE if missing else GOOD, found, cure)
 
 
@@ -120,7 +118,9 @@ def _threads() -> Check:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     threads = os.environ.get("OMP_NUM_THREADS")
     if threads is None:
-        cure = "side by side, or on a busy machine, set OMP_NUM_THREADS=1: contending threads are many times slower"
+        cure = (
+            "with several runs, or on a busy machine, set OMP_NUM_THREADS=1: contending threads are many times slower"
+        )
         return Check("threads", NOTE, f"{cores} cores, OMP_NUM_THREADS is not set", cure)
     return Check("threads", GOOD, f"{cores} cores, OMP_NUM_THREADS={threads}")
 
@@ -133,7 +133,7 @@ def _memory() -> Check:
     memory = psutil.virtual_memory()
     found = f"{memory.available / GIB:.1f} GiB free of {memory.total / GIB:.1f}"
     if memory.available < MEMORY_GIB * GIB:
-        return Check("memory", NOTE, found, f"the quickstart may take {MEMORY_GIB:.0f} GiB: close something")
+        return Check("memory", NOTE, found, f"the quickstart may need {MEMORY_GIB:.0f} GiB: close other programs")
     return Check("memory", GOOD, found)
 
 
@@ -141,7 +141,7 @@ def _disk() -> Check:
     free = shutil.disk_usage(Path.cwd()).free
     if free < DISK_GIB * GIB:
         return Check(
-            "disk", FAILED, f"{free / GIB:.1f} GiB free here", f"a run with its checkpoints wants {DISK_GIB:.0f} GiB"
+            "disk", FAILED, f"{free / GIB:.1f} GiB free here", f"a run with its checkpoints needs {DISK_GIB:.0f} GiB"
         )
     return Check("disk", GOOD, f"{free / GIB:.1f} GiB free here")
 
@@ -218,8 +218,8 @@ def _run(recipe: Any, allow_code: bool, price: float | None) -> Iterator[Check]:
     yield Check("memory plan", GOOD, text)
     seconds = seconds_an_update(found)
     hours, cost = found.updates * seconds / 3600, found.updates * found.cost
-    said = f"at most {seconds:.3g} s an update and {hours:.2g} h for {found.updates} updates (traces at full length)"
-    money = f", {hours * price:.2f} at {price:g} an hour" if price is not None else ""
+    said = f"at most {seconds:.3g} s per update and {hours:.2g} h for {found.updates} updates (traces at full length)"
+    money = f", {hours * price:.2f} at {price:g} per hour" if price is not None else ""
     yield Check("time and cost", GOOD, f"{said}; {cost:.2g} positions{money}")
 
 

@@ -1,4 +1,4 @@
-"""Code that a recipe names, `module:Name`: ours always, anybody else's only where it was allowed."""
+"""Code that a recipe names, `module:Name`: ours always, other code only where it was allowed."""
 
 import importlib
 import os
@@ -16,17 +16,17 @@ EXAMPLES = {"trainer": "as in mrt.reasoning.training.trainer:MRTTrainer"}
 
 
 def import_named(spec: str, key: str, allow_code: bool = False, item: bool = True) -> Any:
-    """What stands behind `module:Name`, or its module alone where the rest is no `item` of it (`module:Id-v0`).
+    """What `module:Name` refers to, or its module alone where the rest is no `item` of it (`module:Id-v0`).
 
     Code outside `mrt` and `classic_metarl` is imported only with `allow_code`.
 
     Raises:
         ConfigError: for a spec of another shape, or a module or name that is not there (naming the nearest). `key` is
-            the field of the recipe that it stands in.
+            the field of the recipe that names it.
     """
     module_name, _, name = str(spec).partition(":")
     if not SPEC.fullmatch(str(spec) if item else f"{module_name}:_"):
-        raise ConfigError(f"{key} {show(spec)} should read module:Class, {EXAMPLES.get(key, 'as in my_package:MyEnv')}")
+        raise ConfigError(f"{key} {show(spec)} must read module:Class, {EXAMPLES.get(key, 'as in my_package:MyEnv')}")
     named = f"{key} {show(spec)}"
     ours = module_name.split(".")[0] in OUR_PACKAGES
     if not ours and not allow_code:

@@ -1,9 +1,9 @@
-"""A recipe: the YAML file that says what to train, checked against the trainer that it names before anything is built.
+"""A recipe: a YAML file that describes a training, checked against the trainer that it names before anything is built.
 
     trainer: mrt.reasoning.training.trainer:MRTTrainer    # module:class
     model: runs/warmstart/model                  # a path or a hub name
-    problems: {name: countdown}                  # a problem set and its dials
-    tasks: {name: grid-navi, episodes: 4}        # or, for control, an environment and its dials (docs/environments.md),
+    problems: {name: countdown}                  # a problem set and its options
+    tasks: {name: grid-navi, episodes: 4}        # for control: an environment and its options (docs/environments.md),
     policy: {memory: gru, hidden_size: 64}       # and the policy that is built for it
     args: {learning_rate: 2e-4, max_steps: 60}   # fields of the trainer's own arguments class
     peft: {r: 8}                                 # fields of peft.LoraConfig; leave out to train every weight
@@ -78,7 +78,7 @@ class Recipe:
         return digest(self.to_dict())
 
     def build_args(self, args_class: type, output_dir: Path) -> Any:
-        """The trainer's arguments; what its own checks refuse is a ConfigError."""
+        """The trainer's arguments; what its own checks refuse raises ConfigError."""
         try:
             return args_class(output_dir=str(output_dir), seed=self.seed, **self.args)
         except (TypeError, ValueError, ImportError) as error:
@@ -86,7 +86,7 @@ class Recipe:
 
 
 def named_only(value: Any) -> Any:
-    """The same value with every `module:Name` in it as `Name`: where code stands decides no result."""
+    """The same value with every `module:Name` in it as `Name`: where code is does not affect a result."""
     if isinstance(value, Mapping):
         return {key: named_only(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
@@ -107,7 +107,7 @@ def load_recipe(path_or_name: str, overrides: Sequence[str] = (), *, allow_code:
 
     A path is tried first, then the name of a packaged recipe (`countdown/mrt`). Keys are dotted
     (`args.learning_rate=1e-4`); a bare name is a top-level key, or else a field of `args`. Raises ConfigError, and
-    nothing else, for any file whatever.
+    nothing else, whatever the file holds.
     """
     source, text = _read(path_or_name)
     loaded = _parse(text, source)
@@ -175,7 +175,7 @@ def import_trainer(spec: str, allow_code: bool = False) -> type[RecipeTrainer]:
     trainer = import_named(spec, "trainer", allow_code)
     named = f"trainer {show(spec)}"
     if not isinstance(trainer, type) or not (hasattr(trainer, "args_class") and hasattr(trainer, "from_recipe")):
-        raise ConfigError(f"{named} is no trainer: it lacks the classmethods args_class and from_recipe")
+        raise ConfigError(f"{named} is not a trainer: it lacks the classmethods args_class and from_recipe")
     return trainer
 
 
@@ -183,7 +183,7 @@ def import_trainer(spec: str, allow_code: bool = False) -> type[RecipeTrainer]:
 
 
 def recipe_folder() -> Path:
-    """Where the packaged recipes lie: `recipes/` of the checkout, or the copy inside an installed wheel."""
+    """Where the packaged recipes are: `recipes/` of the checkout, or the copy inside an installed wheel."""
     here = Path(str(resources.files("mrt")))
     packaged = here / "_packaged" / "recipes"
     return packaged if packaged.is_dir() else here.parent / "recipes"
@@ -210,7 +210,7 @@ def _read(path_or_name: str) -> tuple[str, str]:
                 )
             path = recipe_folder() / f"{name}.yaml"
         if path.stat().st_size > MAX_BYTES:
-            raise ConfigError(f"{path_or_name} has more than {MAX_BYTES} bytes: that is no recipe")
+            raise ConfigError(f"{path_or_name} has more than {MAX_BYTES} bytes: that is not a recipe")
         return str(path), path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:  # unreadable, no text, a name that no file system takes
         raise ConfigError(f"{show(path_or_name)} cannot be read: {error}") from error
@@ -219,7 +219,7 @@ def _read(path_or_name: str) -> tuple[str, str]:
 def _parse(text: str, source: str) -> dict[Any, Any]:
     loaded = parse_yaml(text, source)
     if not isinstance(loaded, dict):
-        raise ConfigError(f"{source} should be a mapping with the keys {', '.join(field_types(Recipe))}")
+        raise ConfigError(f"{source} must be a mapping with the keys {', '.join(field_types(Recipe))}")
     return loaded
 
 
@@ -229,12 +229,12 @@ def _parse(text: str, source: str) -> dict[Any, Any]:
 def _split_override(item: str) -> tuple[str, str]:
     key, equals, raw = item.partition("=")
     if not equals or not key.strip():
-        raise ConfigError(f"override {show(item)} should read key=value, as in args.learning_rate=1e-4")
+        raise ConfigError(f"override {show(item)} must read key=value, as in args.learning_rate=1e-4")
     return key.strip(), raw
 
 
 def _section_of(key: str, args_class: type, sections: Mapping[str, Mapping]) -> tuple[str, list[str]]:
-    """A dotted key names its section; a bare one that is no top-level key can only be a field of args."""
+    """A dotted key names its section; a bare one that is not a top-level key can only be a field of args."""
     first, *rest = key.split(".")
     if first in SECTIONS and rest and all(rest):
         return first, rest
@@ -248,7 +248,7 @@ def _set_nested(target: dict[str, Any], path: Sequence[str], value: Any, key: st
     for name in path[:-1]:
         inner = target.get(name)
         if inner is not None and not isinstance(inner, dict):
-            raise ConfigError(f"override {key}: {name} = {show(inner, name)} is no mapping")
+            raise ConfigError(f"override {key}: {name} = {show(inner, name)} is not a mapping")
         target[name] = dict(inner or {})
         target = target[name]
     target[path[-1]] = value

@@ -1,6 +1,6 @@
-"""The run directory's account of itself, run.json: which recipe, which versions, and whether the run is finished.
+"""The run directory's record of itself, run.json: which recipe, which versions, and whether the run is finished.
 
-A command that finds its run finished has nothing to do; one that finds the same recipe unfinished goes on; one that
+A command that finds its run finished has nothing to do; one that finds the same recipe unfinished resumes; one that
 finds another recipe there stops, and says what differs.
 """
 
@@ -26,7 +26,7 @@ PACKAGES = ("torch", "transformers", "trl", "accelerate", "datasets", "peft", "m
 
 
 class RunState(StrEnum):
-    """What a command finds in the directory that it is to write."""
+    """What a command finds in the directory that it is about to write."""
 
     NEW = "new"
     UNFINISHED = "unfinished"
@@ -70,7 +70,7 @@ def trained_weights(run_dir: Path) -> Path:
     """RUN/model/model.safetensors.
 
     Raises:
-        ConfigError: where no trained model lies there.
+        ConfigError: where there is no trained model.
     """
     path = run_dir / "model" / "model.safetensors"
     if not path.is_file():
@@ -90,7 +90,7 @@ def inspect_run(run_dir: Path, recipe: Recipe) -> RunState:
     theirs, ours = run.get("recipe") or {}, recipe.to_dict()
     if digest(theirs) != digest(ours):
         if not (saved or (run_dir / "model").exists()):
-            return RunState.NEW  # it had come to nothing yet: a recipe may be mended and tried again
+            return RunState.NEW  # nothing was saved yet: a recipe may be fixed and tried again
         raise ConfigError(
             f"{run_dir} belongs to another recipe ({'; '.join(differences(theirs, ours))}): "
             "choose another output_dir, or --fresh to move that run aside and start over"
@@ -118,7 +118,7 @@ def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def start_run(run_dir: Path, recipe: Recipe, command: Sequence[str]) -> None:
-    """Writes run.json before the first step; a run that goes on keeps its start and notes each further one."""
+    """Writes run.json before the first step; a resumed run keeps its start and notes each resume."""
     now = datetime.now(UTC).isoformat(timespec="seconds")
     before = read_run(run_dir)
     run = {
@@ -137,7 +137,7 @@ def start_run(run_dir: Path, recipe: Recipe, command: Sequence[str]) -> None:
 
 
 def finish_run(run_dir: Path, **facts: Any) -> None:
-    """Marks the run finished, with what is worth knowing about its end."""
+    """Marks the run finished, with facts about its end."""
     ended = datetime.now(UTC).isoformat(timespec="seconds")
     write_json(run_dir / "run.json", read_run(run_dir) | {"finished": True, "ended": ended} | facts)
 
@@ -182,7 +182,7 @@ def locked(run_dir: Path) -> Iterator[None]:
 
 
 def redact_command(command: Sequence[str]) -> list[str]:
-    """The command line with the values of credentials left out: told by their key, or by their own form."""
+    """The command line with the values of credentials left out: recognised by their key, or by their own form."""
     parts = (item.partition("=") for item in command)
     return [
         f"{key}=***" if equals and is_secret(key.lstrip("-").replace("-", "_")) else redact(key + equals + value)

@@ -88,7 +88,7 @@ def tracker_ids(args: Any, known: Mapping[str, str]) -> dict[str, str]:
 
 @contextmanager
 def trackers(args: Any, ids: Mapping[str, str]) -> Iterator[None]:
-    """Within it a tracker that starts goes on with the run it belongs to."""
+    """Within it a tracker that starts resumes the run it belongs to."""
     before = {name: os.environ.get(name) for name in ("WANDB_RUN_ID", "WANDB_RESUME")}
     if "trackio" in ids:
         args.run_name = ids["trackio"]

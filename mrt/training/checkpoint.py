@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or not there: written aside, flushed to disk, listed with hashes, renamed into place.
+"""Checkpoints that are whole or absent: written aside, flushed to disk, listed with hashes, renamed into place.
 
     output_dir/checkpoint-N/manifest.json   sha256 and size of every file; a checkpoint without it does not count
     output_dir/.staging-N/                  a save in progress, or one that was killed
@@ -38,13 +38,13 @@ def write_manifest(directory: Path, **facts: Any) -> None:
     """Lists every file of `directory` with sha256 and size in manifest.json, with `facts` (JSON) beside the list.
 
     Raises:
-        CheckpointError: for a symbolic link or anything else that is no plain file.
+        CheckpointError: for a symbolic link or anything else that is not a plain file.
     """
     files = {}
     for path in _walk(directory):
         relative = path.relative_to(directory).as_posix()
         if not stat.S_ISREG(path.lstat().st_mode):
-            raise CheckpointError(f"{path} is no plain file: a checkpoint holds plain files only")
+            raise CheckpointError(f"{path} is not a plain file: a checkpoint holds plain files only")
         if relative != MANIFEST:
             files[relative] = {"sha256": _sha256(path), "size": path.stat().st_size}
     content = {**facts, "schema_version": SCHEMA_VERSION, "files": files}
@@ -83,7 +83,7 @@ def verify(directory: Path) -> list[str]:
     Paths that lead outside, symbolic links and special files are refused before anything is opened.
     """
     if directory.is_symlink() or not directory.is_dir():
-        return [f"{directory} is no folder"]
+        return [f"{directory} is not a folder"]
     try:
         listed = read_manifest(directory)["files"]
     except CheckpointError as error:
@@ -93,7 +93,7 @@ def verify(directory: Path) -> list[str]:
     for path in _walk(directory):
         relative = path.relative_to(directory).as_posix()
         if not stat.S_ISREG(path.lstat().st_mode):
-            problems.append(f"{relative} is no plain file")
+            problems.append(f"{relative} is not a plain file")
         elif relative != MANIFEST:
             found.add(relative)
     for name in sorted(found - set(listed)):
@@ -246,7 +246,7 @@ def _serialise(content: dict[str, Any]) -> bytes:
 
 
 def _walk(directory: Path) -> Iterator[Path]:
-    """Every entry that is no plain folder, in a fixed order; links are named, never followed."""
+    """Every entry that is not a plain folder, in a fixed order; links are named, never followed."""
     for root, folders, files in os.walk(directory):
         folders.sort()
         links = [name for name in folders if (Path(root) / name).is_symlink()]

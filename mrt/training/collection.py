@@ -93,7 +93,7 @@ class Cost:
     """Counters of a run: positions through a model, environment steps, probe steps.
 
     `add` counts what this process spent; `total` is of all processes and moves only in `sum_up`, which every process
-    calls once an update. So whatever is decided by a total (the end of training, a schedule) is decided alike
+    calls once an update. So whatever is decided by a total (the end of training, a schedule) is decided the same way
     everywhere.
     """
 

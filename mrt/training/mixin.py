@@ -1,4 +1,4 @@
-"""`TrialMixin`: what every trainer of the house has in common, whichever trainer it stands before.
+"""`TrialMixin`: what all trainers share, whichever trainer class comes after it in the bases.
 
     class MRTTrainer(TrialMixin, trl.GRPOTrainer)
     class WarmStartTrainer(TrialMixin, trl.SFTTrainer)
@@ -40,9 +40,11 @@ class TrialArguments(Behind):
     Use it first among the bases: `class MRTConfig(TrialArguments, GRPOConfig)`.
     """
 
-    max_skipped_steps: int = field(default=10, metadata={"help": "updates in a row that may be dropped as not finite"})
+    max_skipped_steps: int = field(
+        default=10, metadata={"help": "consecutive updates that may be dropped as not finite"}
+    )
     write_trials: bool = field(default=True, metadata={"help": "write every sampled trial to trials.jsonl"})
-    auto_resume: bool = field(default=False, metadata={"help": "train() goes on from the newest whole checkpoint"})
+    auto_resume: bool = field(default=False, metadata={"help": "train() resumes from the newest whole checkpoint"})
     save_total_limit: int | None = field(default=2, metadata={"help": "checkpoints kept: at least 2, None for all"})
     data_seed: int | None = field(default=None, metadata={"help": "seed of the order of the data; `seed` when None"})
     lr_scheduler_type: str = field(default="constant", metadata={"help": "learning rate schedule"})
@@ -56,10 +58,12 @@ class TrialArguments(Behind):
 
     def __post_init__(self) -> None:
         if self.save_total_limit is not None and self.save_total_limit < 2:
-            raise ConfigError(f"save_total_limit={self.save_total_limit}: at least 2 are kept, for one may be damaged")
+            raise ConfigError(
+                f"save_total_limit={self.save_total_limit} must be at least 2, because one may be damaged"
+            )
         if self.max_skipped_steps < 1:
             raise ConfigError(f"max_skipped_steps={self.max_skipped_steps} must be at least 1")
-        if self.data_seed is None:  # or else the order of the data hangs on whoever seeded torch last
+        if self.data_seed is None:  # or else the order of the data depends on who seeded torch last
             self.data_seed = self.seed
         if not torch.accelerator.is_available():
             self.dataloader_pin_memory = False
@@ -86,11 +90,11 @@ class TrialMixin(SavingMixin):
         self._windows()["train" if self.model.training else "eval"][name].append(float(value))
 
     def log_total(self, name: str, value: float) -> None:
-        """Makes the next log report this very value: for counters, whose mean over the window says nothing."""
+        """Makes the next log report this value itself: for counters, whose mean over the window is meaningless."""
         self._windows()["train" if self.model.training else "eval"][name] = [float(value)]
 
     def log_is_due(self, updates: int = 1) -> bool:
-        """Whether the next log comes within so many steps: what takes long to measure is measured only then."""
+        """Whether the next log comes within `updates` steps: what is slow to measure is measured only then."""
         return self.state.global_step % (every := max(int(self.args.logging_steps), 1)) + updates >= every
 
     def write_trials(self, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -131,7 +135,7 @@ class TrialMixin(SavingMixin):
     ) -> Any:
         """Trains; a path resumes from that checkpoint, True from the newest whole one, None starts anew.
 
-        With `args.auto_resume` None goes on from the newest whole checkpoint where there is one. A fresh start moves
+        With `args.auto_resume` None resumes from the newest whole checkpoint where there is one. A fresh start moves
         what an earlier run left in `output_dir` to `earlier-N/`, so that two histories never mix.
 
         Raises:
@@ -174,7 +178,7 @@ class TrialMixin(SavingMixin):
         """After a backward pass: whether the update may be taken; else its gradients are dropped, on every process."""
         guard = self._guard()
         clean = guard.see(self.offending_batch(inputs), loss, model)
-        scaled = self.accelerator.scaler is not None  # its gradients overflow now and then: that is its business
+        scaled = self.accelerator.scaler is not None  # its gradients overflow now and then, and it handles that
         if self.accelerator.sync_gradients:
             bad = self._anywhere(not clean or not (scaled or finite(model.parameters())))
             clean = not guard.close(bad, self.state.global_step, self.args.process_index, model)
@@ -183,7 +187,7 @@ class TrialMixin(SavingMixin):
         return clean
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Logs as the trainer behind does, and writes the same to metrics.jsonl."""
+        """Logs as the parent trainer does, and writes the same to metrics.jsonl."""
         if "loss" in logs:
             logs["guard/skipped_steps"] = self._guard().skipped
         if "train_runtime" in logs and self.state.global_step:
@@ -252,7 +256,7 @@ class TrialMixin(SavingMixin):
         return str(path)
 
     def _prepare_output(self, checkpoint: Path | None, facts: Mapping[str, Any]) -> None:
-        """Leaves in the output directory what belongs to the history that goes on; the rest moves to earlier-N/."""
+        """Keeps in the output directory what belongs to the resumed history; the rest moves to earlier-N/."""
         root = Path(self.args.output_dir)
         ckpt.sweep(root)
         inside = checkpoint is not None and checkpoint.resolve().parent == root.resolve()

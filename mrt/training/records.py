@@ -77,7 +77,7 @@ def check_groups(group: Tensor, expected: int) -> None:
 
 
 def trial_rows(trials: Trials, step: int) -> list[dict[str, Any]]:
-    """A JSON-able object a trial: the lines of trials.jsonl at this step."""
+    """One JSON-able object per trial: the lines of trials.jsonl at this step."""
     returns, episodes = trials.returns.tolist(), trials.episodes.tolist()
     values = trials.stop_values.tolist() if trials.stop_values is not None else None
     rows = []

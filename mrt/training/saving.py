@@ -1,7 +1,7 @@
 """How a trainer saves and resumes: whole checkpoints without pickle, and every state that decides the next step.
 
 The state of the outer loop is more than weights and optimiser: the sum of losses since the last log, TRL's generation
-buffer and its counters, the random generators, and whatever a trainer registers.
+buffer and its counters, the random generators, and everything that a trainer registers.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class SavingMixin(Behind):
         return str(self._staging) if self._staging else super()._get_output_dir(trial)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Saves under .staging-N, then makes it checkpoint-N in one rename, then deletes what is too old.
+        """Saves under .staging-N, then makes it checkpoint-N in one rename, then deletes the oldest ones.
 
         Raises:
             CheckpointError: when the disk is full or cannot be written; every earlier checkpoint is still there.
@@ -116,7 +116,7 @@ class SavingMixin(Behind):
             (folder / "training_args.json").write_text(json.dumps(arguments, indent=2) + "\n", encoding="utf-8")
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """The card as the trainer behind writes it, without what has the form of a credential."""
+        """The card as the parent trainer writes it, without anything that looks like a credential."""
         super().create_model_card(*args, **kwargs)
         card = Path(self.args.output_dir) / "README.md"
         if self.is_world_process_zero() and card.is_file():

@@ -155,7 +155,7 @@ def test_update_sets_the_parameters_and_the_optimiser_leaves_them(tmp_path: Path
     assert trainer.optimizer.state_dict()["state"] == {}
     trainer = bandit.build(tmp_path / "bad", Evolution, max_skipped_steps=2)
     trainer.bad_steps = (0, 1)
-    with pytest.raises(MRTError, match="2 updates in a row"):
+    with pytest.raises(MRTError, match="2 consecutive updates"):
         trainer.train()
 
 

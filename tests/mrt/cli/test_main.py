@@ -55,12 +55,12 @@ def train(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, dict[str
         (["compare", "a"], "required: B"),
         (["compare", "a", "b", "x=1"], "does not take 'x=1'"),
         (["eval", "m"], "required: --out"),
-        (["eval", "m", "--out", "x", "--n", "0"], "should be at least 1"),
+        (["eval", "m", "--out", "x", "--n", "0"], "must be at least 1"),
         (["eval", "m", "--out", "x", "--problems", "countdown", "--budgets", "1,x"], "should be whole numbers"),
         (["eval", "m", "--out", "x"], "name the problem set"),
         (["eval", "m", "--out", "x", "--seed", "-1"], "'-1' is not a whole number"),
         (["probe", "t", "--model", "m", "--probe", "gild"], "invalid choice: 'gild'"),
-        (["generate", "--model", "m", "--budget", "3", "--prompt", " "], "there is no prompt"),
+        (["generate", "--model", "m", "--budget", "3", "--prompt", " "], "no prompt: give"),
         (["compare", "here", "there"], "no finished evaluation"),
         (["report"], "needs at least one evaluation"),
         (["report", "nowhere"], "nowhere"),
@@ -131,7 +131,7 @@ def test_human_output_without_json(folder: Path, capsys: pytest.CaptureFixture[s
 def test_interrupted(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, answer, err = train(capsys, "run_name=interrupt")
     assert (code, answer) == (130, {})
-    assert "the same command goes on from there" in err
+    assert "the same command resumes from there" in err
     assert json.loads((folder / "runs/r/run.json").read_text())["finished"] is False
     code, answer, _ = train(capsys, "run_name=null")  # nothing had been saved: the recipe may change
     assert (code, answer["status"]) == (0, "trained")

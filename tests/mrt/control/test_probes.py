@@ -139,7 +139,7 @@ class BusRider(Agent):
 def test_an_exact_table_has_no_regret_where_exploring_is_free() -> None:
     """Bus grid, all 24 tasks: J is 0.8 at every boundary, also before the free episode, and regret is 0 by both."""
     tasks = make_tasks("dream-bus")
-    params = tasks.env.all_tasks()
+    params = tasks.env.all_tasks()  # type: ignore[attr-defined]
     torch.manual_seed(0)
     trials = rollout(tasks.env, BusRider(params["order"]), params, probe=ExploitProbe(samples=2))
     assert torch.allclose(trials.stop_values, torch.full((24, 3), 0.8), atol=1e-6)

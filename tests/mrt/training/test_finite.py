@@ -103,7 +103,7 @@ def test_too_many_in_a_row_end_the_run_with_finite_weights(tmp_path: Path) -> No
     bad = {(step, 0): "gradient" for step in (1, 3, 4, 5, 6)}
     trainer = bandit.build(tmp_path, Injected, max_skipped_steps=3)
     trainer.bad = bad
-    with pytest.raises(MRTError, match=r"3 updates in a row .* the last at step 5.*bad_batches"):
+    with pytest.raises(MRTError, match=r"3 consecutive updates .* the last at step 5.*bad_batches"):
         trainer.train()
     assert all(bool(torch.isfinite(value).all()) for value in trainer.model.parameters())
     assert sorted(path.name for path in (tmp_path / "bad_batches").glob("*.json")) == [

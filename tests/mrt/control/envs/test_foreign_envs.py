@@ -82,7 +82,7 @@ def test_a_varied_argument_reaches_the_constructor() -> None:
     tasks = make_tasks(**PENDULUM)
     params = tasks.batch(0, range(3))
     tasks.env.reset(params)
-    gravities = [slot.env.unwrapped.g for slot in tasks.env.lease.vector.envs]
+    gravities = [slot.env.unwrapped.g for slot in tasks.env.lease.vector.envs]  # type: ignore[attr-defined]
     assert gravities == [5 + 10 * u for u in params["u"][:, 0].tolist()]
     assert tasks.env.task_key(params, 0) == f"Pendulum-v1:g={gravities[0]:.9g}"
 
@@ -91,7 +91,7 @@ def test_what_the_constructor_does_not_take_is_an_attribute() -> None:
     tasks = make_tasks(gymnasium="Pendulum-v1", vary={"m": [1, 3]}, l=2.0, g=4.0, episode_steps=5)
     params = tasks.batch(1, range(2))
     tasks.env.reset(params)
-    for slot, u in zip(tasks.env.lease.vector.envs, params["u"][:, 0].tolist(), strict=True):
+    for slot, u in zip(tasks.env.lease.vector.envs, params["u"][:, 0].tolist(), strict=True):  # type: ignore[attr-defined]
         inner = slot.env.unwrapped
         assert (inner.m, inner.l, inner.g) == (1 + 2 * u, 2.0, 4.0)
 
@@ -226,7 +226,7 @@ def test_without_gymnasium_a_recipe_names_the_cure(monkeypatch: pytest.MonkeyPat
     for name in [name for name in sys.modules if name.startswith("mrt.control.envs.gym")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "gymnasium", None)
-    with pytest.raises(ConfigError, match=r'pip install "mrt\[control\]"'):
+    with pytest.raises(ConfigError, match=r"pip install 'mrt-rl\[control\]'"):
         make_env(gymnasium="Pendulum-v1")
 
 

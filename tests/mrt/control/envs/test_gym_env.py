@@ -17,7 +17,7 @@ from mrt.errors import ConfigError  # noqa: E402
 BUILT: Counter[str] = Counter()
 
 
-class Line(gymnasium.Env):
+class Line(gymnasium.Env):  # type: ignore[name-defined]
     """A walk on a line that ends by itself after `length` steps; `slope` is paid for every step to the right."""
 
     observation_space = gymnasium.spaces.Box(-100.0, 100.0, (2,), np.float32)
@@ -149,7 +149,7 @@ def test_what_a_constructor_refuses_is_a_config_error() -> None:
         grown.reset({"u": tasks_of([0.9, 0.1])})
 
 
-class Boxed(gymnasium.Env):
+class Boxed(gymnasium.Env):  # type: ignore[name-defined]
     """Takes one action; what it was given stands in `taken`."""
 
     observation_space = gymnasium.spaces.Box(-1, 1, (1,), np.float32)

@@ -30,7 +30,7 @@ from mrt.control.rollout import rollout  # noqa: E402
 from mrt.trials import Stop  # noqa: E402
 
 
-class Counter(gymnasium.Env):
+class Counter(gymnasium.Env):  # type: ignore[name-defined]
     """Ends by itself after `length` steps; pays `length` for action 2, which is numbered from 1."""
 
     observation_space = gymnasium.spaces.Discrete(5)

@@ -211,7 +211,7 @@ def test_a_server_says_what_transformers_says(server: str, tiny: str) -> None:
     assert served.counts.reused >= 256 * 16, "the row's two whole blocks come from the server's cache"
     for ids, logprobs in zip(answer.ids, answer.logprobs, strict=True):
         with torch.no_grad():
-            logits = own.model(torch.tensor([[*given[0][:290], 5, 6, *ids]])).logits[0, 291:-1] / 0.7
+            logits = own.model(torch.tensor([[*given[0][:290], 5, 6, *ids]])).logits[0, 291:-1] / 0.7  # type: ignore[attr-defined]
         expected = logits.log_softmax(-1).gather(-1, torch.tensor(ids)[:, None])[:, 0]
         assert torch.allclose(torch.tensor(logprobs), expected, atol=1e-4)
 

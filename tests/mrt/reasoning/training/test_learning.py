@@ -44,7 +44,7 @@ def train(recipe: str, trainer: type, model: Path, out: Path, seed: int, changed
     overrides = [f"model={model}", f"output_dir={out}", f"seed={seed}", "args.save_strategy=no"]
     overrides += [f"problems.{name}={value}" for name, value in DIALS.items()]
     overrides += [f"args.{name}={value}" for name, value in changed.items()]
-    built = trainer.from_recipe(load_recipe(recipe, overrides), out)
+    built = trainer.from_recipe(load_recipe(recipe, overrides), out)  # type: ignore[attr-defined]
     built.train()
     built.save_model(str(out / "model"))
     return out / "model"
