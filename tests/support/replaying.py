@@ -1,6 +1,8 @@
 """The bandit, learnt from trials that were played before: the toy on which a replay's saves are proven.
 
-python -m tests.support.replaying OUTPUT_DIR [name=value ...]    trains, going on from the newest whole checkpoint; prints a digest
+    python -m tests.support.replaying OUTPUT_DIR [name=value ...]
+
+It goes on from the newest whole checkpoint, and prints a digest.
 """
 
 from __future__ import annotations
