@@ -11,8 +11,10 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 LOG_STD = (-5.0, 1.0)  # bounds of a Gaussian head's log standard deviation
+SQUASHED_LOG_STD = (-5.0, 2.0)  # of one whose actions are squashed: before the squashing more than all of [-1, 1]
 
 
 class Distribution(Protocol):
@@ -80,3 +82,25 @@ class Gaussian:
         """KL(old || new)."""
         (m0, s0), (m1, s1) = self._split(old), self._split(new)
         return (s1 - s0 + (torch.exp(2 * s0) + (m0 - m1).square()) / (2 * torch.exp(2 * s1)) - 0.5).sum(-1)
+
+
+class SquashedGaussian:
+    """tanh of independent normal numbers, in (-1, 1)^A; `logits` as those of `Gaussian`, before the squashing.
+
+    Haarnoja et al. 2018 (1812.05905), appendix C. Neither its entropy nor the inverse of a saturated action has a
+    stable form: actions come together with their log-probabilities.
+    """
+
+    def draw(self, logits: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """Actions (..., A) and their log-probabilities (...), both differentiable in `logits` (reparameterised)."""
+        mean, log_std = logits.chunk(2, -1)
+        log_std = log_std.clamp(*SQUASHED_LOG_STD)
+        noise = torch.randn(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
+        raw = mean + log_std.exp() * noise
+        slope = 2 * (math.log(2) - raw - F.softplus(-2 * raw))  # log(1 - tanh(raw)^2), without its overflow
+        logprobs = -0.5 * noise.square() - log_std - 0.5 * math.log(2 * math.pi) - slope
+        return raw.tanh(), logprobs.sum(-1)
+
+    def mode(self, logits: Tensor) -> Tensor:
+        """tanh of the means."""
+        return logits.chunk(2, -1)[0].tanh()

@@ -7,6 +7,7 @@ action, state = policy.act(observation, state, reward, done)
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -48,8 +49,8 @@ def load_agent(path: str | Path, allow_code: bool = False) -> Agent:
     return load_control_policy(path)
 
 
-def load_control_policy(path: str | Path) -> ControlPolicy:
-    """A saved `ControlPolicy`: its own folder, or a run's (RUN/model).
+def load_control_policy(path: str | Path, kind: type[Any] = ControlPolicy) -> Any:
+    """A saved `ControlPolicy`, or another `kind` of pretrained policy: its own folder, or a run's (RUN/model).
 
     Raises:
         ConfigError: when there is none, or the folder holds something else.
@@ -60,7 +61,10 @@ def load_control_policy(path: str | Path) -> ControlPolicy:
             f"{path} holds no policy: a folder with config.json and model.safetensors, or a run, is needed"
         )
     try:
-        return ControlPolicy.from_pretrained(folder, local_files_only=True).eval()
+        found = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+        if found != kind.config_class.model_type:  # transformers would only warn, and draw fresh weights
+            raise ValueError(f"it holds a model of type {found!r}, not {kind.config_class.model_type!r}")
+        return kind.from_pretrained(folder, local_files_only=True).eval()
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ConfigError(f"{folder} does not load as a policy: {error}") from error
 

@@ -18,7 +18,7 @@ import random
 import re
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,19 +34,22 @@ MANIFEST = "manifest.json"
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
 
-def write_manifest(directory: Path, **facts: Any) -> None:
+def write_manifest(directory: Path, known: Mapping[str, Any] | None = None, **facts: Any) -> None:
     """Lists every file of `directory` with sha256 and size in manifest.json, with `facts` (JSON) beside the list.
+
+    Args:
+        known: {relative path: {sha256, size}} of files that were hashed when they were written.
 
     Raises:
         CheckpointError: for a symbolic link or anything else that is not a plain file.
     """
-    files = {}
+    known, files = known or {}, {}
     for path in _walk(directory):
         relative = path.relative_to(directory).as_posix()
         if not stat.S_ISREG(path.lstat().st_mode):
             raise CheckpointError(f"{path} is not a plain file: a checkpoint holds plain files only")
         if relative != MANIFEST:
-            files[relative] = {"sha256": _sha256(path), "size": path.stat().st_size}
+            files[relative] = known.get(relative) or {"sha256": _sha256(path), "size": path.stat().st_size}
     content = {**facts, "schema_version": SCHEMA_VERSION, "files": files}
     with (directory / MANIFEST).open("wb") as file:
         file.write(_serialise(content))
@@ -131,14 +134,14 @@ def list_checkpoints(output_dir: Path) -> list[Path]:
     return [path for _, path in sorted((int(match[1]), path) for match, path in named if match)]
 
 
-def finalise(staging: Path, target: Path, **facts: Any) -> None:
+def finalise(staging: Path, target: Path, known: Mapping[str, Any] | None = None, **facts: Any) -> None:
     """Makes the files in `staging` the checkpoint `target`: fsync them all, manifest last, one atomic rename.
 
     A target that is there already is moved aside first and deleted only once the new one is in place.
     """
     for path in _walk(staging):
         _fsync(path)
-    write_manifest(staging, **facts)
+    write_manifest(staging, known, **facts)
     for folder in (*(path for path in staging.rglob("*") if path.is_dir()), staging):
         _fsync(folder)
     replaced = target.with_name(f".replaced-{target.name.rpartition('-')[2]}")

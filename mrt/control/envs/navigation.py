@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -62,14 +63,24 @@ class PointEnv(TensorEnv):
 class PointRobot(PointEnv):
     """PEARL's dense point robot (Rakelly 2019, arXiv 1903.08254; as released): start and goal in [-1, 1]^2, 20 steps.
 
-    The reward is minus the distance after the step.
+    The reward is minus the distance after the step. With `show_goal` the observation is (x, y, goal x, goal y): nothing
+    is left to be found out about the task, as for a policy that is told its goal.
     """
 
     name = "point-robot"
     start_reach = 1.0
 
-    def __init__(self, steps: int = 20, episodes: int = 2, device: str | torch.device = "cpu") -> None:
+    def __init__(
+        self, steps: int = 20, episodes: int = 2, show_goal: bool = False, device: str | torch.device = "cpu"
+    ) -> None:
         super().__init__(steps, episodes, device)
+        self.show_goal = show_goal
+        if show_goal:
+            self.spec = replace(self.spec, observation=4)
+
+    def observe(self) -> Tensor:
+        position = self.state["position"]
+        return torch.cat([position, self.params["goal"]], 1) if self.show_goal else position
 
     def task_params(self, u: Tensor) -> dict[str, Tensor]:
         return {"goal": 2 * u - 1}
