@@ -77,7 +77,7 @@ class BaldwinTrainer(FewShotTrainer):
 
         Every process draws the same population and judges it on tasks of its own; the mean over processes counts.
         """
-        parts, strategy = [*self.model.parameters()], self.strategy
+        parts, strategy = [*genes_of(self.model).values()], self.strategy
         with torch.no_grad():
             noise = strategy.noise(parts, self.args.seed, self._next_generation())
             lost = lifetime_losses(self.model, strategy.people(parts, noise), *self.sets(batch.trials))
@@ -93,21 +93,26 @@ class BaldwinTrainer(FewShotTrainer):
         return step * self.args.updates_per_step * self.args.gradient_accumulation_steps + self._drawn[1] - 1
 
 
+def genes_of(genome: Genome) -> Tree:
+    """What evolves: the parameters that are not frozen."""
+    return {name: value for name, value in genome.named_parameters() if value.requires_grad}
+
+
 def lifetime_losses(genome: Genome, people: Sequence[Tensor], stages: Sequence[Set], query: Set) -> Tensor:
-    """(P,) mean loss after learning of every individual, whose genes are (P, ...) in the order of `parameters()`.
+    """(P,) mean loss after learning of every individual, whose genes are (P, ...) in the order of `genes_of`.
 
     Every individual learns all M tasks. Where tasks are folded, P M learners are one batch; else the individuals are
     mapped over (`vmap`) or live one after another (`loop`).
     """
     size, tasks = len(people[0]), len(query[0])
-    genes = dict(zip((name for name, _ in genome.named_parameters()), people, strict=True))
+    genes = dict(zip(genes_of(genome), people, strict=True))
     if genome.steps.over != "fold":
         return -population_fitness(
             lambda own: -functional_call(genome, own, (stages, query)).mean(), genes, genome.steps.over
         )
     rows: Tree = {name: value.repeat_interleave(tasks, 0) for name, value in genes.items()}
     base = parameters_of(genome.net)
-    phi = {name: rows[f"net.{name}"] for name in base}
+    phi = {name: rows.get(f"net.{name}", value) for name, value in base.items()}
     steps: GradientSteps = genome.steps
     rates = {n: _columns(rows[f"rates.0.{n.replace('.', '/')}"].exp(), base[n].ndim) for n in base}
     theta = Theta(base, [rates])

@@ -120,6 +120,21 @@ def test_the_gates_start_at_gradient_descent(tmp_path: Path) -> None:
     assert all(torch.allclose(ours[-1][name], plain[name], atol=1e-6) for name in plain)
 
 
+@pytest.mark.parametrize("name", ["meta_lstm", "baldwin", "reptile", "maml"])
+def test_what_is_frozen_stays_through_a_lifetime_and_through_training(name: str, tmp_path: Path) -> None:
+    trainer = trainer_of(name, tmp_path, "args.hidden=[6]", "args.max_steps=2")
+    first = trainer.model.net.layers[0].requires_grad_(False)
+    before, head = first.weight.detach().clone(), trainer.model.net.layers[1].weight.detach().clone()
+    trainer.train()
+    assert torch.equal(first.weight, before)
+    assert not torch.equal(trainer.model.net.layers[1].weight, head)
+    if name == "meta_lstm":
+        support = (torch.randn(4, 10, 1), torch.randn(4, 10, 1))
+        phi = trainer.model.trajectory(support)[-1]
+        assert torch.equal(phi["layers.0.weight"], before.expand(4, 6, 1))
+        assert not torch.allclose(phi["layers.1.weight"], head.expand(4, 1, 6))
+
+
 def test_the_meta_learner_lstm_learns(tmp_path: Path, learning: Any) -> None:
     settings = ("args.hidden=[20]", "args.max_steps=60", "args.learning_rate=0.01", "args.logging_steps=20")
     trainer = trainer_of("meta_lstm", tmp_path, *settings, f"seed={learning.seed()}")
