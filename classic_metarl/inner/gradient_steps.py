@@ -200,7 +200,7 @@ def check_adaptable(net: nn.Module) -> None:
         kind = type(layer).__name__
         if getattr(layer, "track_running_stats", False):
             raise ConfigError(
-                f"{name or 'the network'} ({kind}) keeps running statistics, which tasks would share in the inner loop. "
+                f"{name or 'the network'} ({kind}) keeps running statistics, which all tasks of an inner loop share. "
                 f"Use {kind}(..., track_running_stats=False), or GroupNorm or LayerNorm"
             )
         rate = layer.p if isinstance(layer, _DropoutNd) else getattr(layer, "dropout", 0.0)

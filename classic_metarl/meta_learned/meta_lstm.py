@@ -28,7 +28,7 @@ from mrt.errors import ConfigError
 class MetaLSTM(FewShotLearner):
     """theta_0 and the gates. Coordinates of all tasks are the rows of the LSTM: its weights are shared by all."""
 
-    def __init__(self, net: nn.Module, family: Any, inner: GradientSteps, steps: int, rate: float, hidden: int = 20):
+    def __init__(self, net: nn.Module, family: Any, inner: GradientSteps, *, steps: int, rate: float, hidden: int = 20):
         super().__init__()
         check_adaptable(net)
         self.net, self.family, self.inner, self.number = net, family, inner, steps
@@ -84,7 +84,7 @@ class MetaLSTMTrainer(FewShotTrainer):
         if args.over != "fold":
             raise ConfigError(f"over={args.over!r}: the rows of the LSTM are all tasks at once here (over: fold)")
         inner = inner_loop(net, family, args, "first")
-        return MetaLSTM(net, family, inner, args.inner_steps, args.inner_rate)
+        return MetaLSTM(net, family, inner, steps=args.inner_steps, rate=args.inner_rate)
 
 
 def flat(tree: Tree) -> Tensor:

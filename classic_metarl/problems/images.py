@@ -35,9 +35,9 @@ ENDINGS = {".png", ".jpg", ".jpeg"}
 class ImageEpisodes:
     """A family of N-way classification problems, as the supervised trainer asks for it.
 
-    A task draws `ways` classes, and of each `shot` support and `query` query images. Which class has which label is drawn
-    with the task, and so is the order within the support set and within the queries: no position tells a label, so
-    that each has to be bound to its image.
+    A task draws `ways` classes, and of each `shot` support and `query` query images. Which class has which label is
+    drawn with the task, and so is the order within the support set and within the queries: no position tells a label,
+    so that each has to be bound to its image.
 
     Args:
         source: strokes, omniglot or miniimagenet. path: of the latter two.

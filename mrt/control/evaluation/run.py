@@ -108,7 +108,9 @@ def evaluate_policy(
     with tqdm(total=count, initial=min(len(rows) * size, count), desc=tasks.name, unit="task", **shown) as bar:
         for number in range(len(rows), len(starts)):
             indices = range(starts[number], min(starts[number] + size, count))
-            row = play_chunk(tasks, entrants, list(policies), seed, number, indices, measures)
+            row = play_chunk(
+                tasks, entrants, learned=list(policies), seed=seed, number=number, indices=indices, measures=measures
+            )
             rows.append(row)
             if save is not None:
                 save(row)
@@ -154,6 +156,7 @@ def bounds_of(tasks: EnvTasks, params: Mapping[str, Tensor]) -> Bounds | None:
 def play_chunk(
     tasks: EnvTasks,
     entrants: Mapping[str, Player],
+    *,
     learned: Sequence[str],
     seed: int,
     number: int,
@@ -168,7 +171,7 @@ def play_chunk(
     row: Chunk = {"chunk": number, "n": len(next(iter(params.values()))), "players": {}}
     totals: dict[str, Tensor] = {}
     for name, make in entrants.items():
-        outcomes, _ = watch(tasks.env, make(params, noise), params, noise, bounds)
+        outcomes, _ = watch(tasks.env, make(params, noise), params, seed=noise, bounds=bounds)
         totals[name] = outcomes.total
         row["players"][name] = _moments(outcomes, names)
     for name in learned:

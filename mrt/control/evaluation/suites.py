@@ -131,6 +131,7 @@ def run_suite(
     suite: Suite,
     contenders: Sequence[Contender],
     out: Path,
+    *,
     count: int | None = None,
     seed: int = 0,
     greedy: bool = True,
@@ -161,11 +162,11 @@ def run_suite(
                 f"{contender.path} (trained on {played}) fits nothing in suite '{suite.name}': {', '.join(kinds)}"
             )
     chosen = {n: replace(e, count=count or e.count) for n, e in suite.environments.items() if pairs[n] or not names}
-    _claim(out, suite, chosen, contenders, seed, greedy)
+    _claim(out, suite, chosen, contenders, seed=seed, greedy=greedy)
     results: dict[str, Any] = {"schema_version": SCHEMA_VERSION, "kind": "control", "suite": suite.name}
     results |= {"description": suite.description, "seed": seed, "greedy": greedy, "environments": {}}
     for name, entry in chosen.items():
-        found = _environment(name, entry, made[name], pairs[name], out, seed, greedy, progress)
+        found = _environment(name, entry, made[name], pairs[name], out=out, seed=seed, greedy=greedy, progress=progress)
         results["environments"][name] = found
     write_json(out / "results.json", _finite(results))
     return results
@@ -176,6 +177,7 @@ def _environment(
     entry: Entry,
     tasks: EnvTasks,
     contenders: Sequence[Contender],
+    *,
     out: Path,
     seed: int,
     greedy: bool,
@@ -223,7 +225,7 @@ def read_chunks(path: Path, name: str) -> list[Chunk]:
 
 
 def _claim(
-    out: Path, suite: Suite, chosen: Mapping[str, Entry], contenders: Sequence[Contender], seed: int, greedy: bool
+    out: Path, suite: Suite, chosen: Mapping[str, Entry], contenders: Sequence[Contender], *, seed: int, greedy: bool
 ) -> None:
     """Writes eval.json, or checks that the folder holds this very evaluation."""
     content = {

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-
 from transformers.integrations import integration_utils
 
 from mrt.errors import ConfigError
