@@ -31,6 +31,7 @@ from mrt.errors import ConfigError, nearest
 
 HELD_OUT = 1 << 40  # added to the seed: a run's own tasks are those of seeds below
 CHUNK = 2000
+FOREIGN_CHUNK = 100  # environments of others, each an object of its own
 STEPS_A_CHUNK = 1_000_000  # rows times steps in memory at once
 RANDOM = "random"
 Chunk = dict[str, Any]
@@ -100,7 +101,8 @@ def evaluate_policy(
         ConfigError: for an unknown reference or measure, or a policy of another shape than the environment.
     """
     policies = {"policy": policy} if isinstance(policy, Agent) else dict(policy or {})
-    size = chunk or max(1, min(CHUNK, STEPS_A_CHUNK // tasks.env.spec.trial_steps))
+    most = CHUNK if tasks.env.on_tensors else FOREIGN_CHUNK
+    size = chunk or max(1, min(most, STEPS_A_CHUNK // tasks.env.spec.trial_steps))
     starts = range(0, count, size)
     entrants = _entrants(tasks, policies, greedy, references)
     rows = list(done[: len(starts)])
