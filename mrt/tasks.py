@@ -52,9 +52,11 @@ def split_of(key: str, fractions: Mapping[str, float], seed: int = 0) -> str:
     return names[-1]
 
 
-def generator(seed: int, index: int) -> torch.Generator:
-    """A local random generator for task `index` of `seed`; global random states stay untouched."""
-    digest = hashlib.sha256(f"{seed}:{index}".encode()).digest()
+def generator(seed: int, *index: int) -> torch.Generator:
+    """A local random generator for task `index` of `seed`; global random states stay untouched. Several indices, such
+    as (generation, individual), name a stream apart from that of every task.
+    """
+    digest = hashlib.sha256(":".join(map(str, (seed, *index))).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 

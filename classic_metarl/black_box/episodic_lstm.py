@@ -65,6 +65,7 @@ class EpisodicLSTM(Memory):
     def __init__(
         self,
         size: int,
+        *,
         slots: int = 32,
         key: str = "observation",
         context: tuple[int, int] | list[int] | None = None,

@@ -93,7 +93,7 @@ class SNAIL(Memory):
     """
 
     def __init__(
-        self, size: int, steps: int = 128, filters: int = 32, keys: int = 32, values: int = 32, blocks: int = 2
+        self, size: int, *, steps: int = 128, filters: int = 32, keys: int = 32, values: int = 32, blocks: int = 2
     ) -> None:
         super().__init__(size)
         for name, number in {"steps": steps, "filters": filters, "keys": keys, "values": values}.items():

@@ -85,7 +85,7 @@ def play(first: Tensor, second: Tensor, payoffs: Tensor, rows: int, steps: int) 
     )
 
 
-def surrogate(first: Tensor, second: Tensor, trials: Trials, player: int, gamma: float, baseline: bool) -> Tensor:
+def surrogate(first: Tensor, second: Tensor, trials: Trials, player: int, *, gamma: float, baseline: bool) -> Tensor:
     """A number whose derivatives of any order estimate those of `player`'s value, for the policies that played.
 
     With a baseline its value says nothing, without one it is the mean discounted payoff of the plays.
@@ -182,7 +182,7 @@ class LOLATrainer(TrialTrainer):
     def _value(self, pair: Sequence[Tensor], trials: Trials, player: int) -> Tensor:
         if self.args.estimator == "exact":
             return self._exact(*pair)[player]
-        return surrogate(pair[0], pair[1], trials, player, self.args.gamma, self.args.baseline)
+        return surrogate(pair[0], pair[1], trials, player, gamma=self.args.gamma, baseline=self.args.baseline)
 
     def _play(self, first: Tensor, second: Tensor, rows: int) -> Trials:
         return play(first, second, self.tasks.payoffs, rows, self.args.steps)

@@ -37,6 +37,8 @@ class ReptileTrainer(FewShotTrainer):
         rate = self._get_learning_rate()
         with torch.no_grad():
             for name, parameter in theta.parameters.items():
+                if not parameter.requires_grad:
+                    continue
                 moved = phi[name].detach().mean(0) - parameter
                 if self.args.world_size > 1:
                     moved = self.accelerator.reduce(moved, "mean")

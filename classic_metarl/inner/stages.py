@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from classic_metarl.inner.gradient_steps import Tree
+from classic_metarl.inner.gradient_steps import Tree, fold, unfold
 from mrt.credit.grouping import group_mean, group_std
 from mrt.training.collection import Batch
 from mrt.trials import PROVERS, Trials
@@ -72,11 +72,6 @@ def stage(batch: Batch, number: int) -> Batch:
     return Batch(one, batch.weights[:, begin:end])
 
 
-def stages_of(batch: Batch) -> list[Batch]:
-    """Every stage of joined trials."""
-    return [stage(batch, number) for number in range(int(batch.trials.episode.max()) + 1)]
-
-
 def task_number(trials: Trials) -> int:
     """M."""
     return int(trials.group[-1]) + 1
@@ -99,13 +94,13 @@ def as_data(batch: Batch) -> Tree:
     trials = batch.trials
     found = {name: getattr(trials, name) for name in FIELDS} | {"weights": batch.weights}
     found |= {f"inputs/{name}": value for name, value in trials.inputs.items()}
-    return {name: value.unflatten(0, (task_number(trials), -1)) for name, value in found.items()}
+    return unfold(found, task_number(trials))
 
 
 def as_batch(data: Tree) -> Batch:
     """Back from `as_data`, as far as surrogates look."""
     tasks, each = data["mask"].shape[:2]
-    flat = {name: value.flatten(0, 1) for name, value in data.items()}
+    flat = fold(data)
     new: dict[str, Any] = {name: flat[name] for name in FIELDS}
     trials = Trials(
         **new,

@@ -46,6 +46,7 @@ class TaskPolicy(nn.Module):
         spec: Spec,
         hidden: Sequence[int] = (64, 64),
         activation: str = "tanh",
+        *,
         std: Std = "free",
         init_std: float = 1.0,
         min_std: float = 1e-6,

@@ -54,7 +54,7 @@ class GradientRLConfig(TrialConfig):
             raise ConfigError(f"surrogate='{self.surrogate}' is unknown; {nearest(self.surrogate, set(SURROGATES))}")
         if self.surrogate == "dice" and (self.credit != "reward_to_go" or self.normalise):
             raise ConfigError(
-                f"surrogate='dice' sums rewards itself: credit='{self.credit}' and normalise={self.normalise} would do "
+                f"surrogate='dice' sums the rewards itself: credit='{self.credit}' and normalise={self.normalise} do "
                 "nothing. Set credit=reward_to_go and normalise=false, or take loaded_dice"
             )
         if not self.inner_rates:

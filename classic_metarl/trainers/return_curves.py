@@ -31,6 +31,7 @@ def adaptation_returns(
     learner: MetaPolicy,
     tasks: EnvTasks,
     args: GradientRLConfig,
+    *,
     count: int = 40,
     steps: int = 3,
     episodes: int = EPISODES,
@@ -79,7 +80,7 @@ def write_adaptation(learner: MetaPolicy, tasks: PairedTasks, args: GradientRLCo
     latter. The form is that of a control evaluation whose unit is a gradient step.
     """
     count, test = args.curve_tasks, tasks.test
-    returns = adaptation_returns(learner, test, args, count, args.curve_steps).double()
+    returns = adaptation_returns(learner, test, args, count=count, steps=args.curve_steps).double()
     mean, se = returns.mean(0), returns.std(0) / count**0.5
     names = [f"step_{k}" for k in range(returns.shape[1])]
     found: dict[str, Any] = {"tasks": {"name": test.name}, "n": count, "unit": "gradient step", "first": 0}

@@ -65,7 +65,7 @@ def stay(run: Path, recipe: Recipe, tasks: int = 2000) -> Score:
     env = held_out.env
     assert isinstance(env, TwoStep)
     player = Entrant(load_control_policy(run), greedy=True)
-    _, seen = watch(env, player, held_out.batch(HELD_OUT, range(tasks)), HELD_OUT, keep=True)
+    _, seen = watch(env, player, held_out.batch(HELD_OUT, range(tasks)), seed=HELD_OUT, keep=True)
     first, second = seen.actions[0], seen.actions[2]  # a choice takes two steps
     common, paid = seen.states[1]["stage"] - 1 == first, seen.rewards[1] > 0
     stayed = (first == second).double()

@@ -119,9 +119,9 @@ def _evaluate_control(ns: Namespace) -> Outcome:
     from mrt.control.evaluation.suites import load_suite, read_contender, run_suite, suite_table
     from mrt.runs.rundir import locked
 
-    suite, out = load_suite(ns.model), Path(ns.out)
+    suite, out = load_suite(ns.model, ns.allow_code), Path(ns.out)
     named = [item.partition("=") if "=" in item else (None, "", item) for item in ns.policy]
-    contenders = [read_contender(path, name or None) for name, _, path in named]
+    contenders = [read_contender(path, name or None, ns.allow_code) for name, _, path in named]
     with locked(out):
         results = run_suite(suite, contenders, out, count=ns.limit, seed=ns.seed, greedy=not ns.sampled)
         report_file = write_report(out)

@@ -56,7 +56,7 @@ def _train(parser: argparse.ArgumentParser) -> None:
 
 
 def _allow_code(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--allow-code", action="store_true", help="run a trainer from outside mrt and classic_metarl")
+    parser.add_argument("--allow-code", action="store_true", help="run code from outside mrt and classic_metarl")
 
 
 def _eval(parser: argparse.ArgumentParser) -> None:
@@ -86,6 +86,7 @@ def _eval(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--split", default="test", help="split of the problem set (default: test)")
     parser.add_argument("--name", help="name in tables and reports (default: the name of DIR)")
+    _allow_code(parser)
     _temperature(parser)
     _seed(parser)
     from mrt.reasoning.evaluation.command import add_arguments

@@ -19,6 +19,7 @@ from mrt.control.agent import Agent, Shape
 from mrt.control.envs import make_env
 from mrt.control.policy import ControlPolicy
 from mrt.errors import ConfigError
+from mrt.runs.code import import_environments
 from mrt.runs.fields import field_types
 from mrt.runs.recipe import Recipe, import_trainer
 from mrt.runs.rundir import read_run
@@ -28,7 +29,7 @@ def recipe_of(path: str | Path) -> Recipe | None:
     """The recipe of the run that a path is, or lies in; None where there is none."""
     for folder in (Path(path), Path(path).parent):
         found = read_run(folder).get("recipe")
-        if found:
+        if found and "trainer" in found:
             return Recipe(**{name: found[name] for name in field_types(Recipe) if name in found})
     return None
 
@@ -42,6 +43,8 @@ def load_agent(path: str | Path, allow_code: bool = False) -> Agent:
     recipe = recipe_of(path)
     run = Path(path).parent if Path(path).name == "model" else Path(path)
     if recipe is not None:
+        if allow_code:
+            import_environments(recipe.tasks, allow_code)
         trainer = import_trainer(recipe.trainer, allow_code)
         if not hasattr(trainer, "agent_of"):
             raise ConfigError(f"{path} holds no policy: what {recipe.trainer} trains does not act in environments")
@@ -154,6 +157,7 @@ def load_policy(path: str | Path, greedy: bool = True, allow_code: bool = False)
         ConfigError: as `load_agent`.
     """
     recipe, space = recipe_of(path), None
+    agent = load_agent(path, allow_code)
     if recipe is not None and {"gymnasium", "env"} & set(recipe.tasks):
         space = make_env(**{k: v for k, v in recipe.tasks.items() if k != "split"}).action_space  # type: ignore[attr-defined]
-    return LoadedPolicy(load_agent(path, allow_code), greedy, space)
+    return LoadedPolicy(agent, greedy, space)

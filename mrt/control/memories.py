@@ -98,6 +98,7 @@ class Transformer(Memory):
     def __init__(
         self,
         size: int,
+        *,
         layers: int = 2,
         heads: int = 4,
         backbone: str = "qwen3",

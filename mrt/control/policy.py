@@ -55,6 +55,7 @@ class PolicyConfig(PreTrainedConfig):
         observation: int = 1,
         actions: int = 0,
         action_size: int = 0,
+        *,
         memory: str = "gru",
         memory_options: Mapping[str, Any] | None = None,
         hidden_size: int = 64,

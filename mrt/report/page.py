@@ -30,6 +30,7 @@ def write_report(
     out: Path,
     evals: Sequence[Path],
     runs: Sequence[Path] = (),
+    *,
     title: str = "Evaluation report",
     baseline: str | None = None,
     comparisons: Sequence[Mapping[str, Any]] = (),

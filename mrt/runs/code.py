@@ -5,6 +5,7 @@ import os
 import pkgutil
 import re
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 from mrt.errors import ConfigError, nearest
@@ -48,6 +49,17 @@ def import_named(spec: str, key: str, allow_code: bool = False, item: bool = Tru
         classes = {other for other, value in vars(module).items() if isinstance(value, type)}
         raise ConfigError(f"{named}: no such class; {nearest(name, classes)}")
     return found
+
+
+def import_environments(tasks: Mapping[str, Any], allow_code: bool = False) -> None:
+    """Imports what `tasks` name with a module: `env: module:Class`, and Gymnasium's `module:Id-v0`.
+
+    Raises:
+        ConfigError: as `import_named`.
+    """
+    for key in ("env", "gymnasium"):
+        if ":" in str(tasks.get(key, "")):
+            import_named(tasks[key], f"tasks.{key}", allow_code, item=key == "env")
 
 
 def _modules() -> set[str]:

@@ -26,7 +26,7 @@ from typing import Any, Protocol
 import yaml
 
 from mrt.errors import ConfigError, nearest
-from mrt.runs.code import SPEC, import_named
+from mrt.runs.code import SPEC, import_environments, import_named
 from mrt.runs.fields import convert_fields, field_types, redact, show
 from mrt.runs.strict_yaml import parse_yaml
 
@@ -135,9 +135,7 @@ def load_recipe(path_or_name: str, overrides: Sequence[str] = (), *, allow_code:
             _set_nested(sections[section], rest, parse_yaml(raw, f"override {key}"), key)
             texts[section][".".join(rest)] = raw
     recipe = _finish(recipe, args_class, sections, texts, source)
-    for key in ("env", "gymnasium"):  # module:Class; Gymnasium imports the module of module:Id-v0
-        if ":" in str(recipe.tasks.get(key, "")):
-            import_named(recipe.tasks[key], f"tasks.{key}", allow_code, item=key == "env")
+    import_environments(recipe.tasks, allow_code)
     return recipe
 
 

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from mrt.errors import CheckpointError, ConfigError
-from mrt.runs.tracking import METRICS, TRIALS, tracker_ids, trackers
+from mrt.runs.tracking import METRICS, TRIALS, check_trackers, tracker_ids, trackers
 from mrt.training import checkpoint as ckpt
 from mrt.training.finite import FiniteGuard, finite
 from mrt.training.saving import SavingMixin
@@ -71,7 +71,7 @@ class TrialArguments(Behind):
 
 
 class TrialMixin(SavingMixin):
-    """Cooperative: first in the bases, no constructor of its own, every method calls its super.
+    """Cooperative: first in the bases, every method calls its super.
 
     A subclass keeps what it needs over a resume with `register_state`, says what it sampled with `write_trials` and
     what it measured with `log_metric`.
@@ -79,6 +79,11 @@ class TrialMixin(SavingMixin):
 
     _finite_guard: FiniteGuard | None = None
     _session_start = 0
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        for given in (*args, *kwargs.values()):  # among them the training arguments, wherever the trainer has them
+            check_trackers(getattr(given, "report_to", ()))
+        super().__init__(*args, **kwargs)
 
     # What a subclass uses.
 
@@ -128,10 +133,7 @@ class TrialMixin(SavingMixin):
         return known[1]
 
     def train(
-        self,
-        resume_from_checkpoint: str | bool | None = None,
-        trial: Any = None,
-        ignore_keys_for_eval: list[str] | None = None,
+        self, resume_from_checkpoint: str | bool | None = None, trial: Any = None, ignore_keys_for_eval: Any = None
     ) -> Any:
         """Trains; a path resumes from that checkpoint, True from the newest whole one, None starts anew.
 
@@ -155,11 +157,7 @@ class TrialMixin(SavingMixin):
         self._trackers = tracker_ids(self.args, facts.get("trackers", {}))
         try:
             with trackers(self.args, self._trackers):
-                return super().train(
-                    resume_from_checkpoint=str(checkpoint) if checkpoint else None,
-                    trial=trial,
-                    ignore_keys_for_eval=ignore_keys_for_eval,
-                )
+                return super().train(str(checkpoint) if checkpoint else None, trial, ignore_keys_for_eval)
         finally:
             for name in (METRICS, TRIALS):
                 self._file(name).close()

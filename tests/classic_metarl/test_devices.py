@@ -213,7 +213,9 @@ def test_meta_rl_trains_and_is_evaluated(name: str, device: str, tmp_path: Path)
     trainer = trained(name, device, tmp_path, *META_RL[name])
     assert (tmp_path / "adaptation" / "results.json").is_file()
     before = torch.get_rng_state(), torch.cuda.get_rng_state() if device == "cuda" else torch.zeros(0)
-    found = adaptation_returns(trainer.learner, trainer.tasks.test.to("cpu"), trainer.args, 2, 1, 3)
+    found = adaptation_returns(
+        trainer.learner, trainer.tasks.test.to("cpu"), trainer.args, count=2, steps=1, episodes=3
+    )
     assert found.device.type == "cpu"
     assert bool(found.isfinite().all())
     if "continuous" in name:

@@ -99,6 +99,7 @@ class Hallway(FiniteEnv):
         half: int = 5,
         dead_end: int = 0,
         cost: float = 0.02,
+        *,
         steps: int | None = None,
         episodes: int = 2,
         device: str | torch.device = "cpu",

@@ -62,6 +62,7 @@ class FadingLegs(TensorEnv):
         stages: int = 7,
         each: int = 5,
         steps: int = 30,
+        *,
         start: Start = "first",
         loss: float = 1.0,
         effort: float = 0.5,

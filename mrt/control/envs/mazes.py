@@ -64,6 +64,7 @@ class Maze(FiniteEnv):
         self,
         size: int = 4,
         view: View = "symbolic",
+        *,
         openings: float = 0.0,
         steps: int = 100,
         episodes: int = 2,
@@ -118,7 +119,7 @@ class Maze(FiniteEnv):
             return top_down(walls(passages, self.size), cell, goal, self.size)
         if self.view == "first_person":
             solid = walls(passages, self.size)
-            return first_person(solid, cell, goal, self.state["heading"], self.size, self.rays)
+            return first_person(solid, cell, goal, self.state["heading"], size=self.size, rays=self.rays)
         here = passages.gather(1, cell[:, None])
         free = (here >> torch.arange(4, device=self.device)) & 1
         near = free * (cell[:, None] + self.offsets == goal[:, None])

@@ -46,6 +46,7 @@ class Sumo(TensorEnv):
         self,
         rounds: int = 7,
         steps: int = 60,
+        *,
         reward: Literal["sparse", "dense"] = "sparse",
         start: Start = "first",
         opponent: Opponent | None = None,

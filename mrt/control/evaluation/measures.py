@@ -154,6 +154,7 @@ def watch(
     env: TensorEnv,
     agent: Agent,
     params: Mapping[str, Tensor],
+    *,
     seed: int = 0,
     bounds: Bounds | None = None,
     keep: bool = False,

@@ -31,6 +31,7 @@ from mrt.errors import ConfigError, nearest
 
 HELD_OUT = 1 << 40  # added to the seed: a run's own tasks are those of seeds below
 CHUNK = 2000
+FOREIGN_CHUNK = 100  # environments of others, each an object of its own
 STEPS_A_CHUNK = 1_000_000  # rows times steps in memory at once
 RANDOM = "random"
 Chunk = dict[str, Any]
@@ -100,7 +101,8 @@ def evaluate_policy(
         ConfigError: for an unknown reference or measure, or a policy of another shape than the environment.
     """
     policies = {"policy": policy} if isinstance(policy, Agent) else dict(policy or {})
-    size = chunk or max(1, min(CHUNK, STEPS_A_CHUNK // tasks.env.spec.trial_steps))
+    most = CHUNK if tasks.env.on_tensors else FOREIGN_CHUNK
+    size = chunk or max(1, min(most, STEPS_A_CHUNK // tasks.env.spec.trial_steps))
     starts = range(0, count, size)
     entrants = _entrants(tasks, policies, greedy, references)
     rows = list(done[: len(starts)])
@@ -108,7 +110,9 @@ def evaluate_policy(
     with tqdm(total=count, initial=min(len(rows) * size, count), desc=tasks.name, unit="task", **shown) as bar:
         for number in range(len(rows), len(starts)):
             indices = range(starts[number], min(starts[number] + size, count))
-            row = play_chunk(tasks, entrants, list(policies), seed, number, indices, measures)
+            row = play_chunk(
+                tasks, entrants, learned=list(policies), seed=seed, number=number, indices=indices, measures=measures
+            )
             rows.append(row)
             if save is not None:
                 save(row)
@@ -154,6 +158,7 @@ def bounds_of(tasks: EnvTasks, params: Mapping[str, Tensor]) -> Bounds | None:
 def play_chunk(
     tasks: EnvTasks,
     entrants: Mapping[str, Player],
+    *,
     learned: Sequence[str],
     seed: int,
     number: int,
@@ -168,7 +173,7 @@ def play_chunk(
     row: Chunk = {"chunk": number, "n": len(next(iter(params.values()))), "players": {}}
     totals: dict[str, Tensor] = {}
     for name, make in entrants.items():
-        outcomes, _ = watch(tasks.env, make(params, noise), params, noise, bounds)
+        outcomes, _ = watch(tasks.env, make(params, noise), params, seed=noise, bounds=bounds)
         totals[name] = outcomes.total
         row["players"][name] = _moments(outcomes, names)
     for name in learned:

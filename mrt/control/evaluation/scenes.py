@@ -42,7 +42,7 @@ def scenes(tasks: EnvTasks, policies: Mapping[str, Agent], seed: int, greedy: bo
         entrants[name] = make(params, seed)
     found = []
     for name, agent in entrants.items():
-        _, watched = watch(env, agent, params, seed, keep=True)
+        _, watched = watch(env, agent, params, seed=seed, keep=True)
         scene = _path(env, watched) if walks else _choices(env, watched)
         found.append({"player": name, **scene})
     return found

@@ -27,11 +27,6 @@ def known_task(env: FiniteEnv, params: Mapping[str, Tensor] | None = None) -> fl
     return float(episode_values(env, env.all_tasks() if params is None else params).mean())
 
 
-def random_policy(env: FiniteEnv, params: Mapping[str, Tensor] | None = None) -> float:
-    """Return of one episode of uniformly random actions: mean over `params` {name: (B, ...)}, or over all tasks."""
-    return float(episode_values(env, env.all_tasks() if params is None else params, "random").mean())
-
-
 def episode_values(
     env: FiniteEnv,
     params: Mapping[str, Tensor],

@@ -1,6 +1,6 @@
-"""The navigation tasks' known-task optimum, standing still, and random play; undiscounted returns of one episode.
+"""The navigation tasks' known-task optimum and standing still; undiscounted returns of one episode.
 
-All but random play come by quadrature in float64. A step reaches a box, so both coordinates can run towards the goal at
+Both come by quadrature in float64. A step reaches a box, so both coordinates can run towards the goal at
 once, each as fast as it can: that makes every distance on the way as small as it can be, and is the optimum wherever a
 smaller distance pays no less. It is no optimum of the four corners' sparse reward, which can be farmed: there it is the
 return of going straight to the goal.
@@ -16,10 +16,8 @@ import torch
 from torch import Tensor
 
 from mrt.control.agent import RandomAgent, ScriptedAgent
-from mrt.control.envs.base import EnvTasks
 from mrt.control.envs.navigation import FourCorners, Navigation2D, PointEnv, PointRobot, SparseSemicircle
 from mrt.control.interaction import play
-from mrt.control.oracles.base import mean_and_se
 from mrt.control.oracles.bounds import Bounds, floor_and_ceiling
 
 NODES = 160  # of the quadrature, a coordinate; the error is about 1e-4
@@ -39,14 +37,6 @@ def stay(env: PointEnv, nodes: int = NODES) -> float:
     return float((_returns(env, offsets, 0.0) * weights).sum())
 
 
-def random_policy(env: PointEnv, tasks: int = 2000, seed: int = 0) -> tuple[float, float]:
-    """Return of an episode of uniformly random actions: mean over so many tasks, and its standard error."""
-    once = env.with_spec(episodes=1)
-    params = EnvTasks(once).batch(seed, range(tasks))
-    # Not the environment's own seed: start and first action would come from the same numbers.
-    return mean_and_se(play(once, RandomAgent(once.spec, seed + 1), params, seed)[:, 0])
-
-
 class StraightPolicy(ScriptedAgent):
     """Knows the goal and runs to it. Where it is the optimum, see above."""
 
@@ -58,25 +48,6 @@ class StraightPolicy(ScriptedAgent):
     def choose(self, observation: Tensor, state: dict[str, Any]) -> Tensor:
         """(B, 2) in [-1, 1] from the positions (B, 2)."""
         return ((self.env.params["goal"] - observation) / self.env.stride).clamp(-1, 1)
-
-
-class FarmingPolicy(StraightPolicy):
-    """Shows that the four corners' sparse reward can be farmed: out of the unpaid middle and back in, all the episode.
-
-    Stepping out pays the progress made, stepping back in costs nothing. It runs to the goal in time for the end.
-    """
-
-    def __init__(self, env: FourCorners) -> None:
-        super().__init__(env)
-        self.corner = env.corner - env.quiet / 2
-
-    def choose(self, observation: Tensor, state: dict[str, Any]) -> Tensor:
-        """(B, 2) in [-1, 1] from the positions (B, 2)."""
-        left = self.env.spec.episode_steps - self.env.clock
-        outside = observation.abs().sum(dim=1) >= self.env.quiet  # type: ignore[attr-defined]
-        back = outside & (left > self.corner / self.env.stride + 1)
-        toward = torch.where(back[:, None], -self.env.params["goal"].sign(), self.env.params["goal"] - observation)
-        return (toward / self.env.stride).clamp(-1, 1)
 
 
 @floor_and_ceiling.register

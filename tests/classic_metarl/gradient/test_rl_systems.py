@@ -59,7 +59,11 @@ def test_it_learns_to_adapt_and_knows_nothing_before(name: str, tmp_path: Path, 
     trainer = build(name, tmp_path, per_device_train_batch_size=20, episodes=20, seed=learning.seed(42))
 
     def measured() -> list[float]:
-        return adaptation_returns(trainer.learner, trainer.tasks.test, trainer.args, 200, 1, 6).mean(0).tolist()
+        return (
+            adaptation_returns(trainer.learner, trainer.tasks.test, trainer.args, count=200, steps=1, episodes=6)
+            .mean(0)
+            .tolist()
+        )
 
     untrained = measured()
     trainer.train()
@@ -158,7 +162,7 @@ def test_latents_of_tasks_move_and_tests_start_from_the_prior(tmp_path: Path) ->
     assert trials.task[::6].tolist() == [7, 2, *range(8, 18)]
     assert (trials.rewards <= 0).all(), "dense in training"
     assert trainer.tasks.test.env.reward == "sparse"
-    assert (adaptation_returns(learner, trainer.tasks.test, trainer.args, 4, 1, 5) >= 0).all()
+    assert (adaptation_returns(learner, trainer.tasks.test, trainer.args, count=4, steps=1, episodes=5) >= 0).all()
 
 
 def test_the_latents_step_by_hand_and_nothing_else_moves(tmp_path: Path) -> None:
@@ -227,7 +231,7 @@ def test_a_run_is_measured_and_drawn(tmp_path: Path) -> None:
     found = json.loads((tmp_path / "adaptation" / "results.json").read_text())["environments"]["navigation-2d"]
     torch.rand(3)  # neither the state of the generator matters, nor is it touched
     state = torch.get_rng_state()
-    expected = adaptation_returns(trainer.learner, trainer.tasks.test, trainer.args, 5, 2)
+    expected = adaptation_returns(trainer.learner, trainer.tasks.test, trainer.args, count=5, steps=2)
     assert torch.equal(state, torch.get_rng_state())
     assert found["players"]["policy"]["curve"]["mean"] == pytest.approx(expected.mean(0).tolist(), abs=1e-5)
     error = (expected.std(0) / 5**0.5).tolist()

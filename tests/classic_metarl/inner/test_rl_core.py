@@ -18,7 +18,7 @@ from classic_metarl.gradient.promp import ProMPConfig, ProMPTrainer
 from classic_metarl.inner import estimators
 from classic_metarl.inner.meta_policy import inner_loop
 from classic_metarl.inner.stage_credit import credit_of
-from classic_metarl.inner.stages import as_batch, as_data, join, numbers_of, stage, stages_of, task_means
+from classic_metarl.inner.stages import as_batch, as_data, join, numbers_of, stage, task_means
 from classic_metarl.inner.task_policy import TaskPolicy, play
 from classic_metarl.problems.paired import paired_tasks
 from classic_metarl.trainers.meta_rl_config import GradientRLConfig
@@ -132,7 +132,7 @@ def test_stages_are_the_episodes_of_a_trial(tmp_path: Path) -> None:
     trials = batch.trials
     assert trials.episodes.tolist() == [3] * (M * N)
     assert trials.mask.sum(1).tolist() == [3 * STEPS] * (M * N)
-    stages = stages_of(batch)
+    stages = [stage(batch, number) for number in range(int(batch.trials.episode.max()) + 1)]
     rejoined, parts = join(stages).trials, [one.trials for one in stages]
     assert torch.equal(join(stages).weights, batch.weights)
     for name in ("actions", "rewards", "mask", "episode", "logprobs", "stop", "stop_values", "group"):

@@ -106,7 +106,7 @@ class SumoReference:
 
 PAIRS = {
     "legs": (FadingLegs(each=2, steps=12), lambda u: LegsReference(u, each=2, steps=12)),
-    "legs, anywhere": (FadingLegs(4, 1, 12, "any"), lambda u: LegsReference(u, 4, 1, 12, anywhere=True)),
+    "legs, anywhere": (FadingLegs(4, 1, 12, start="any"), lambda u: LegsReference(u, 4, 1, 12, anywhere=True)),
     "legs, compass": (FadingLegs(3, 1, compass=True), lambda u: LegsReference(u, 3, 1, compass=True)),
     "sumo": (Sumo(4), lambda u: SumoReference(u, rounds=4)),
     "sumo, dense": (Sumo(4, reward="dense", start="any"), lambda u: SumoReference(u, True, 4, anywhere=True)),

@@ -28,7 +28,7 @@ def test_every_block_of_the_page_runs(root: Path, tmp_path: Path) -> None:
         elif kind == "bash":
             commands += [shlex.split(line) for line in text.splitlines()]
     assert len(programs) >= 5
-    assert len(commands) == 2
+    assert len(commands) == 3
     assert all(command.pop(0) == "mrt" for command in commands)
     for command in (["-c", "\n".join(programs)], *(["-m", "mrt", *command] for command in commands)):
         done = subprocess.run([sys.executable, *command], cwd=tmp_path, env=environment, capture_output=True, text=True)
