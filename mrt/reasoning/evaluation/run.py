@@ -68,10 +68,10 @@ def run_eval(
         ConfigError: when `out` holds another evaluation, or an option cannot work.
         DataError: naming the rows whose gold answers cannot be used; nothing has been run then.
     """
-    grid = tuple(budgets or (range(0, 121, 15) if problems in TINY_SETS else (0, *(2**k for k in range(8, 14)))))
     if problems in TINY_SETS:
         options.setdefault("segmenter_options", {"min_paragraphs": 0})  # an attempt is one paragraph
     options = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
+    grid = tuple(budgets or _usual_budgets(problems))
     config = EvalConfig(model, problems, dials or {}, split, n, grid, limit, seed, **options)
     problem_set = problem_set or load_problems(problems, **config.dials)
     chosen = problem_set.problems(split)[:limit]
@@ -93,6 +93,10 @@ def run_eval(
     if train_files:
         write_json(out / "contamination.json", contamination_report(problem_set, chosen, train_files, ngram))
     return write_results(out)
+
+
+def _usual_budgets(problems: str) -> Sequence[int]:
+    return range(0, 121, 15) if problems in TINY_SETS else (0, *(2**k for k in range(8, 14)))
 
 
 def _rank_and_world() -> tuple[int, int]:
