@@ -28,7 +28,7 @@ def say(message: str) -> None:
 
 
 def train(ns: Namespace) -> Outcome:
-    """Trains what the recipe describes, from the newest whole checkpoint if there is one; with `--seeds` one run per seed."""
+    """Trains what the recipe describes, from the newest whole checkpoint if there is one; with `--seeds` once per seed."""
     from mrt.runs.recipe import load_recipe
 
     recipe = load_recipe(ns.recipe, ns.overrides, allow_code=ns.allow_code)

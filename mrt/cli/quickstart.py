@@ -76,7 +76,7 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:
 
 
 def _agree_on_settings(out: Path, scale: Scale, seed: int) -> None:
-    """A quickstart is finished with the settings that it was begun with: finished steps are skipped, and all must agree."""
+    """A quickstart keeps the settings that it was begun with: steps already finished are skipped, so all must agree."""
     recipes = {arm: hashlib.sha256(_recipe(arm).read_bytes()).hexdigest()[:12] for arm in ARMS}
     evaluation = {"n": scale.n, "problems": scale.problems, "budgets": scale.budgets}
     ours = {"seed": seed, "smoke": scale is SMOKE, "evaluation": evaluation, "recipes": recipes}
