@@ -167,8 +167,7 @@ class TrialMixin(SavingMixin):
         loss = super().training_step(model, inputs, num_items_in_batch)
         if self.is_deepspeed_enabled:  # its engine steps inside the backward pass: nothing can be dropped here
             return loss
-        taken = self.check_update(model, inputs, loss)
-        if not (taken or torch.isfinite(loss).all()):  # one NaN would stay in the running sum for ever
+        if not (self.check_update(model, inputs, loss) or torch.isfinite(loss).all()):  # NaN would stay in the sum
             loss = self._tr_loss / (1 + self.state.global_step - self._globalstep_last_logged)
         return loss
 
