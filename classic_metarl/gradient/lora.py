@@ -150,7 +150,7 @@ def learner_of(recipe: Recipe, args: LoRAMAMLConfig) -> LoRALearner:
         raise ConfigError(f"{recipe.trainer} adapts to problems: {{name: operations, ...}}")
     for dial in dials:
         if dial not in valid:
-            raise ConfigError(f"problems 'operations' has no dial '{dial}'; {nearest(dial, valid)}")
+            raise ConfigError(f"problems 'operations' has no option '{dial}'; {nearest(dial, valid)}")
     if not recipe.model:
         raise ConfigError(f"{recipe.trainer} needs a model (a path, or a name of the hub)")
     try:

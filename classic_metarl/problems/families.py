@@ -31,7 +31,7 @@ def problem_family(name: str = "", **dials: Any) -> Any:
     valid = set(inspect.signature(FAMILIES[name]).parameters) - {"name", "source"}
     for dial, value in dials.items():
         if dial not in valid:
-            raise ConfigError(f"problems '{name}' has no dial '{dial}'; {nearest(dial, valid)}")
+            raise ConfigError(f"problems '{name}' has no option '{dial}'; {nearest(dial, valid)}")
         dials[dial] = tuple(value) if isinstance(value, list) else value
     if FAMILIES[name] is ImageEpisodes:
         dials |= {"source": name, "name": name}

@@ -63,7 +63,7 @@ def make_env(name: str = "", **dials: Any) -> TensorEnv:
     valid = set(inspect.signature(ENVS[name]).parameters)
     for dial in dials:
         if dial not in valid:
-            raise ConfigError(f"environment '{name}' has no dial '{dial}'; {nearest(str(dial), valid)}")
+            raise ConfigError(f"environment '{name}' has no option '{dial}'; {nearest(str(dial), valid)}")
     try:
         return ENVS[name](**dials)
     except (TypeError, ValueError) as error:

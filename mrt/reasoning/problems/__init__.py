@@ -40,7 +40,7 @@ def load_problems(name: str, **dials: Any) -> ProblemSet:
     valid = set(inspect.signature(PROBLEMS[name]).parameters)
     for dial in dials:
         if dial not in valid:
-            raise ConfigError(f"problem set '{name}' has no dial '{dial}': {nearest(dial, valid)}")
+            raise ConfigError(f"problem set '{name}' has no option '{dial}': {nearest(dial, valid)}")
     return PROBLEMS[name](**dials)
 
 

@@ -175,7 +175,7 @@ def search_traces(
         raise ConfigError(f"give_up={give_up} must be at least 0 and below 1, patient={patient} between 0 and 1")
     problems = problem_set.problems("warmstart")
     if not problems:
-        raise ConfigError(f"problem set '{problem_set.name}' has no warm start problems: raise its dial 'warmstart'")
+        raise ConfigError(f"problem set '{problem_set.name}' has no warm start problems: raise its option 'warmstart'")
     rng = random.Random(f"search traces:{seed}")
     made: list[tuple[Problem, SearchTrace]] = []
     while len(made) < traces:

@@ -58,7 +58,7 @@ def train(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, dict[str
         (["eval", "m", "--out", "x", "--n", "0"], "must be at least 1"),
         (["eval", "m", "--out", "x", "--problems", "countdown", "--budgets", "1,x"], "should be whole numbers"),
         (["eval", "m", "--out", "x"], "name the problem set"),
-        (["eval", "m", "--out", "x", "--seed", "-1"], "'-1' is not a whole number"),
+        (["eval", "m", "--out", "x", "--seed", "-1"], "'-1' must be a whole number"),
         (["probe", "t", "--model", "m", "--probe", "gild"], "invalid choice: 'gild'"),
         (["generate", "--model", "m", "--budget", "3", "--prompt", " "], "no prompt: give"),
         (["compare", "here", "there"], "no finished evaluation"),
