@@ -22,7 +22,10 @@ NAMED = re.compile(r"# ([\w.]+\.(?:py|yaml))\n")  # the first line of a block th
 LINK = re.compile(r"\[[^\]]*\]\((?!https?:)([^)\s]+)\)")
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 # These pages have tests of their own that run every block.
-OWN_TEST = {"environments.md": ROOT / "tests" / "mrt" / "control" / "envs" / "test_environment_docs.py"}
+OWN_TEST = {
+    "environments.md": ROOT / "tests" / "mrt" / "control" / "envs" / "test_environment_docs.py",
+    "measures.md": ROOT / "tests" / "mrt" / "metrics" / "test_measures_docs.py",
+}
 # Blocks that are shown and not run: placeholders for the reader's own objects, and what installs or trains for long.
 SHOWN = {
     "README.md": (

@@ -21,7 +21,13 @@ COMPOUND = [
     ("g", "cm", "3", "grams per cubic centimeter"),
     ("lb", "ft", "2", "pounds per square foot"),
 ]
-WORDS = {"dozen": 12, "hundred": 100, "thousand": 1000, "million": 10**6, "halves": Fraction(1, 2)}
+WORDS: dict[str, int | Fraction] = {
+    "dozen": 12,
+    "hundred": 100,
+    "thousand": 1000,
+    "million": 10**6,
+    "halves": Fraction(1, 2),
+}
 WORDS |= {"thirds": Fraction(1, 3), "tenths": Fraction(1, 10), "hundredths": Fraction(1, 100)}
 NAMES = ["Zürich", "sí", "Москва", "Tuesday", "no solution", "ellipse", "Evelyn", "東京", "très grand", "isosceles"]
 

@@ -69,7 +69,7 @@ def main(hidden: str, layers: str, heads: str, rows: str, length: str, *flags: s
         peft_config=adapter,
     )
     endless = replace(trainer.rollout.fmt, end_ids=())  # every trace has its full length
-    trainer.rollout.fmt, trainer.rollout.sampler = endless, replace(trainer.rollout.sampler, fmt=endless)
+    trainer.rollout.fmt, trainer.rollout.sampler = endless, replace(trainer.rollout.sampler, fmt=endless)  # type: ignore[type-var]
     shape = shape_of(trainer.model.config, peft)
     trainer.train()
     settings = Settings(int(rows), 8 + int(length), int(rows), probed=True, lora=adapter is not None)
