@@ -69,7 +69,7 @@ class DistilledTrainer(ControlTrainer):
     """Supervised learning of a teacher's acts, on the same record and policy as RL2.
 
     Raises:
-        ConfigError: for a teacher that is none, or is for another environment.
+        ConfigError: for an unknown teacher, or one of another environment.
     """
 
     args: DistilledConfig

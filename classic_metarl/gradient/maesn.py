@@ -144,7 +144,7 @@ class MAESNConfig(MAMLTRPOConfig):
     """`num_tasks` training tasks, each with a latent of its own.
 
     Raises:
-        ConfigError: without a number of training tasks, or for a decay or a rate that is none.
+        ConfigError: without a number of training tasks, or for an invalid decay or rate.
     """
 
     num_tasks: int = 100

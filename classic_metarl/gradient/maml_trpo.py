@@ -35,7 +35,7 @@ class MAMLTRPOConfig(GradientRLConfig):
     """One trust-region step a collection; `learning_rate` has no part in it.
 
     Raises:
-        ConfigError: for several updates a collection, or a trust region that is none.
+        ConfigError: for several updates a collection, or an invalid trust region.
     """
 
     max_kl: float = field(

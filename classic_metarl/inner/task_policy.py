@@ -32,13 +32,13 @@ class TaskPolicy(nn.Module):
     Args:
         spec: of the environment.
         hidden, activation: of the network; relu or tanh.
-        std: `free`: one log standard deviation an action, which hangs on no state; `state`: the network's own.
+        std: `free`: one log standard deviation an action, the same in every state; `state`: the network's own.
         init_std: where a free standard deviation starts.
         min_std: a free standard deviation is never less, whatever is learned (rllab's `min_std`).
         extra: numbers that `encode` adds to the observation.
 
     Raises:
-        ConfigError: for a standard deviation that is none, or an unknown kind of it.
+        ConfigError: for an invalid standard deviation, or an unknown kind of it.
     """
 
     def __init__(

@@ -87,7 +87,7 @@ class L2LConfig(TrialConfig):
 
     def __post_init__(self) -> None:
         if self.unroll < 1 or self.horizon % self.unroll:
-            raise ConfigError(f"horizon={self.horizon} is to be a multiple of unroll={self.unroll}")
+            raise ConfigError(f"horizon={self.horizon} must be a multiple of unroll={self.unroll}")
         super().__post_init__()
 
 
@@ -111,11 +111,11 @@ class L2LTrainer(TrialTrainer):
     def from_recipe(cls, recipe: Recipe, output_dir: Path) -> L2LTrainer:
         """The trainer of a recipe; `problems` is {name: quadratics, dimensions: 10}."""
         args = recipe.build_args(L2LConfig, output_dir)
-        dials = dict(recipe.problems)
-        if dials.pop("name", "quadratics") != "quadratics" or set(dials) - {"dimensions"}:
+        options = dict(recipe.problems)
+        if options.pop("name", "quadratics") != "quadratics" or set(options) - {"dimensions"}:
             raise ConfigError(f"{recipe.trainer} optimises problems: {{name: quadratics, dimensions: 10}}")
         torch.manual_seed(args.seed)
-        return cls(LearnedOptimizer(), args, Quadratics(**dials))
+        return cls(LearnedOptimizer(), args, Quadratics(**options))
 
     def collect(self, tasks: Sequence[Task]) -> Trials:
         """The functions and where their optimisation stands: one row a function, one step a stretch."""

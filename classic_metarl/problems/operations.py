@@ -41,7 +41,7 @@ class Operations:
         split: whose operations: train or test.
 
     Raises:
-        ConfigError: for counts below 1, a split that is none, or more examples than an operation has pairs.
+        ConfigError: for counts below 1, an unknown split, or more examples than an operation has pairs.
     """
 
     tokenizer: Any
@@ -57,8 +57,8 @@ class Operations:
     def __post_init__(self) -> None:
         if min(self.shots, self.queries, self.stages, self.high) < 1 or self.offset < 0 or self.split not in SPLITS:
             raise ConfigError(
-                f"operations: shots={self.shots}, queries={self.queries}, stages={self.stages}, high={self.high} from "
-                f"1 on, offset={self.offset} from 0 on, split={self.split!r} one of {sorted(SPLITS)}"
+                f"operations: shots={self.shots}, queries={self.queries}, stages={self.stages}, high={self.high} "
+                f"must be at least 1, offset={self.offset} at least 0, split={self.split!r} one of {sorted(SPLITS)}"
             )
         fewest = min(len(pairs_of(operation, self.high)) for operation in self.operations)
         if fewest < self.examples_a_task:

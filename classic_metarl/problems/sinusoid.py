@@ -44,7 +44,9 @@ class Sinusoids:
 
     def __post_init__(self) -> None:
         if min(self.shots, self.queries, self.stages) < 1:
-            raise ConfigError(f"sinusoid: shots={self.shots}, queries={self.queries}, stages={self.stages} from 1 on")
+            raise ConfigError(
+                f"sinusoid: shots={self.shots}, queries={self.queries}, stages={self.stages} must be at least 1"
+            )
 
     def sample(self, seed: int, index: int) -> Task:
         """Task `index` of `seed`: amplitude, phase, frequency, and the places x (stages * shots + queries,)."""

@@ -28,7 +28,7 @@ def stroke_bank(characters: int, size: int, seed: int = 0) -> Tensor:
         ConfigError: for no characters, or images of fewer than 8 pixels a side.
     """
     if characters < 1 or size < 8:
-        raise ConfigError(f"strokes: characters={characters} from 1 on, size={size} from 8 on")
+        raise ConfigError(f"strokes: characters={characters} must be at least 1, size={size} at least 8")
     return torch.stack([_drawings(size, generator(seed, index)) for index in range(characters)])
 
 

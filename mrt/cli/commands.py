@@ -129,7 +129,7 @@ def _evaluate_control(ns: Namespace) -> Outcome:
 
 
 def _problems_of(ns: Namespace, dials: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """The problem set and its dials: as given, or those that the model was trained on."""
+    """The problem set and its options: as given, or those that the model was trained on."""
     from mrt.runs.rundir import read_run
 
     model = Path(ns.model)

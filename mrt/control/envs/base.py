@@ -1,6 +1,6 @@
 """Environments on tensors: thousands of tasks step at once, on the CPU or a GPU. No Gymnasium is needed to run one.
 
-A trial is H episodes of one task. Two things end: an episode (the position is reset, the task and whoever remembers it
+A trial is H episodes of one task. Two things end: an episode (the position is reset, the task and the memory of it
 stay) and the trial (the memory is cleared). Conventions at the border are those of Gymnasium's `VectorEnv` with
 NEXT_STEP autoreset: the step that ends an episode returns its last observation, and the next call of `step` ignores
 the action of such a row, returns the first observation of its next episode and reward 0.
@@ -132,7 +132,7 @@ class TensorEnv(ABC):
     def step(self, actions: Tensor, noise: Tensor | None = None) -> Step:
         """One step of all rows; `noise` (B, max(step_draws, start_draws)) replaces the numbers drawn here.
 
-        Rows whose trial is over go on stepping, and may go on paying: whoever collects masks them.
+        Rows whose trial is over go on stepping, and may go on paying: the caller masks them.
         """
         rows = len(self.clock)
         u = self._draw(noise, rows, max(self.step_draws, self.start_draws))
@@ -200,7 +200,7 @@ class EnvTasks:
     """p(M) of an environment, a pure function of (seed, index). With a `split` tasks are redrawn until they are in it.
 
     Raises:
-        ConfigError: for a split that is none, or one that holds next to no task.
+        ConfigError: for an unknown split, or one that holds almost no task.
     """
 
     env: TensorEnv

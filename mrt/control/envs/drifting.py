@@ -74,7 +74,7 @@ class FadingLegs(TensorEnv):
             raise ValueError(f"stages={stages}, each={each}, start={start!r}: at least 2 and 1; start first or any")
         check_chain(chain, stages)
         if effort <= 0:
-            raise ValueError(f"effort={effort} is to be above 0")
+            raise ValueError(f"effort={effort} must be above 0")
         legs = len(self.LEVERS)
         super().__init__(Spec(5 if compass else 2, steps, stages * each, action_size=legs), device)
         self.stages, self.each, self.start, self.loss = stages, each, start, loss

@@ -1,7 +1,7 @@
 """Gymnasium environments that live on from trial to trial, stepped together in a vector environment.
 
 `Slot` is one place of a `SyncVectorEnv` or `AsyncVectorEnv`. It keeps the environment that it holds and gives it the
-next task: attributes are set, and only a change of constructor arguments builds it anew. `Pool` lends whole vector
+next task: attributes are set, and only a change of constructor arguments rebuilds it. `Pool` lends whole vector
 environments to `GymEnv` and its copies.
 """
 

@@ -220,7 +220,7 @@ def measure_of_name(name: str, episodes: int) -> Callable[[Outcomes], Tensor]:
     episode k = 1, 2, ...
 
     Raises:
-        ConfigError: for a name that is none, or an episode that trials do not have.
+        ConfigError: for an unknown name, or an episode that trials do not have.
     """
     if name in MEASURES:
         return MEASURES[name]

@@ -33,14 +33,14 @@ PROBLEMS: dict[str, Callable[..., ProblemSet]] = {"countdown": Countdown, "chain
 
 
 def load_problems(name: str, **dials: Any) -> ProblemSet:
-    """The problem set `name` with its dials. Raises ConfigError for an unknown name or dial, with the nearest valid
+    """The problem set `name` with its options. Raises ConfigError for an unknown name or option, with the nearest valid
     one."""
     if name not in PROBLEMS:
         raise ConfigError(f"unknown problem set '{name}': {nearest(str(name), set(PROBLEMS))}")
     valid = set(inspect.signature(PROBLEMS[name]).parameters)
     for dial in dials:
         if dial not in valid:
-            raise ConfigError(f"problem set '{name}' has no dial '{dial}': {nearest(dial, valid)}")
+            raise ConfigError(f"problem set '{name}' has no option '{dial}': {nearest(dial, valid)}")
     return PROBLEMS[name](**dials)
 
 

@@ -169,7 +169,7 @@ def search_traces(
         raise ConfigError(f"give_up={give_up} is to be a probability below 1, patient={patient} a share")
     problems = problem_set.problems("warmstart")
     if not problems:
-        raise ConfigError(f"problem set '{problem_set.name}' has no warm start problems: raise its dial 'warmstart'")
+        raise ConfigError(f"problem set '{problem_set.name}' has no warm start problems: raise its option 'warmstart'")
     rng = random.Random(f"search traces:{seed}")
     made: list[tuple[Problem, SearchTrace]] = []
     while len(made) < traces:
@@ -220,7 +220,7 @@ def trace_dataset(
         if unknown or problem.prompt not in text:
             raise ConfigError(
                 f"the tokenizer has no tokens for {problem.prompt!r} or its trace: the tiny model knows the numbers 0 "
-                "to 99 and the short prompt (lower the dials high and target_high to 99, prompt=short)"
+                "to 99 and the short prompt (lower the options high and target_high to 99, prompt=short)"
             )
         columns["key"].append(problem.key)
         columns["prompt"].append(text)

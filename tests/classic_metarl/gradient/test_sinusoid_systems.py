@@ -203,7 +203,7 @@ def test_summaries_survive_a_task_that_diverged() -> None:
 
 def test_mistakes_in_a_recipe_are_told(tmp_path: Path) -> None:
     for override, message in (
-        ("problems.shotz=3", "has no dial 'shotz'; did you mean 'shots'"),
+        ("problems.shotz=3", "has no option 'shotz'; did you mean 'shots'"),
         ("problems.name=sinus", "did you mean 'sinusoid'"),
         ("args.activation=rely", "did you mean 'relu'"),
         ("model=tiny", "builds its own network"),
