@@ -128,5 +128,5 @@ def make_teacher(name: str, env: TensorEnv) -> Agent:
     if not name:
         name = fitting[0]
     if name not in fitting:
-        raise ConfigError(f"teacher='{name}' is none for {env.name}; {nearest(name, fitting)}")
+        raise ConfigError(f"teacher='{name}' does not teach {env.name}; {nearest(name, fitting)}")
     return TEACHERS[name][1](env)

@@ -121,7 +121,7 @@ class LongWindow(Transformer):
         self, size: int, window: int = 64, layers: int = 2, heads: int = 4, config: Mapping[str, Any] | None = None
     ) -> None:
         if window < 2:
-            raise ConfigError(f"window={window}: a window that slides holds at least two steps")
+            raise ConfigError(f"window={window}: a sliding window needs at least two steps")
         fields = {"sliding_window": window, **(config or {})}
         super().__init__(size, layers=layers, heads=heads, backbone="mistral", config=fields)
 

@@ -80,7 +80,7 @@ class ContinuousConfig(GradientRLConfig):
                 "and 1 step, importance is episode, step or none"
             )
         if self.most <= 0 or self.sampling < 0:
-            raise ConfigError(f"most={self.most} is above 0, sampling={self.sampling} not below it")
+            raise ConfigError(f"most={self.most} must be above 0, sampling={self.sampling} at least 0")
         self.inner_steps = self.steps_each * (self.chain - 1)
         super().__post_init__()
 
@@ -135,7 +135,7 @@ class ContinuousTrainer(GradientRLTrainer):
         stages = getattr(tasks.env, "stages", 0)
         if args.chain > stages:
             raise ConfigError(
-                f"chain={args.chain}: {tasks.name} has {stages} stages. Continuous adaptation wants tasks that change "
+                f"chain={args.chain}: {tasks.name} has {stages} stages. Continuous adaptation needs tasks that change "
                 "(fading-legs, sumo), and chains no longer than they are"
             )
         env = tasks.env.with_spec()
@@ -202,7 +202,9 @@ def chain_returns(learner: ChainPolicy, tasks: Any, args: ContinuousConfig, coun
     env, parts = tasks.env, args.steps_each
     episodes, left = divmod(env.each, parts)
     if left or not episodes:
-        raise ConfigError(f"a stage of {tasks.name} has {env.each} episodes, which {parts} steps do not share evenly")
+        raise ConfigError(
+            f"a stage of {tasks.name} has {env.each} episodes, which cannot be split evenly over {parts} steps"
+        )
     params, returns = tasks.batch(seed, range(count)), []
     with own_draws(seed, env.device), torch.no_grad():
         phi = learner.start()

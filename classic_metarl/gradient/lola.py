@@ -137,7 +137,7 @@ class LOLATrainer(TrialTrainer):
         """The trainer of a recipe; `problems` names the game: {name: prisoners-dilemma}."""
         args = recipe.build_args(LOLAConfig, output_dir)
         if recipe.model or recipe.peft is not None or set(recipe.problems) != {"name"}:
-            raise ConfigError(f"{recipe.trainer} wants problems: {{name: ...}}, a game, and neither model nor peft")
+            raise ConfigError(f"{recipe.trainer} needs problems: {{name: ...}}, a game, and neither model nor peft")
         torch.manual_seed(args.seed)
         return cls(Players(), args, Game(**recipe.problems))
 

@@ -162,7 +162,7 @@ class MAESNConfig(MAMLTRPOConfig):
             raise ConfigError("MAESN keeps a latent for each training task: num_tasks says how many there are")
         if not 0 < self.decay <= 1 or self.latent_rate <= 0:
             raise ConfigError(
-                f"decay={self.decay}, latent_rate={self.latent_rate}: decay is in (0, 1], the rate above 0"
+                f"decay={self.decay}, latent_rate={self.latent_rate}: decay must be in (0, 1], the rate above 0"
             )
         super().__post_init__()
 

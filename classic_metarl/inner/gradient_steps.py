@@ -100,7 +100,7 @@ class GradientSteps(Adaptation):
             if value not in valid:
                 raise ConfigError(f"{name}={value!r} is unknown; {nearest(str(value), valid)}")
         if self.steps < 1:
-            raise ConfigError(f"steps={self.steps}: adaptation takes at least one gradient step")
+            raise ConfigError(f"steps={self.steps}: adaptation needs at least one gradient step")
 
     @property
     def differentiability(self) -> Differentiability:

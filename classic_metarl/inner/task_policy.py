@@ -55,8 +55,8 @@ class TaskPolicy(nn.Module):
         super().__init__()
         if std not in ("free", "state") or not 0 < min_std <= init_std:
             raise ConfigError(
-                f"std={std!r}, init_std={init_std}, min_std={min_std}: std is 'free' or 'state', init_std is at least "
-                "min_std, which is above 0"
+                f"std={std!r}, init_std={init_std}, min_std={min_std}: std must be 'free' or 'state', min_std above 0, "
+                "init_std at least min_std"
             )
         own = std == "state"
         width = spec.actions or spec.action_size * (2 if own else 1)

@@ -66,7 +66,7 @@ class ImageEpisodes:
                 f"ways={self.ways} must be at least 2, shot={self.shot} and query={self.query} at least 1"
             )
         if self.split not in ("train", "val", "test"):
-            raise ConfigError(f"split={self.split!r}: train, val or test")
+            raise ConfigError(f"split={self.split!r} must be train, val or test")
 
     @property
     def shots(self) -> int:

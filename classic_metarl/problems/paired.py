@@ -44,6 +44,8 @@ def paired_tasks(
         ConfigError: as `make_tasks`, and for a `test` that is not a mapping.
     """
     if test is not None and not isinstance(test, Mapping):
-        raise ConfigError(f"tasks.test={test!r} holds the options that differ at test, as in test: {{reward: sparse}}")
+        raise ConfigError(
+            f"tasks.test={test!r} must hold the options that differ at test, as in test: {{reward: sparse}}"
+        )
     tasks = make_tasks(name, split, **options)
     return PairedTasks(tasks.env, split, make_env(name, **{**options, **test}) if test else None)

@@ -212,7 +212,7 @@ class EnvTasks:
 
     def __post_init__(self) -> None:
         if self.split is not None and self.split not in SPLITS:
-            raise ConfigError(f"split={self.split!r} is none of {sorted(SPLITS)} (or leave it out)")
+            raise ConfigError(f"split={self.split!r} must be one of {sorted(SPLITS)}, or left out")
 
     def sample(self, seed: int, index: int) -> Task:
         """Task `index` of `seed`."""

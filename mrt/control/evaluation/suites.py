@@ -95,8 +95,8 @@ def load_suite(path_or_name: str, allow_code: bool = False) -> Suite:
     """Reads a suite, see `mrt.runs.suites.read_suite`.
 
     Raises:
-        ConfigError: for a file that is not a suite, an unknown key, environment, option or measure, and for an environment
-            that is code from outside and not allowed.
+        ConfigError: for a file that is not a suite, an unknown key, environment, option or measure, and for an
+            environment that is code from outside and not allowed.
     """
     return parse_suite(*read_suite(path_or_name), allow_code=allow_code)
 
