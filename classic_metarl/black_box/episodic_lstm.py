@@ -2,7 +2,7 @@
 Jayakumar, Blundell, Pascanu and Botvinick 2018, "Been there, done that", arXiv 1805.09692).
 
 A standard LSTM forgets what it found out as soon as the next task begins. Here the cell at the end of every episode is
-stored under that episode's context, and a further gate lets what is found under the present context back in:
+stored under that episode's context, and a further gate adds what is found under the present context:
 
     i, f, o, r = sigmoid(W [x_t, h_(t-1)] + b)        u = tanh(W_u [x_t, h_(t-1)] + b_u)
     m_t = sum_i w_i c_i,   w_i = k(p_t, p_i) / sum_j k(p_t, p_j),   k(p, q) = 1 / (|p - q|^2 + delta)

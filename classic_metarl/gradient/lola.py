@@ -1,4 +1,4 @@
-"""LOLA-DiCE: each of two players learns with the other's next learning steps in view, and reciprocity appears.
+"""LOLA-DiCE: each of two players learns through the other's next learning steps, and reciprocity appears.
 
     theta_2^(k+1) = theta_2^k + alpha grad_2 V_2(theta_1, theta_2^k)       k < K, what the other is about to learn
     theta_1 <- theta_1 + beta grad_1 V_1(theta_1, theta_2^K(theta_1))      through those steps; so does the other

@@ -12,7 +12,7 @@ N(0, I), from which tasks of the test start. Rewards are dense in training and s
 The inner step is that of the authors' code: z is the first act of an episode and A_b the credit of that step (the
 discounted return with GAE's lambda at 1), standardised over the task's episodes: the score of z compares whole
 episodes. (The gradient through z = mu + sigma eps rests on the noise of single actions instead and says next to
-nothing: LOG.md.) The latents alone adapt; `adapt_weights: true` lets the network take the step of `surrogate` as well,
+nothing: LOG.md.) Only the latents adapt; `adapt_weights: true` lets the network take the step of `surrogate` as well,
 as the paper writes it.
 
 Deviations, all from LOG.md's measurements: those of `maml_trpo.py`; mu_i and sigma_i follow the meta-gradient by an

@@ -141,7 +141,7 @@ class GradientSteps(Adaptation):
             return self._by_autograd(loss, moving)
         if self.order == "second":
             return grad(loss)(moving)
-        with torch.no_grad():  # `grad` heeds only a no_grad inside its function: this one keeps the result a constant
+        with torch.no_grad():  # `grad` ignores a no_grad around it, which keeps the result a constant all the same
             return grad(loss)({name: value.detach() for name, value in moving.items()})
 
     def _by_autograd(self, loss: Callable[[Tree], Tensor], moving: Tree) -> Tree:

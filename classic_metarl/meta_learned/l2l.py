@@ -7,7 +7,7 @@ sign g) with p = 10 (appendix A), truncated backpropagation over 20 of 100 steps
 
 On random quadratics f(theta) = |W theta - y|^2, 10 dimensions, entries of W and y standard normal, theta_0 = 0,
 f(theta_0) is 10 on average. After 100 steps tuned SGD (0.015) is at 0.85, tuned Adam (0.3) at 0.33: what a learned
-rule has to beat. It was trained for 100 steps and does not go on well beyond them.
+rule has to beat. It was trained for 100 steps and does not work well beyond them.
 
 Deviations: W and y Gaussian as in the paper's text (its code draws them from [0, 1]); the meta-batch is one batch of
 functions, coordinates and functions folded into the rows of the LSTM.
@@ -54,7 +54,7 @@ class LearnedOptimizer(nn.Module):
         self.out, self.scale = nn.Linear(hidden, 1), scale
 
     def start(self, rows: int) -> States:
-        """States of so many coordinates."""
+        """Initial states of `rows` coordinates."""
         zeros = [next(self.parameters()).new_zeros(rows, self.out.in_features) for _ in self.cells]
         return [(zero, zero) for zero in zeros]
 
@@ -67,7 +67,7 @@ class LearnedOptimizer(nn.Module):
         return self.scale * self.out(x)[..., 0].view_as(gradient), new
 
     def forward(self, matrix: Tensor, target: Tensor, theta: Tensor, states: States, steps: int) -> Any:
-        """Optimises for so many steps: losses (M, steps) behind each, theta (M, D) and the states."""
+        """Optimises for `steps` steps: losses (M, steps) behind each, theta (M, D) and the states."""
         losses = []
         for _ in range(steps):
             _, gradient = quadratic(matrix, target, theta.detach())

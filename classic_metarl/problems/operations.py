@@ -7,7 +7,7 @@ A task gives the sign `/` a meaning of its own,
 and shows it in a Countdown trace: a problem, and the first step of an attempt at it. `<|user|>3 5 7->22<think>3/5=` is
 the question and the number behind it the answer: what a language model has learned of the format serves, what the sign
 means can only come from the examples. Operations are split into train and test by their keys; the pairs (a, b) of a
-task are all different, so that no query stands in a support set.
+task are all different, so that no query is in a support set.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A character is 2 to 4 quadratic Bezier curves with control points in the unit square. A drawing jitters the control
 points and turns, scales and shifts the whole; ink is a Gaussian around points along the curves. As with Omniglot
-(Lake et al. 2015; Santoro et al. 2016, 1605.06065), each rotation by 90 degrees makes a class of its own.
+(Lake et al. 2015; Santoro et al. 2016, 1605.06065), each rotation by 90 degrees is another class.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ from mrt.training.codec import tree_to
 
 SPLITS = {"train": 0.8, "test": 0.2}
 ATTEMPTS = 1000  # draws for a task of the split that is asked for; small task sets have few of some splits
-MUTATIONS = 1 << 40  # changes of tasks are drawn from numbers of their own
+MUTATIONS = 1 << 40  # changes of tasks are drawn from other numbers
 E = TypeVar("E", bound="TensorEnv")
 D = TypeVar("D", bound="EnvTasks")
 
@@ -38,7 +38,7 @@ D = TypeVar("D", bound="EnvTasks")
 class TensorEnv(ABC):
     """B tasks of one kind. A subclass gives `task_params`, `begin_episode`, `move` and `observe`.
 
-    It keeps what a task is in `self.params` and where it stands in `self.state`, both {name: (B, ...)}; nothing else,
+    It keeps what a task is in `self.params` and where it is in `self.state`, both {name: (B, ...)}; nothing else,
     so that `clone` and `select` are the same for all.
     """
 
@@ -278,7 +278,7 @@ def _where(rows: Tensor, yes: Tensor, no: Tensor) -> Tensor:
 
 
 def number_text(value: Any) -> str:
-    """How a parameter stands in a task's key: nine digits of a float, numbers of a list one after the other."""
+    """How a parameter is written in a task's key: nine digits of a float, numbers of a list one after the other."""
     if isinstance(value, list | tuple):
         return ",".join(number_text(one) for one in value)
     return f"{value:.9g}" if isinstance(value, float) else str(value)

@@ -23,7 +23,7 @@ class TMaze(FiniteEnv):
 
     Actions: right, up, left, down. Observations (2,): at the junction (1, y), y = +-1 in an arm; elsewhere (0, cue),
     cue +-1 at the oracle when it is visited for the first time in an episode, else 0. The side is the task: it stays
-    the same where a trial has several episodes. The cue is what a policy is told, the side itself is never shown.
+    the same where a trial has several episodes. The policy sees the cue, never the side itself.
     """
 
     task_draws = 1

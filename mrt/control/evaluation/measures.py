@@ -216,7 +216,7 @@ _OF_EPISODE = {"episode": "returns", "success": "reached", "steps": "first_paid"
 
 
 def measure_of_name(name: str, episodes: int) -> Callable[[Outcomes], Tensor]:
-    """The measure `name` of trials of so many episodes: one of `MEASURES`, or episode_k (return), success_k, steps_k of
+    """The measure `name` of trials of that many episodes: one of `MEASURES`, or episode_k (return), success_k, steps_k of
     episode k = 1, 2, ...
 
     Raises:

@@ -115,7 +115,7 @@ class Bayes(NamedTuple):
     path: tuple[int, ...]
 
     def total(self, episodes: int) -> float:
-        """Of a trial of so many episodes."""
+        """Of a trial of `episodes` episodes."""
         return self.first + (episodes - 1) * self.later
 
 
@@ -177,7 +177,7 @@ def _candidates(env: GridNavi | DarkRoom) -> list[int]:
 
 
 def _found_at(env: GridNavi | DarkRoom, step: int) -> float:
-    """Return of an episode that first stands on the goal at that step, and stays."""
+    """Return of an episode that first reaches the goal at that step, and stays."""
     before, after = step - 1, env.spec.episode_steps - step + 1
     if isinstance(env, GridNavi):
         return after - 0.1 * before
