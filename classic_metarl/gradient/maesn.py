@@ -118,7 +118,8 @@ def latent_loop(net: LatentPolicy, args: MAESNConfig) -> GradientSteps:
             gain = gain + task_means(function(net.logprobs(given, trials), batch.weights, trials), trials)
         return -gain
 
-    return GradientSteps(loss, order=args.order, over="fold", adapted=() if args.adapt_weights else (LATENTS,))
+    moving = () if args.adapt_weights else (LATENTS,)
+    return GradientSteps(loss, order=args.order, over="fold", adapted=moving, adapt_frozen=(LATENTS,))
 
 
 def latent_score(phi: Tree, z: Tensor) -> Tensor:
