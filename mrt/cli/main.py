@@ -60,7 +60,7 @@ def _eval(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--sampled", action="store_true", help="policies draw their actions instead of taking the mode")
     parser.add_argument(
-        "--problems", metavar="NAME", help="the problem set; key=value sets its options (default: as trained on)"
+        "--problems", metavar="NAME", help="the problem set; key=value sets its dials (default: as trained on)"
     )
     parser.add_argument("--n", type=_positive, default=4, help="samples a problem (default 4)")
     parser.add_argument("--budgets", metavar="0,10,20", help="thinking tokens after which an answer is forced")
