@@ -3,7 +3,7 @@
     trainer: mrt.reasoning.training.trainer:MRTTrainer    # module:class
     model: runs/warmstart/model                  # a path or a hub name
     problems: {name: countdown}                  # a problem set and its options
-    tasks: {name: grid-navi, episodes: 4}        # or, for control, an environment and its dials (docs/environments.md),
+    tasks: {name: grid-navi, episodes: 4}        # for control: an environment and its options (docs/environments.md),
     policy: {memory: gru, hidden_size: 64}       # and the policy that is built for it
     args: {learning_rate: 2e-4, max_steps: 60}   # fields of the trainer's own arguments class
     peft: {r: 8}                                 # fields of peft.LoraConfig; leave out to train every weight
