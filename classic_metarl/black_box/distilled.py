@@ -69,7 +69,7 @@ class DistilledTrainer(ControlTrainer):
     """Supervised learning of a teacher's acts, on the same record and policy as RL2.
 
     Raises:
-        ConfigError: for a teacher that is none, or is for another environment.
+        ConfigError: for an unknown teacher, or one of another environment.
     """
 
     args: DistilledConfig
@@ -128,5 +128,5 @@ def make_teacher(name: str, env: TensorEnv) -> Agent:
     if not name:
         name = fitting[0]
     if name not in fitting:
-        raise ConfigError(f"teacher='{name}' is none for {env.name}; {nearest(name, fitting)}")
+        raise ConfigError(f"teacher='{name}' does not teach {env.name}; {nearest(name, fitting)}")
     return TEACHERS[name][1](env)

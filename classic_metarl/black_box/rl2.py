@@ -70,7 +70,7 @@ class RL2TRPOConfig(ControlConfig):
     """TRPO: one step a collection, its length set by `max_kl`; `learning_rate` is that of the baseline.
 
     Raises:
-        ConfigError: for several updates a collection, or a trust region that is none.
+        ConfigError: for several updates a collection, or an invalid trust region.
     """
 
     learning_rate: float = 1e-3

@@ -6,7 +6,7 @@ of (s, a, r, done), go through a transformer encoder, and the policy reads the o
     E_t = encoder(phi_(t-N+1:t) + position),   pi(. | E_t at the latest step)
 
 Layers have no normalisation and T-Fixup initialisation (Huang et al. 2020, ICML), attention is causal inside the
-window, positions are sinusoids counted from its oldest step: all as in the released code. A step is read anew in every
+window, positions are sinusoids counted from its oldest step: all as in the released code. A step is read again in every
 window that it is in, so that nothing older than N steps reaches the policy, however deep the encoder: with N = 5, the
 released setting, it adapts to what five steps tell.
 
@@ -121,12 +121,12 @@ class LongWindow(Transformer):
         self, size: int, window: int = 64, layers: int = 2, heads: int = 4, config: Mapping[str, Any] | None = None
     ) -> None:
         if window < 2:
-            raise ConfigError(f"window={window}: a window that slides holds at least two steps")
+            raise ConfigError(f"window={window}: a sliding window needs at least two steps")
         fields = {"sliding_window": window, **(config or {})}
         super().__init__(size, layers=layers, heads=heads, backbone="mistral", config=fields)
 
     def init_state(self, rows: int) -> Any:
-        return DynamicCache(config=self.decoder.config)  # layers that let go of what the window has left
+        return DynamicCache(config=self.decoder.config)  # layers that drop what has left the window
 
     def step(self, x: Tensor, seen: Inputs, state: Any) -> tuple[Tensor, Any]:
         out = self.decoder(inputs_embeds=x[:, None], past_key_values=state, use_cache=True)

@@ -11,15 +11,15 @@ neighbours (pairs in the paper) to do well on each task after one was met before
 
 The outer step is PPO's, as in the paper: `epochs` updates on one collection under a clipped ratio.
 
-A product of ratios over whole episodes has next to no effective sample size once phi is away from theta; `most`
+A product of ratios over whole episodes has almost no effective sample size once phi is away from theta; `most`
 truncates it, `importance: step` takes the ratio of each step alone (biased, of bounded variance), and `none` none. The
 effective share of episodes is logged as `chain/effective`. `adapt: false` is the same policy without adaptation, and
 `restart: false` goes on from phi_(i-1), where no ratio is needed. Of the two it is the one to use where phi moves by
 more than a standard deviation of the actions: the episodes of a well-adapted phi then weigh nothing under theta, and
 equation 9 adapts in every other task only (LOG.md).
 
-What theta earns by itself on the first task counts too (`first`; not in the paper): without it theta is free to be
-good for nothing but the step, and whatever a good phi does then says nothing about theta.
+The return of theta itself on the first task counts too (`first`; not in the paper): without it theta is free to be
+useful for the step alone, and what a good phi does then says nothing about theta.
 
 Deviations: the baseline is fitted to each task's episodes; losses of a stage are means over its steps.
 """
@@ -80,7 +80,7 @@ class ContinuousConfig(GradientRLConfig):
                 "and 1 step, importance is episode, step or none"
             )
         if self.most <= 0 or self.sampling < 0:
-            raise ConfigError(f"most={self.most} is above 0, sampling={self.sampling} not below it")
+            raise ConfigError(f"most={self.most} must be above 0, sampling={self.sampling} at least 0")
         self.inner_steps = self.steps_each * (self.chain - 1)
         super().__post_init__()
 
@@ -135,7 +135,7 @@ class ContinuousTrainer(GradientRLTrainer):
         stages = getattr(tasks.env, "stages", 0)
         if args.chain > stages:
             raise ConfigError(
-                f"chain={args.chain}: {tasks.name} has {stages} stages. Continuous adaptation wants tasks that change "
+                f"chain={args.chain}: {tasks.name} has {stages} stages. Continuous adaptation needs tasks that change "
                 "(fading-legs, sumo), and chains no longer than they are"
             )
         env = tasks.env.with_spec()
@@ -202,7 +202,9 @@ def chain_returns(learner: ChainPolicy, tasks: Any, args: ContinuousConfig, coun
     env, parts = tasks.env, args.steps_each
     episodes, left = divmod(env.each, parts)
     if left or not episodes:
-        raise ConfigError(f"a stage of {tasks.name} has {env.each} episodes, which {parts} steps do not share evenly")
+        raise ConfigError(
+            f"a stage of {tasks.name} has {env.each} episodes, which cannot be split evenly over {parts} steps"
+        )
     params, returns = tasks.batch(seed, range(count)), []
     with own_draws(seed, env.device), torch.no_grad():
         phi = learner.start()

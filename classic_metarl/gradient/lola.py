@@ -1,4 +1,4 @@
-"""LOLA-DiCE: each of two players learns with the other's next learning steps in view, and reciprocity appears.
+"""LOLA-DiCE: each of two players learns through the other's next learning steps, and reciprocity appears.
 
     theta_2^(k+1) = theta_2^k + alpha grad_2 V_2(theta_1, theta_2^k)       k < K, what the other is about to learn
     theta_1 <- theta_1 + beta grad_1 V_1(theta_1, theta_2^K(theta_1))      through those steps; so does the other
@@ -137,7 +137,7 @@ class LOLATrainer(TrialTrainer):
         """The trainer of a recipe; `problems` names the game: {name: prisoners-dilemma}."""
         args = recipe.build_args(LOLAConfig, output_dir)
         if recipe.model or recipe.peft is not None or set(recipe.problems) != {"name"}:
-            raise ConfigError(f"{recipe.trainer} wants problems: {{name: ...}}, a game, and neither model nor peft")
+            raise ConfigError(f"{recipe.trainer} needs problems: {{name: ...}}, a game, and neither model nor peft")
         torch.manual_seed(args.seed)
         return cls(Players(), args, Game(**recipe.problems))
 

@@ -12,7 +12,7 @@ N(0, I), from which tasks of the test start. Rewards are dense in training and s
 The inner step is that of the authors' code: z is the first act of an episode and A_b the credit of that step (the
 discounted return with GAE's lambda at 1), standardised over the task's episodes: the score of z compares whole
 episodes. (The gradient through z = mu + sigma eps rests on the noise of single actions instead and says next to
-nothing: LOG.md.) The latents alone adapt; `adapt_weights: true` lets the network take the step of `surrogate` as well,
+nothing: LOG.md.) Only the latents adapt; `adapt_weights: true` lets the network take the step of `surrogate` as well,
 as the paper writes it.
 
 Deviations, all from LOG.md's measurements: those of `maml_trpo.py`; mu_i and sigma_i follow the meta-gradient by an
@@ -118,7 +118,8 @@ def latent_loop(net: LatentPolicy, args: MAESNConfig) -> GradientSteps:
             gain = gain + task_means(function(net.logprobs(given, trials), batch.weights, trials), trials)
         return -gain
 
-    return GradientSteps(loss, order=args.order, over="fold", adapted=() if args.adapt_weights else (LATENTS,))
+    moving = () if args.adapt_weights else (LATENTS,)
+    return GradientSteps(loss, order=args.order, over="fold", adapted=moving, adapt_frozen=(LATENTS,))
 
 
 def latent_score(phi: Tree, z: Tensor) -> Tensor:
@@ -144,7 +145,7 @@ class MAESNConfig(MAMLTRPOConfig):
     """`num_tasks` training tasks, each with a latent of its own.
 
     Raises:
-        ConfigError: without a number of training tasks, or for a decay or a rate that is none.
+        ConfigError: without a number of training tasks, or for an invalid decay or rate.
     """
 
     num_tasks: int = 100
@@ -162,7 +163,7 @@ class MAESNConfig(MAMLTRPOConfig):
             raise ConfigError("MAESN keeps a latent for each training task: num_tasks says how many there are")
         if not 0 < self.decay <= 1 or self.latent_rate <= 0:
             raise ConfigError(
-                f"decay={self.decay}, latent_rate={self.latent_rate}: decay is in (0, 1], the rate above 0"
+                f"decay={self.decay}, latent_rate={self.latent_rate}: decay must be in (0, 1], the rate above 0"
             )
         super().__post_init__()
 

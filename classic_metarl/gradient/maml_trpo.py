@@ -35,7 +35,7 @@ class MAMLTRPOConfig(GradientRLConfig):
     """One trust-region step a collection; `learning_rate` has no part in it.
 
     Raises:
-        ConfigError: for several updates a collection, or a trust region that is none.
+        ConfigError: for several updates a collection, or an invalid trust region.
     """
 
     max_kl: float = field(
@@ -52,7 +52,7 @@ class MAMLTRPOConfig(GradientRLConfig):
         if self.epochs > 1:
             raise ConfigError(f"epochs={self.epochs}: TRPO takes one step on a whole collection")
         if not 0 < self.curvature_share <= 1:
-            raise ConfigError(f"curvature_share={self.curvature_share} is above 0 and at most 1")
+            raise ConfigError(f"curvature_share={self.curvature_share} must be above 0 and at most 1")
         self.trust_region()
 
     def trust_region(self) -> TrustRegion:

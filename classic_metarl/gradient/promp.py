@@ -3,7 +3,7 @@
     max over theta of  mean_i J^CLIP(phi_i) - eta KL(pi_theta_o, pi_theta)        phi_i = theta + alpha grad J^LR(theta)
 
 Rothfuss, Lee, Clavera, Asfour & Abbeel 2019, 1810.06784, equations 9 to 11. theta_o acted, in every stage. The inner
-step is taken anew from the current theta in every update, on likelihood ratios to theta_o: at theta = theta_o its
+step is taken again from the current theta in every update, on likelihood ratios to theta_o: at theta = theta_o its
 derivative is that of the low variance curvature estimator. The outer objective is PPO's with clip, the penalty keeps
 the pre-update policy close to the one whose episodes are used.
 

@@ -5,5 +5,5 @@ gradient_agent.py  a trained meta-learner that plays and adapts
 task_networks.py   learners whose weights may differ by task         task_policy.py  policies likewise, and playing them
 meta_policy.py     theta and its inner step                          stages.py       stages of adaptation in the record
 stage_credit.py    credit of one stage                               linear_baseline.py  values fitted to one stage
-estimators.py      surrogates of the policy gradient, told apart by their Hessians
+estimators.py      surrogates of the policy gradient, which differ in their Hessians
 """

@@ -72,13 +72,14 @@ class Initial(nn.Module):
 class GradientSteps(Adaptation):
     """`steps` gradient steps on the data of one call: the inner loop of MAML (Finn et al. 2017, 1703.03400).
 
-    A parameter of theta that is frozen (`requires_grad=False`) does not adapt either.
+    A parameter of theta that is frozen (`requires_grad=False`) does not adapt either, `adapt_frozen` aside.
 
     Args:
         loss: of one task (`vmap`, `loop`), or of each of the M tasks (`fold`).
         rate: alpha, where theta brings no learned rates.
         order: `first` treats inner gradients as constants (FOMAML, Reptile).
         adapted: prefixes of the parameters that move (ANIL); () moves all.
+        adapt_frozen: prefixes of the parameters that adapt although they do not train: a fixed prior (MAESN).
         clip: inner gradients are clamped to [-clip, clip] entry by entry (MIL).
 
     Raises:
@@ -92,6 +93,7 @@ class GradientSteps(Adaptation):
     order: Order = "second"
     over: Over = "vmap"
     adapted: tuple[str, ...] = ()
+    adapt_frozen: tuple[str, ...] = ()
     clip: float | None = None
     cadence: Cadence = "k-shot"
 
@@ -100,7 +102,7 @@ class GradientSteps(Adaptation):
             if value not in valid:
                 raise ConfigError(f"{name}={value!r} is unknown; {nearest(str(value), valid)}")
         if self.steps < 1:
-            raise ConfigError(f"steps={self.steps}: adaptation takes at least one gradient step")
+            raise ConfigError(f"steps={self.steps}: adaptation needs at least one gradient step")
 
     @property
     def differentiability(self) -> Differentiability:
@@ -141,7 +143,7 @@ class GradientSteps(Adaptation):
             return self._by_autograd(loss, moving)
         if self.order == "second":
             return grad(loss)(moving)
-        with torch.no_grad():  # `grad` heeds only a no_grad inside its function: this one keeps the result a constant
+        with torch.no_grad():  # `grad` ignores a no_grad around it, which keeps the result a constant all the same
             return grad(loss)({name: value.detach() for name, value in moving.items()})
 
     def _by_autograd(self, loss: Callable[[Tree], Tensor], moving: Tree) -> Tree:
@@ -165,7 +167,7 @@ class GradientSteps(Adaptation):
         return free
 
     def _descend(self, theta: Theta, phi: Tree, data: Any) -> Tree:
-        frozen = frozen_in(theta)
+        frozen = {name for name in frozen_in(theta) if not name.startswith(self.adapt_frozen)}
         for step in range(self.steps):
             rates = theta.rates[min(step, len(theta.rates) - 1)] if theta.rates else None
             phi = dict(phi)

@@ -27,7 +27,7 @@ def join(stages: Sequence[Batch]) -> Batch:
     """The rows of k+1 stages, an episode each, as trials of k+1 episodes: row b goes on in row b of the next stage.
 
     `stop_values` (B, k+2): J_j is the mean return of the task's episodes of stage j, for j = 0..k, and its standard
-    error; nothing is measured after the last. Steps stand side by side, so that stage j begins in one column for all.
+    error; nothing is measured after the last. Stage j begins in the same column for all rows.
     """
     trials = [one.trials for one in stages]
     last = trials[-1]

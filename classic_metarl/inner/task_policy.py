@@ -32,13 +32,13 @@ class TaskPolicy(nn.Module):
     Args:
         spec: of the environment.
         hidden, activation: of the network; relu or tanh.
-        std: `free`: one log standard deviation an action, which hangs on no state; `state`: the network's own.
+        std: `free`: one log standard deviation an action, the same in every state; `state`: the network's own.
         init_std: where a free standard deviation starts.
         min_std: a free standard deviation is never less, whatever is learned (rllab's `min_std`).
         extra: numbers that `encode` adds to the observation.
 
     Raises:
-        ConfigError: for a standard deviation that is none, or an unknown kind of it.
+        ConfigError: for an invalid standard deviation, or an unknown kind of it.
     """
 
     def __init__(
@@ -55,8 +55,8 @@ class TaskPolicy(nn.Module):
         super().__init__()
         if std not in ("free", "state") or not 0 < min_std <= init_std:
             raise ConfigError(
-                f"std={std!r}, init_std={init_std}, min_std={min_std}: std is 'free' or 'state', init_std is at least "
-                "min_std, which is above 0"
+                f"std={std!r}, init_std={init_std}, min_std={min_std}: std must be 'free' or 'state', min_std above 0, "
+                "init_std at least min_std"
             )
         own = std == "state"
         width = spec.actions or spec.action_size * (2 if own else 1)

@@ -82,7 +82,7 @@ class MetaLSTMTrainer(FewShotTrainer):
     def build(cls, family: Any, args: Any) -> MetaLSTM:
         net = family.network(args.hidden, args.activation)
         if args.over != "fold":
-            raise ConfigError(f"over={args.over!r}: the rows of the LSTM are all tasks at once here (over: fold)")
+            raise ConfigError(f"over={args.over!r}: the LSTM reads all tasks as one batch: set over=fold")
         inner = inner_loop(net, family, args, "first")
         return MetaLSTM(net, family, inner, steps=args.inner_steps, rate=args.inner_rate)
 

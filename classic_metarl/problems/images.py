@@ -62,9 +62,11 @@ class ImageEpisodes:
 
     def __post_init__(self) -> None:
         if min(self.ways - 1, self.shot, self.query) < 1:
-            raise ConfigError(f"ways={self.ways} from 2 on, shot={self.shot} and query={self.query} from 1 on")
+            raise ConfigError(
+                f"ways={self.ways} must be at least 2, shot={self.shot} and query={self.query} at least 1"
+            )
         if self.split not in ("train", "val", "test"):
-            raise ConfigError(f"split={self.split!r}: train, val or test")
+            raise ConfigError(f"split={self.split!r} must be train, val or test")
 
     @property
     def shots(self) -> int:

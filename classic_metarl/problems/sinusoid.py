@@ -1,4 +1,4 @@
-"""Few-shot regression on sinusoids, the toy on which gradient-based meta-learning is told right from wrong.
+"""Few-shot regression on sinusoids, the toy on which gradient-based meta-learning is checked.
 
 y = A sin(w x - p): A ~ U[0.1, 5], p ~ U[0, pi], x ~ U[-5, 5], w = 1 (Finn et al. 2017, 1703.03400, section 5.1).
 Reptile draws the phase from [0, 2 pi] (1803.02999, section 2), Meta-SGD also the frequency (1707.09835, section 4.1).
@@ -44,7 +44,9 @@ class Sinusoids:
 
     def __post_init__(self) -> None:
         if min(self.shots, self.queries, self.stages) < 1:
-            raise ConfigError(f"sinusoid: shots={self.shots}, queries={self.queries}, stages={self.stages} from 1 on")
+            raise ConfigError(
+                f"sinusoid: shots={self.shots}, queries={self.queries}, stages={self.stages} must be at least 1"
+            )
 
     def sample(self, seed: int, index: int) -> Task:
         """Task `index` of `seed`: amplitude, phase, frequency, and the places x (stages * shots + queries,)."""

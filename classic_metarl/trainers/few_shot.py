@@ -86,7 +86,7 @@ class FewShotLearner(nn.Module):
 
 
 class EpisodicLearner(FewShotLearner):
-    """A system that answers from the support set in one go, without gradient steps: (M, q, ways) logits."""
+    """A system that answers from the support set at once, without gradient steps: (M, q, ways) logits."""
 
     def __init__(self, family: FewShot) -> None:
         super().__init__()

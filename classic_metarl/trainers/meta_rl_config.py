@@ -49,7 +49,7 @@ class GradientRLConfig(TrialConfig):
     def __post_init__(self) -> None:
         for name in ("episodes", "inner_steps", "epochs"):
             if getattr(self, name) < 1:
-                raise ConfigError(f"{name}={getattr(self, name)} is to be at least 1")
+                raise ConfigError(f"{name}={getattr(self, name)} must be at least 1")
         if self.surrogate not in SURROGATES:
             raise ConfigError(f"surrogate='{self.surrogate}' is unknown; {nearest(self.surrogate, set(SURROGATES))}")
         if self.surrogate == "dice" and (self.credit != "reward_to_go" or self.normalise):

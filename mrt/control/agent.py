@@ -68,7 +68,7 @@ class Agent:
 
     @abstractmethod
     def act(self, seen: Seen, state: Any, greedy: bool = False, generator: torch.Generator | None = None) -> Choice:
-        """One step of all rows. The state that goes in is used up: `fork` it to step twice from one point.
+        """One step of all rows. The state passed in is consumed: `fork` it to step twice from one point.
 
         Args:
             greedy: the best action instead of a draw.

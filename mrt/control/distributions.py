@@ -1,6 +1,6 @@
 """What a policy's head means: a distribution over discrete actions, or over continuous ones in [-1, 1]^A.
 
-A head gives `logits` (..., W); the functions here say what they stand for. Written out, because
+A head gives `logits` (..., W); the functions here say what they mean. Written out, because
 `torch.distributions` checks and broadcasts at every step, which costs more than acting does.
 """
 

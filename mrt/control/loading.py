@@ -151,7 +151,7 @@ class LoadedPolicy:
 
 
 def load_policy(path: str | Path, greedy: bool = True, allow_code: bool = False) -> LoadedPolicy:
-    """The trained policy of a run, of whatever kind, to act in an environment of one's own.
+    """The trained policy of a run, of any kind, to act in any environment.
 
     Raises:
         ConfigError: as `load_agent`.

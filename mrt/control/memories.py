@@ -182,7 +182,7 @@ def make_memory(name: str, size: int, **options: Any) -> Memory:
     (`classic_metarl.black_box.snail:SNAIL`).
 
     Raises:
-        ConfigError: for an unknown name or option, or a class that is no memory.
+        ConfigError: for an unknown name or option, or a class that is not a memory.
     """
     if ":" in str(name):
         kind = import_named(str(name), "memory")

@@ -50,7 +50,7 @@ class ControlConfig(TrialConfig):
     credit_options: dict[str, Any] | None = field(default=None, metadata={"help": "options of the credit"})
     gamma: float = field(default=0.99, metadata={"help": "discount a step, over the ends of episodes"})
     lam: float = field(default=0.95, metadata={"help": "lambda of GAE, also of the critic's targets"})
-    epochs: int = field(default=1, metadata={"help": "times that a collection is learnt from"})
+    epochs: int = field(default=1, metadata={"help": "times that a collection is learned from"})
     minibatches: int = field(default=1, metadata={"help": "updates an epoch; each sees whole trials"})
     clip: float | None = field(default=0.2, metadata={"help": "PPO's clip of the ratio; null for none (A2C)"})
     entropy: float = field(default=0.01, metadata={"help": "weight of the entropy bonus"})

@@ -112,7 +112,7 @@ class DependentBandit(Bandit):
 
     def __init__(self, kind: str = "uniform", pulls: int = 100, device: str | torch.device = "cpu") -> None:
         if kind != "uniform" and kind not in self.BETTER:
-            raise ConfigError(f"kind={kind!r} is no dependent bandit; {nearest(kind, ['uniform', *self.BETTER])}")
+            raise ConfigError(f"kind={kind!r} is not a dependent bandit; {nearest(kind, ['uniform', *self.BETTER])}")
         super().__init__(2, pulls, device=device)
         self.kind = kind
 

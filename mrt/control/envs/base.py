@@ -1,6 +1,6 @@
 """Environments on tensors: thousands of tasks step at once, on the CPU or a GPU. No Gymnasium is needed to run one.
 
-A trial is H episodes of one task. Two things end: an episode (the position is reset, the task and whoever remembers it
+A trial is H episodes of one task. Two things end: an episode (the position is reset, the task and the memory of it
 stay) and the trial (the memory is cleared). Conventions at the border are those of Gymnasium's `VectorEnv` with
 NEXT_STEP autoreset: the step that ends an episode returns its last observation, and the next call of `step` ignores
 the action of such a row, returns the first observation of its next episode and reward 0.
@@ -30,7 +30,7 @@ from mrt.training.codec import tree_to
 
 SPLITS = {"train": 0.8, "test": 0.2}
 ATTEMPTS = 1000  # draws for a task of the split that is asked for; small task sets have few of some splits
-MUTATIONS = 1 << 40  # changes of tasks are drawn from numbers of their own
+MUTATIONS = 1 << 40  # changes of tasks are drawn from other numbers
 E = TypeVar("E", bound="TensorEnv")
 D = TypeVar("D", bound="EnvTasks")
 
@@ -38,7 +38,7 @@ D = TypeVar("D", bound="EnvTasks")
 class TensorEnv(ABC):
     """B tasks of one kind. A subclass gives `task_params`, `begin_episode`, `move` and `observe`.
 
-    It keeps what a task is in `self.params` and where it stands in `self.state`, both {name: (B, ...)}; nothing else,
+    It keeps what a task is in `self.params` and where it is in `self.state`, both {name: (B, ...)}; nothing else,
     so that `clone` and `select` are the same for all.
     """
 
@@ -132,7 +132,7 @@ class TensorEnv(ABC):
     def step(self, actions: Tensor, noise: Tensor | None = None) -> Step:
         """One step of all rows; `noise` (B, max(step_draws, start_draws)) replaces the numbers drawn here.
 
-        Rows whose trial is over go on stepping, and may go on paying: whoever collects masks them.
+        Rows whose trial is over go on stepping, and may go on paying: the caller masks them.
         """
         rows = len(self.clock)
         u = self._draw(noise, rows, max(self.step_draws, self.start_draws))
@@ -200,7 +200,7 @@ class EnvTasks:
     """p(M) of an environment, a pure function of (seed, index). With a `split` tasks are redrawn until they are in it.
 
     Raises:
-        ConfigError: for a split that is none, or one that holds next to no task.
+        ConfigError: for an unknown split, or one that holds almost no task.
     """
 
     env: TensorEnv
@@ -212,7 +212,7 @@ class EnvTasks:
 
     def __post_init__(self) -> None:
         if self.split is not None and self.split not in SPLITS:
-            raise ConfigError(f"split={self.split!r} is none of {sorted(SPLITS)} (or leave it out)")
+            raise ConfigError(f"split={self.split!r} must be one of {sorted(SPLITS)}, or left out")
 
     def sample(self, seed: int, index: int) -> Task:
         """Task `index` of `seed`."""
@@ -278,7 +278,7 @@ def _where(rows: Tensor, yes: Tensor, no: Tensor) -> Tensor:
 
 
 def number_text(value: Any) -> str:
-    """How a parameter stands in a task's key: nine digits of a float, numbers of a list one after the other."""
+    """How a parameter is written in a task's key: nine digits of a float, numbers of a list one after the other."""
     if isinstance(value, list | tuple):
         return ",".join(number_text(one) for one in value)
     return f"{value:.9g}" if isinstance(value, float) else str(value)

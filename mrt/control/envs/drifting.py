@@ -71,10 +71,13 @@ class FadingLegs(TensorEnv):
         chain: int = 2,
     ) -> None:
         if stages < 2 or each < 1 or start not in ("first", "any"):
-            raise ValueError(f"stages={stages}, each={each}, start={start!r}: at least 2 and 1; start first or any")
+            raise ValueError(
+                f"stages={stages}, each={each}, start={start!r}: stages must be at least 2, each at "
+                "least 1, start first or any"
+            )
         check_chain(chain, stages)
         if effort <= 0:
-            raise ValueError(f"effort={effort} is to be above 0")
+            raise ValueError(f"effort={effort} must be above 0")
         legs = len(self.LEVERS)
         super().__init__(Spec(5 if compass else 2, steps, stages * each, action_size=legs), device)
         self.stages, self.each, self.start, self.loss = stages, each, start, loss

@@ -28,7 +28,7 @@ def foreign_env(key: str, identity: str, **options: Any) -> TensorEnv:
     Only modules of ours, or that are imported already, are looked into: `--allow-code` imports those of a recipe.
 
     Raises:
-        ConfigError: for what is not there, is no environment, or does not take its options.
+        ConfigError: for what does not exist, is not an environment, or does not take its options.
     """
     module = identity.partition(":")[0]
     foreign = ":" in identity and module.split(".")[0] not in OUR_PACKAGES

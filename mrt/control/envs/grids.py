@@ -60,7 +60,7 @@ class Room(FiniteEnv):
 
     Args:
         encoding: "xy" shows (x, y), each scaled to [-1, 1]; "one_hot" shows the cell, (size * size,).
-        start: "corner" (0, 0) | "centre" | "random", anew in each episode | "task", drawn with the task.
+        start: "corner" (0, 0) | "centre" | "random", drawn in each episode | "task", drawn with the task.
     """
 
     def __init__(self, spec: Spec, size: int, encoding: Encoding, start: Start, device: str | torch.device) -> None:

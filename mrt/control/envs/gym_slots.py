@@ -1,7 +1,7 @@
 """Gymnasium environments that live on from trial to trial, stepped together in a vector environment.
 
 `Slot` is one place of a `SyncVectorEnv` or `AsyncVectorEnv`. It keeps the environment that it holds and gives it the
-next task: attributes are set, and only a change of constructor arguments builds it anew. `Pool` lends whole vector
+next task: attributes are set, and only a change of constructor arguments rebuilds it. `Pool` lends whole vector
 environments to `GymEnv` and its copies.
 """
 
@@ -21,7 +21,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, Vecto
 
 from mrt.errors import ConfigError
 
-STEP, BEGIN, STAY = 0, 1, 2  # what a slot is told beside the action
+STEP, BEGIN, STAY = 0, 1, 2  # commands to a slot, beside the action
 KEPT = 2  # vector environments of other sizes that wait for a trial
 CONSTRUCTION = (TypeError, ValueError, AttributeError, ImportError, gymnasium.error.Error)
 
@@ -104,7 +104,7 @@ class Slot(gymnasium.Env):
         return self.last, {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """One step of the environment, or what it is told instead. Infos are dropped: nothing reads them."""
+        """One step of the environment, or another command instead. Infos are dropped: nothing reads them."""
         own, command = action
         if command == STAY:
             return self.last, 0.0, False, False, {}

@@ -50,7 +50,7 @@ class GymEnv(TensorEnv):
         task: from uniform numbers in [0, 1), a list of `task_draws` floats, to the parameters of one task.
         episode_steps: the time limit of the environment's own registration when left out.
         attributes: names of parameters that are set on the unwrapped environment; the others are arguments of its
-            constructor, and an environment whose arguments change is built anew.
+            constructor, and an environment whose arguments change is rebuilt.
         vectorization: "sync" steps the environments in turn, "async" in a process each, which pays where a step takes
             longer than a message; copies, and so probes of exploitation, need "sync".
         fixed: parameters of all tasks.

@@ -72,7 +72,7 @@ class Maze(FiniteEnv):
         device: str | torch.device = "cpu",
     ) -> None:
         if pixels % 2:
-            raise ConfigError(f"pixels={pixels}: rays through corners are left out by an even number alone")
+            raise ConfigError(f"pixels={pixels}: must be even, so that no ray runs through a corner")
         self.size, self.view, self.openings = size, view, openings
         self.turns = view == "first_person"
         width = {"symbolic": 8, "top_down": 50, "first_person": 3 * pixels * pixels}[view]

@@ -31,7 +31,7 @@ def distance(a: Tensor, b: Tensor) -> Tensor:
 class PointEnv(TensorEnv):
     """What all have in common: params {"goal": (B, 2)}, state {"position": (B, 2)}, both float32.
 
-    `start_reach`: each coordinate of the start is uniform in [-start_reach, start_reach], anew in each episode; 0:
+    `start_reach`: each coordinate of the start is uniform in [-start_reach, start_reach], drawn in each episode; 0:
     always the origin.
     """
 
@@ -140,7 +140,7 @@ class Navigation2D(PointEnv):
 
     The reward is minus the distance after the step, the episode ends within 0.01 of the goal in both coordinates. The
     paper writes minus the squared distance; its code, and the numbers it prints, have the distance: `squared` is for
-    whoever wants the former.
+    those who want the former.
     """
 
     name = "navigation-2d"

@@ -32,7 +32,7 @@ class Spec:
 class Step(NamedTuple):
     """What `step` returns, each (B, ...). `fresh` rows have just begun an episode: their action was ignored.
 
-    `terminated`: the episode ended by itself; `truncated`: by the time limit; `trial_over`: it was the last one.
+    `terminated`: the environment ended the episode; `truncated`: by the time limit; `trial_over`: it was the last one.
     """
 
     observation: Tensor

@@ -54,7 +54,10 @@ class Sumo(TensorEnv):
         chain: int = 2,
     ) -> None:
         if rounds < 2 or reward not in ("sparse", "dense") or start not in ("first", "any"):
-            raise ValueError(f"rounds={rounds}, reward={reward!r}, start={start!r}: 2; sparse or dense; first or any")
+            raise ValueError(
+                f"rounds={rounds}, reward={reward!r}, start={start!r}: rounds must be at least 2, reward "
+                "sparse or dense, start first or any"
+            )
         check_chain(chain, rounds)
         super().__init__(Spec(observation=8, episode_steps=steps, episodes=rounds, action_size=2), device)
         self.rounds, self.reward, self.start, self.opponent = rounds, reward, start, opponent

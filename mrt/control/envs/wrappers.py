@@ -121,7 +121,7 @@ class ObservationSubset(Wrapper):
 
 
 class NoisyObservation(Wrapper):
-    """Gaussian noise on every number that is seen, anew in each step."""
+    """Gaussian noise on every number that is seen, drawn in each step."""
 
     def __init__(self, env: TensorEnv, deviation: float) -> None:
         if deviation < 0:

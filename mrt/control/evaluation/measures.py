@@ -216,11 +216,11 @@ _OF_EPISODE = {"episode": "returns", "success": "reached", "steps": "first_paid"
 
 
 def measure_of_name(name: str, episodes: int) -> Callable[[Outcomes], Tensor]:
-    """The measure `name` of trials of so many episodes: one of `MEASURES`, or episode_k (return), success_k, steps_k of
-    episode k = 1, 2, ...
+    """The measure `name` of trials of that many episodes: one of `MEASURES`, or episode_k (return), success_k,
+    steps_k of episode k = 1, 2, ...
 
     Raises:
-        ConfigError: for a name that is none, or an episode that trials do not have.
+        ConfigError: for an unknown name, or an episode that trials do not have.
     """
     if name in MEASURES:
         return MEASURES[name]

@@ -64,7 +64,7 @@ def part(name: str, place: int, found: Mapping[str, Any]) -> dict[str, Any]:
     for who, player in found["players"].items():
         cells = [_cell(player["measures"][key]["mean"], player["measures"][key]["se"]) for key in shown]
         unlike = found["unlike_training"].get(who, {})
-        note = "; ".join(f"{dial}: trained with {a}, measured with {b}" for dial, (a, b) in unlike.items())
+        note = "; ".join(f"{option}: trained with {a}, measured with {b}" for option, (a, b) in unlike.items())
         relative = player.get("relative_regret", {})
         cells.append(_cell(relative.get("mean"), relative.get("se")))
         rows.append({"name": who, "colour": colours.get(who), "note": note or player["kind"], "cells": cells})

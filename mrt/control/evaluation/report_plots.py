@@ -1,7 +1,7 @@
 """The pictures of a control evaluation: adaptation, cumulative regret, paths and choices, as inline SVG.
 
 Drawn by the functions of `mrt.report.plots`, so colours and fonts come from the page here as well. Only numbers and
-our own words stand in a drawing.
+our own words are in a drawing.
 """
 
 from __future__ import annotations

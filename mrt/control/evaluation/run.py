@@ -56,7 +56,7 @@ def measure_policy(
 ) -> Measured:
     """One measure of one policy (`MEASURES` of measures.py, or episode_2, ...) on `count` held-out tasks.
 
-    `options` are those of `evaluate_policy`; only random play stands beside unless they say otherwise.
+    `options` are those of `evaluate_policy`; only random play is measured too, unless they say otherwise.
 
     Raises:
         ConfigError: for an unknown measure.

@@ -172,7 +172,7 @@ def _(env: MovingBandits, state: State) -> Marks:
     return [("goal" if i == right else "other", *state["places"][0, i].tolist()) for i in (0, 1)]
 
 
-# ---- what one stands on
+# ---- the ground
 
 
 @singledispatch

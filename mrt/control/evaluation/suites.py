@@ -95,8 +95,8 @@ def load_suite(path_or_name: str, allow_code: bool = False) -> Suite:
     """Reads a suite, see `mrt.runs.suites.read_suite`.
 
     Raises:
-        ConfigError: for a file that is none, an unknown key, environment, option or measure, and for an environment
-            that is code from outside and not allowed.
+        ConfigError: for a file that is not a suite, an unknown key, environment, option or measure, and for an
+            environment that is code from outside and not allowed.
     """
     return parse_suite(*read_suite(path_or_name), allow_code=allow_code)
 
@@ -105,7 +105,7 @@ def parse_suite(content: Mapping[str, Any], source: str, allow_code: bool = Fals
     """A suite from what its file says; errors as for `load_suite`."""
     keys = {"kind", "description", "environments"}
     if content.get("kind") != "control":
-        raise ConfigError(f"{source} is no suite of `kind: control`")
+        raise ConfigError(f"{source} is not a suite of `kind: control`")
     for key in content:
         if key not in keys:
             raise ConfigError(f"{source}: unknown key '{key}'; {nearest(str(key), keys)}")

@@ -1,4 +1,4 @@
-"""Floor and ceiling of each task: uniformly random play, and the best that whoever knows the task can do.
+"""Floor and ceiling of each task: uniformly random play, and the best that an agent can do that knows the task.
 
 Both are expected returns of a whole trial, in closed form or by dynamic programming, never by sampling.
 """

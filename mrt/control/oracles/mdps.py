@@ -98,7 +98,7 @@ class MDPPolicy(ScriptedAgent):
 
 
 class KnownMDP(MDPPolicy):
-    """The optimum of whoever knows the task: `params` as the environment's."""
+    """The optimum of an agent that knows the task: `params` as the environment's."""
 
     def __init__(self, spec: Spec, params: Mapping[str, Tensor]) -> None:
         super().__init__(spec)

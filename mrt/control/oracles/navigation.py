@@ -2,8 +2,8 @@
 
 Both come by quadrature in float64. A step reaches a box, so both coordinates can run towards the goal at
 once, each as fast as it can: that makes every distance on the way as small as it can be, and is the optimum wherever a
-smaller distance pays no less. It is no optimum of the four corners' sparse reward, which can be farmed: there it is the
-return of going straight to the goal.
+smaller distance pays no less. It is not the optimum of the four corners' sparse reward, which can be farmed: there it
+is the return of going straight to the goal.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Who stands beside a learned policy: the players and the exact values that are known for an environment.
+"""What a learned policy is compared with: the players and the exact values that are known for an environment.
 
 Random play and the known-task optimum are bounds of every environment (`mrt.control.oracles.floor_and_ceiling`); here
 is what lies between them.

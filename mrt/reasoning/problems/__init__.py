@@ -33,7 +33,7 @@ PROBLEMS: dict[str, Callable[..., ProblemSet]] = {"countdown": Countdown, "chain
 
 
 def load_problems(name: str, **dials: Any) -> ProblemSet:
-    """The problem set `name` with its dials. Raises ConfigError for an unknown name or dial, with the nearest valid
+    """The problem set `name` with its options. Raises ConfigError for an unknown name or option, with the nearest valid
     one."""
     if name not in PROBLEMS:
         raise ConfigError(f"unknown problem set '{name}': {nearest(str(name), set(PROBLEMS))}")

@@ -230,7 +230,7 @@ def trace_dataset(
         if unknown or problem.prompt not in text:
             raise ConfigError(
                 f"the tokenizer has no tokens for {problem.prompt!r} or its trace: the tiny model knows the numbers 0 "
-                "to 99 and the short prompt (lower the dials high and target_high to 99, prompt=short)"
+                "to 99 and the short prompt (lower the options high and target_high to 99, prompt=short)"
             )
         columns["key"].append(problem.key)
         columns["prompt"].append(text)

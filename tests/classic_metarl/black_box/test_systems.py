@@ -196,7 +196,7 @@ def test_teachers_in_the_record_play_as_by_themselves(name: str) -> None:
 def test_teachers_are_checked() -> None:
     env = make_env("bernoulli-bandit")
     assert type(make_teacher("", env)).__name__ == "Gittins"
-    with pytest.raises(ConfigError, match=r"teacher='gitins' is none for bernoulli-bandit.*gittins"):
+    with pytest.raises(ConfigError, match=r"teacher='gitins' does not teach bernoulli-bandit.*gittins"):
         make_teacher("gitins", env)
     with pytest.raises(ConfigError, match="no teacher is known for grid-navi"):
         make_teacher("", make_env("grid-navi"))

@@ -128,7 +128,7 @@ def test_whole_chains_are_played_the_same_way_twice(tmp_path: Path) -> None:
     assert returns[0].shape == (5, 4)
     assert torch.equal(*returns)
     assert torch.equal(state, torch.get_rng_state())
-    with pytest.raises(ConfigError, match="share evenly"):
+    with pytest.raises(ConfigError, match="split evenly"):
         chain_returns(trainer.learner, trainer.tasks, build(tmp_path, steps_each=3).args, 5, seed=9)
 
 
@@ -153,7 +153,7 @@ def test_mistakes_are_told(tmp_path: Path) -> None:
     ):
         with pytest.raises(ConfigError, match=message):
             build(tmp_path, **changed)
-    with pytest.raises(ConfigError, match="wants tasks that change"):
+    with pytest.raises(ConfigError, match="needs tasks that change"):
         build(tmp_path, {"name": "navigation-2d"})
 
 

@@ -135,6 +135,10 @@ def test_what_is_frozen_does_not_adapt(over: str, order: str) -> None:
     assert all(torch.allclose(phi[name], again[name]) for name in phi)
     outer(steps, net, theta, support, query).backward()
     assert net.layers[0].weight.grad is None
+    prior = steps_of(net, over, steps=2, order=order, adapt_frozen=("layers.0.weight",))
+    after = prior.adapt(theta, prior.init(theta), support)
+    assert not torch.allclose(after["layers.0.weight"], net.layers[0].weight.expand(M, 3, 2))
+    assert torch.equal(after["layers.0.bias"], net.layers[0].bias.expand(M, 3))
     with pytest.raises(ConfigError, match=r"nothing adapts: layers.0.weight, layers.0.bias are frozen"):
         steps_of(net, over, adapted=("layers.0.",)).adapt(theta, steps.init(theta), support)
 

@@ -355,7 +355,7 @@ def test_mistakes_are_told(tmp_path: Path) -> None:
     ):
         with pytest.raises(ConfigError, match=message):
             config(output_dir=str(tmp_path), **{**QUICK, **options})
-    with pytest.raises(ConfigError, match=r"test='sparse' holds the dials"):
+    with pytest.raises(ConfigError, match=r"test='sparse' must hold the options"):
         paired_tasks("sparse-semicircle", test="sparse")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="no option 'rewards'"):
         paired_tasks("sparse-semicircle", test={"rewards": "sparse"})

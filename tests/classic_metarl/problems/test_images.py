@@ -36,7 +36,7 @@ def test_a_character_is_drawn_alike_and_unlike_the_others() -> None:
     between = torch.cdist(flat[:-1, :10], flat[1:, 10:]).mean()
     assert within < 0.9 * between
     assert (bank[:, 0] != bank[:, 1]).flatten(1).any(1).all(), "no drawing is a copy"
-    with pytest.raises(ConfigError, match="size=4 from 8 on"):
+    with pytest.raises(ConfigError, match="size=4 at least 8"):
         stroke_bank(3, 4)
 
 

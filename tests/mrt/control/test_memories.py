@@ -301,13 +301,13 @@ def test_mistakes_are_named() -> None:
         make_memory("gru", 8, heads=2)
     with pytest.raises(ConfigError, match="no transformer of backbone='qwen99'"):
         make_memory("transformer", 8, backbone="qwen99")
-    with pytest.raises(ConfigError, match="filters=0 is to be at least 1"):
+    with pytest.raises(ConfigError, match="filters=0 must be at least 1"):
         make_memory(named("snail"), 8, filters=0)
     with pytest.raises(ConfigError, match="window=5, layers=4, heads=3 do not make a transformer of 8"):
         make_memory(named("short-window"), 8, heads=3)
     with pytest.raises(ConfigError, match="window=1: a window that slides"):
         make_memory(named("long-window"), 8, window=1)
-    with pytest.raises(ConfigError, match="key='obs' is no key of the dictionary"):
+    with pytest.raises(ConfigError, match="key='obs' is not a key of the dictionary"):
         make_memory(named("episodic-lstm"), 8, key="obs")
     with pytest.raises(ConfigError, match=r"see: \['rewards'\] are no inputs"):
         ControlPolicy(PolicyConfig(actions=2, see=["rewards"]))

@@ -51,7 +51,7 @@ def test_packaged_suites_load() -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (suite() | {"kind": "reasoning"}, "no suite of `kind: control`"),
+        (suite() | {"kind": "reasoning"}, "not a suite of `kind: control`"),
         (suite(), "names no environments"),
         (suite(a={"tasks": BANDIT}) | {"extra": 1}, "unknown key 'extra'"),
         (suite(a={"count": 4}), "needs tasks"),
