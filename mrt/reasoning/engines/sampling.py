@@ -8,6 +8,9 @@ import torch
 from torch import Tensor
 
 
+SLICE = 2**22  # logits that are worked on at one time
+
+
 @dataclass(frozen=True)
 class Sampling:
     """`temperature=0` is greedy; `top_k=0` and `top_p=1` switch those filters off."""
@@ -31,6 +34,10 @@ def draw(logits: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
     if sampling.temperature == 0:
         best = logits.argmax(-1)
         return best, torch.zeros_like(logits[:, 0])
+    rows = max(1, SLICE // logits.shape[1])
+    if len(logits) > rows:  # each of the steps below makes a copy of what it is given
+        tokens, logprobs = zip(*(draw(part, sampling) for part in logits.split(rows)), strict=True)
+        return torch.cat(tokens), torch.cat(logprobs)
     logits = logits.float() / sampling.temperature
     if sampling.top_k > 0 or sampling.top_p < 1:
         from transformers.generation.logits_process import TopKLogitsWarper, TopPLogitsWarper

@@ -27,9 +27,7 @@ from mrt.reasoning.engines.streams import WASTE, Rows, Streams, enter, shares
 from mrt.reasoning.engines.trie import Trie
 from mrt.runs.plan import MAX_POSITIONS
 
-PASS = (
-    8192  # positions that a prefill runs at one time: what layers compute on the way takes as much as keys and values
-)
+PASS = 2048  # positions of a prefill at one time: what layers compute on the way takes as much as keys and values
 
 
 class TransformersEngine(CountedEngine):

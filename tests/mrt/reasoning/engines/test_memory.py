@@ -16,6 +16,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from mrt.reasoning.engines import transformers as transformers_engine
 from mrt.reasoning.engines.base import Branch
+from mrt.reasoning.engines.sampling import Sampling, draw
 from mrt.reasoning.engines.transformers import TransformersEngine
 
 VOCABULARY = 512
@@ -138,3 +139,15 @@ def test_nothing_of_the_vocabularys_size_leaves_the_device(model: Any) -> None:
         engine.score(prefix, [Branch(0, 60, (7, 3))], [CONTINUATIONS])
         engine.token_logprobs(LONG)
     assert VOCABULARY not in read
+
+
+def test_drawing_works_on_some_rows_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """64 rows of 512 logits: the copies are of 4 rows, and every row is drawn from its own distribution."""
+    logits = torch.zeros(64, VOCABULARY)
+    logits[torch.arange(64), torch.arange(64)] = 50.0
+    whole = peak(lambda: draw(logits, Sampling(0.5)))
+    monkeypatch.setattr("mrt.reasoning.engines.sampling.SLICE", 4 * VOCABULARY)
+    assert peak(lambda: draw(logits, Sampling(0.5))) < 0.3 * whole
+    token, logprob = draw(logits, Sampling(0.5))
+    assert token.tolist() == list(range(64))
+    assert logprob.abs().max() < 1e-6
