@@ -6,13 +6,15 @@ several processes and the progress bar come from the loop. One step of the loop 
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from accelerate.utils import set_seed
+from accelerate.utils import DistributedType, set_seed
 from torch import Tensor, nn
 from transformers import Trainer, TrainingArguments
 
@@ -61,6 +63,7 @@ class TrialTrainer(TrialMixin, Trainer):
 
     args: TrialConfig
     rows_written: int | None = None  # trials of a batch that go to trials.jsonl; None for all
+    _number = 0  # of the update within a step of the outer loop
 
     def __init__(
         self,
@@ -132,26 +135,54 @@ class TrialTrainer(TrialMixin, Trainer):
 
     def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
         """`updates_per_step` updates: all but the last are whole ones of our own, the last is the outer loop's."""
-        for number in range(self.args.updates_per_step - 1):
-            self._whole_update(model, self._numbered(inputs, number))
-        return super().training_step(model, self._numbered(inputs, self.args.updates_per_step - 1), num_items_in_batch)
-
-    def _numbered(self, inputs: Any, number: int) -> Any:
-        """The inputs of update `number` of this step: every update of a run meets indices of its own."""
-        if self.args.updates_per_step == 1:
-            return inputs
+        updates = self.args.updates_per_step
+        if updates == 1:
+            return super().training_step(model, inputs, num_items_in_batch)
+        model.train()
         index, size = inputs["index"], self.args.train_batch_size
-        return {**inputs, "index": (index // size * self.args.updates_per_step + number) * size + index % size}
+        # Every update of a run meets indices of its own.
+        table = (index // size * updates + torch.arange(updates)[:, None]) * size + index % size
+        parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        for self._number, row in enumerate(table[:-1]):
+            self._whole_update(model, {**inputs, "index": row}, parameters)
+        self._number = updates - 1
+        return super().training_step(model, {**inputs, "index": table[-1]}, num_items_in_batch)
 
-    def _whole_update(self, model: nn.Module, inputs: Any) -> None:
+    def _whole_update(self, model: nn.Module, inputs: Any, parameters: Sequence[nn.Parameter]) -> None:
         optimizer: Any = self.optimizer
-        with self.compute_loss_context_manager():
+        limit = self.args.max_grad_norm
+        if self._is_plain and self._composite() is None:
             loss = self.compute_loss(model, inputs)
-        self.accelerator.backward(loss)
+            loss.backward()
+            norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+            if math.isfinite(float(norm + loss.detach())):  # else, or where a square overflows, `check_update` looks
+                self._guard().consecutive = 0
+                if limit and float(norm) > limit - 1e-3:  # below it the gradients would be multiplied by 1
+                    nn.utils.clip_grads_with_norm_(parameters, limit, norm)
+                inner = getattr(optimizer, "optimizer", optimizer)  # accelerate looks for libraries at every step
+                inner.step()
+                inner.zero_grad()
+                return
+        else:
+            with self.compute_loss_context_manager():
+                loss = self.compute_loss(model, inputs)
+            self.accelerator.backward(loss)
         if self.check_update(model, inputs, loss):
-            self._clip_grad_norm(model)
+            if limit:
+                self._clip_grad_norm(model)
             optimizer.step()
         optimizer.zero_grad()
+
+    @functools.cached_property
+    def _is_plain(self) -> bool:
+        """One process, one device, full precision: nothing stands between a loss and its gradients."""
+        single = self.accelerator.distributed_type == DistributedType.NO and self.args.n_gpu <= 1
+        return single and self.accelerator.mixed_precision == "no" and not self.accelerator.has_lomo_optimizer
+
+    def log_is_due(self, updates: int = 1) -> bool:
+        """Whether the next log comes within so many updates."""
+        every, each = max(int(self.args.logging_steps), 1), self.args.updates_per_step
+        return (every - self.state.global_step % every) * each - self._number <= updates
 
     def compute_loss(
         self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
@@ -163,7 +194,7 @@ class TrialTrainer(TrialMixin, Trainer):
             return self._no_gradient(self._finite_or_back(model, before))
         composite = self._composite()
         if composite is None:
-            return sum(self.losses(batch).values())
+            return functools.reduce(torch.add, self.losses(batch).values())
         return self._no_gradient(self._losses_of_many(model, batch, composite))
 
     def _losses_of_many(self, model: nn.Module, batch: Any, composite: CompositeOptimizer) -> Tensor:
@@ -233,16 +264,20 @@ class TrialTrainer(TrialMixin, Trainer):
         if self.args.group_size:
             check_groups(trials.group, self.args.group_size)
         values = trial_metrics(trials)
-        self.cost.add(**{name: float(value.sum()) for name, value in trials.cost.items()})
+        self.spend(trials)
         if self.args.world_size > 1:
             values = self._means_across(values)
-        for name, total in self.cost.sum_up(self._sum_across if self.args.world_size > 1 else None).items():
-            self.log_total(f"cost/{name}", total)
         for name, value in values.items():
             self.log_metric(name, value)
         if self.args.write_trials:
             written = trials if self.rows_written is None else trials.rows(slice(self.rows_written))
             self.write_trials(trial_rows(written, self.state.global_step))
+
+    def spend(self, trials: Trials) -> None:
+        """Adds what a batch has cost to the totals of the run; every process calls it."""
+        self.cost.add(**{name: float(value.sum()) for name, value in trials.cost.items()})
+        for name, total in self.cost.sum_up(self._sum_across if self.args.world_size > 1 else None).items():
+            self.log_total(f"cost/{name}", total)
 
     def _means_across(self, values: Mapping[str, float]) -> dict[str, float]:
         """The mean of every value over all processes, NaN left out."""

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from mrt.control.agent import rows_of
+from mrt.control.recurrence import gru, weights_of
 from mrt.errors import ConfigError, nearest
 from mrt.runs.code import import_named
 
@@ -41,6 +42,14 @@ class Memory(nn.Module, ABC):
     @abstractmethod
     def forward(self, x: Tensor, seen: Inputs) -> Tensor:
         """x (B, T, size) from the start of the trials -> (B, T, size), causal."""
+
+    def embedded_step(self, embed: nn.Module, x: Tensor, seen: Inputs, state: Any) -> tuple[Tensor, Any]:
+        """`step` on embed(x); a memory that begins with a linear map of its own may take both at once."""
+        return self.step(embed(x), seen, state)
+
+    def embedded(self, embed: nn.Module, x: Tensor, seen: Inputs) -> Tensor:
+        """`forward` on embed(x), in the same way."""
+        return self.forward(embed(x), seen)
 
     def fork(self, state: Any, rows: Tensor) -> Any:
         """An independent state of the rows at these indices (B',) int64; repeats make branches.
@@ -79,6 +88,27 @@ class Recurrent(Memory):
 
 class GRU(Recurrent):
     """The memory of RL2 (Duan et al. 2016, 1611.02779)."""
+
+    def embedded_step(self, embed: nn.Module, x: Tensor, seen: Inputs, state: Any) -> tuple[Tensor, Any]:
+        linear = _linear(embed, x)
+        if linear is None:
+            return super().embedded_step(embed, x, seen, state)
+        parts = []
+        for layer, h in enumerate(state[0].unbind(1)):
+            w_i, w_h, b_i, b_h = weights_of(self.cell, layer, None if layer else linear)
+            x = torch.gru_cell(x, h, w_i, w_h, b_i, b_h)
+            parts.append(x)
+        return x, (torch.stack(parts, 1),)
+
+    def embedded(self, embed: nn.Module, x: Tensor, seen: Inputs) -> Tensor:
+        linear = _linear(embed, x)
+        return super().embedded(embed, x, seen) if linear is None else gru(self.cell, x, linear)
+
+
+def _linear(embed: nn.Module, x: Tensor) -> nn.Linear | None:
+    """The linear map that `embed` is, where nothing wraps it and `x` is on the CPU, whose GRU is our own."""
+    inside = embed[0] if isinstance(embed, nn.Sequential) and len(embed) == 1 else embed
+    return inside if type(inside) is nn.Linear and x.device.type == "cpu" else None
 
 
 class LSTM(Recurrent):

@@ -241,19 +241,21 @@ class ControlTrainer(TrialTrainer):
         """PPO's clipped surrogate (or the plain policy gradient), the critic's error and the entropy, over `mask`."""
         trials = batch.trials
         heads: Heads = self.model_wrapped(trials.inputs)
-        distribution, mask = self.policy.distribution, trials.mask
-        logprobs = distribution.logprob(heads.logits, trials.actions)[mask]
-        ratio, advantage = torch.exp(logprobs - trials.logprobs[mask]), batch.weights[mask]  # type: ignore[index]
+        logprobs, entropies = self.policy.distribution.both(heads.logits, trials.actions)
+        weight = trials.mask / trials.mask.sum()  # means over the steps in `mask`, without gathering them
+        change = torch.where(trials.mask, logprobs - trials.logprobs, 0.0)  # type: ignore[operator]
+        ratio, advantage = torch.exp(change), batch.weights
         gain = ratio * advantage
         if self.args.clip is not None:
             gain = torch.minimum(gain, ratio.clamp(1 - self.args.clip, 1 + self.args.clip) * advantage)
-        entropy = distribution.entropy(heads.logits)[mask].mean()
-        error = ((heads.values - batch.targets[VALUE])[mask] / self.policy.value_std).square().mean()
+        entropy = (entropies * weight).sum()
+        error = (((heads.values - batch.targets[VALUE]) / self.policy.value_std).square() * weight).sum()
         with torch.no_grad():
             self.log_metric("entropy", float(entropy))
             self.log_metric("value_error", float(error))
-            self.log_metric("kl", float((ratio - 1 - torch.log(ratio)).mean()))
-        return {"policy": -gain.mean() + self.args.value_weight * error - self.entropy_weight * entropy}
+            self.log_metric("kl", float(((ratio - 1 - change) * weight).sum()))
+        gain = (gain * weight).sum()
+        return {"policy": -gain + self.args.value_weight * error - self.entropy_weight * entropy}
 
     @property
     def entropy_weight(self) -> float:

@@ -114,10 +114,10 @@ class Cost:
                 to have counted the same names.
         """
         names = sorted(self._pending)
-        values = torch.tensor([self._pending[name] for name in names], dtype=torch.float64)
+        values = [self._pending[name] for name in names]
         if across is not None and names:
-            values = across(values)
-        for name, value in zip(names, values.tolist(), strict=True):
+            values = across(torch.tensor(values, dtype=torch.float64)).tolist()
+        for name, value in zip(names, values, strict=True):
             self.total[name] = self.total.get(name, 0.0) + value
             self._pending[name] = 0.0
         return dict(self.total)

@@ -22,10 +22,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mrt.control.envs.draws import reflected, uniforms
+from mrt.control.envs.draws import reflected
 from mrt.control.envs.spec import Spec, Step
 from mrt.errors import ConfigError
-from mrt.tasks import Task, split_of
+from mrt.tasks import Task, split_of, uniforms
 from mrt.training.codec import tree_to
 
 SPLITS = {"train": 0.8, "test": 0.2}
