@@ -85,9 +85,9 @@ class Trials:
     def __post_init__(self) -> None:
         rows, steps = self.actions.shape[:2]
         episodes = int(self.episode.max()) + 1 if self.episode.numel() else 0
-        for name, (value, kind) in DEFAULTS.items():
+        for name, (default, kind) in DEFAULTS.items():
             if getattr(self, name) is None:
-                filled = torch.full((rows,), value, dtype=kind, device=self.actions.device)
+                filled = torch.full((rows,), default, dtype=kind, device=self.actions.device)
                 object.__setattr__(self, name, filled)
         if self.task is None:
             object.__setattr__(self, "task", self.group)

@@ -54,7 +54,7 @@ class BaldwinTrainer(FewShotTrainer):
 
     args: BaldwinConfig
     model: Genome
-    _drawn = (-1, 0)  # the step of the outer loop, and how many generations it has had
+    _generations = (-1, 0)  # the step of the outer loop, and how many generations it has had
 
     @classmethod
     def args_class(cls) -> type:
@@ -88,9 +88,9 @@ class BaldwinTrainer(FewShotTrainer):
 
     def _next_generation(self) -> int:
         """Its number; a step of several updates, or of accumulated batches, has several generations."""
-        step, count = self.state.global_step, self._drawn[1]
-        self._drawn = (step, count + 1 if step == self._drawn[0] else 1)
-        return step * self.args.updates_per_step * self.args.gradient_accumulation_steps + self._drawn[1] - 1
+        step, count = self.state.global_step, self._generations[1]
+        self._generations = (step, count + 1 if step == self._generations[0] else 1)
+        return step * self.args.updates_per_step * self.args.gradient_accumulation_steps + self._generations[1] - 1
 
 
 def genes_of(genome: Genome) -> Tree:

@@ -192,7 +192,8 @@ class FewShotTrainer(TrialTrainer):
         """As everywhere; a family that can `draw` gives the examples of all updates of a step at once."""
         if not hasattr(self.family, "draw") or type(self).collect is not FewShotTrainer.collect:
             return super().next_batch(indices)
-        trials = self._trials(*self._drawn(indices), tuple(f"{self.args.seed}:{index}" for index in indices))
+        x, y = self._drawn(indices)
+        trials = self._trials(x, y, tuple(f"{self.args.seed}:{index}" for index in indices))
         self.record(trials)
         return Batch(trials, trials.mask.float() if self.credit is None else self.weigh(trials))
 
@@ -208,7 +209,8 @@ class FewShotTrainer(TrialTrainer):
 
     def collect(self, tasks: Sequence[Task]) -> Trials:
         """The support and query sets of the tasks. J_j is measured in updates that are logged."""
-        return self._trials(*self.family.examples(tasks), tuple(task.key for task in tasks))
+        x, y = self.family.examples(tasks)
+        return self._trials(x, y, tuple(task.key for task in tasks))
 
     def _trials(self, x: Tensor, y: Tensor, keys: tuple[str, ...]) -> Trials:
         family, rows, steps = self.family, len(x), x.shape[1]

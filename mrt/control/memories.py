@@ -89,6 +89,8 @@ class Recurrent(Memory):
 class GRU(Recurrent):
     """The memory of RL2 (Duan et al. 2016, 1611.02779)."""
 
+    cell: nn.GRU
+
     def embedded_step(self, embed: nn.Module, x: Tensor, seen: Inputs, state: Any) -> tuple[Tensor, Any]:
         linear = _linear(embed, x)
         if linear is None:

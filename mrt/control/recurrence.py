@@ -26,7 +26,7 @@ def gru(cell: nn.GRU, x: Tensor, embed: nn.Linear) -> Tensor:
     """
     steps = x.permute(1, 2, 0).contiguous()
     for layer in range(cell.num_layers):
-        steps = _Layer.apply(steps, *weights_of(cell, layer, None if layer else embed))  # type: ignore[no-untyped-call]
+        steps = _Layer.apply(steps, *weights_of(cell, layer, None if layer else embed))
     return steps.permute(2, 0, 1)
 
 

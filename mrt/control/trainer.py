@@ -243,7 +243,7 @@ class ControlTrainer(TrialTrainer):
         heads: Heads = self.model_wrapped(trials.inputs)
         logprobs, entropies = self.policy.distribution.both(heads.logits, trials.actions)
         weight = trials.mask / trials.mask.sum()  # means over the steps in `mask`, without gathering them
-        change = torch.where(trials.mask, logprobs - trials.logprobs, 0.0)  # type: ignore[operator]
+        change = torch.where(trials.mask, logprobs - trials.logprobs, 0.0)
         ratio, advantage = torch.exp(change), batch.weights
         gain = ratio * advantage
         if self.args.clip is not None:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-
 SLICE = 2**22  # logits that are worked on at one time
 
 
@@ -36,8 +35,8 @@ def draw(logits: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
         return best, torch.zeros_like(logits[:, 0])
     rows = max(1, SLICE // logits.shape[1])
     if len(logits) > rows:  # each of the steps below makes a copy of what it is given
-        tokens, logprobs = zip(*(draw(part, sampling) for part in logits.split(rows)), strict=True)
-        return torch.cat(tokens), torch.cat(logprobs)
+        parts = [draw(part, sampling) for part in logits.split(rows)]
+        return torch.cat([tokens for tokens, _ in parts]), torch.cat([said for _, said in parts])
     logits = logits.float() / sampling.temperature
     if sampling.top_k > 0 or sampling.top_p < 1:
         from transformers.generation.logits_process import TopKLogitsWarper, TopPLogitsWarper
