@@ -105,6 +105,12 @@ def probe_arguments(parser: argparse.ArgumentParser) -> None:
     _seed(parser)
 
 
+def merge_arguments(parser: argparse.ArgumentParser) -> None:
+    """Of `mrt merge`."""
+    parser.add_argument("run", metavar="RUN", help="a run directory, or a folder that holds an adapter")
+    parser.add_argument("--out", metavar="DIR", help="where the merged model goes (default: RUN/merged)")
+
+
 def grade_arguments(parser: argparse.ArgumentParser) -> None:
     """Of `mrt grade`."""
     parser.add_argument("file", metavar="FILE", help="a JSONL, CSV or parquet file of answers and gold answers")

@@ -203,6 +203,15 @@ def probe(ns: Namespace) -> Outcome:
     return Outcome(found, "\n".join(lines))
 
 
+def merge(ns: Namespace) -> Outcome:
+    """One model of an adapter (LoRA) and its base model, which loads without peft."""
+    from mrt.reasoning.models.adapters import merge_adapter
+
+    folder = Path(ns.run) / "model" if (Path(ns.run) / "model").is_dir() else Path(ns.run)
+    out = merge_adapter(folder, ns.out or Path(ns.run) / "merged")
+    return Outcome({"model": str(out)}, f"merged model: {out}")
+
+
 def grade(ns: Namespace) -> Outcome:
     """Verdicts for a file of answers; exit code 1 where gold answers cannot be used."""
     from mrt.reasoning.grading.grade_file import grade_file, grade_table

@@ -24,6 +24,7 @@ from mrt.cli.arguments import (
     eval_arguments,
     generate_arguments,
     grade_arguments,
+    merge_arguments,
     probe_arguments,
     quickstart_arguments,
     report_arguments,
@@ -75,6 +76,7 @@ COMMANDS = {
     "report": Command("write evaluations and runs as one HTML file", report_arguments, "report"),
     "probe": Command("measure stop values and regret of traces from anywhere", probe_arguments, "probe"),
     "grade": Command("verdicts for a file of answers, and its unusable golds", grade_arguments, "grade"),
+    "merge": Command("write an adapter and its base model as one model", merge_arguments, "merge"),
     "generate": Command("generate an answer within a budget of thinking tokens", generate_arguments, "generate"),
     "doctor": Command("check the machine, the installation and a recipe", doctor_arguments, "doctor", overrides=True),
 }

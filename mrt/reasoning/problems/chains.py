@@ -38,6 +38,7 @@ class Chains:
 
     def __init__(
         self,
+        *,
         terms: int = 8,
         high: int = 30,
         limit: int = 99,

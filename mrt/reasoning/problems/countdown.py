@@ -62,6 +62,7 @@ class Countdown:
 
     def __init__(
         self,
+        *,
         numbers: int = 3,
         high: int = 25,
         target_high: int = 99,

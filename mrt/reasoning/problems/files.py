@@ -60,6 +60,7 @@ class Files:
     def __init__(
         self,
         path: str,
+        *,
         split: str | None = None,
         config: str | None = None,
         columns: Mapping[str, str] | None = None,

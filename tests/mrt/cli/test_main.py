@@ -220,3 +220,21 @@ def test_eval_takes_the_problems_of_the_run(folder: Path, monkeypatch: pytest.Mo
     assert commands._problems_of(ns, overrides_of(ns.overrides)[1]) == ("countdown", {"count": 4, "top": 9})
     ns = cli.parse(["eval", "runs/r", "--out", "x", "--problems", "files"])
     assert commands._problems_of(ns, {}) == ("files", {})
+
+
+def test_merge_writes_a_model_that_loads_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    from mrt.reasoning.models.tiny import save_tiny
+
+    base = str(save_tiny(tmp_path / "base"))
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), LoraConfig(target_modules=["q_proj"]))
+    model.save_pretrained(str(tmp_path / "run" / "model"))
+    assert cli.main(["merge", str(tmp_path / "run")]) == 0
+    assert "merged model" in capsys.readouterr().out
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "merged") is not None
+    assert cli.main(["merge", str(tmp_path / "run")]) == 2, "what is there is not overwritten"
+    assert "is not empty" in capsys.readouterr().err
+    assert cli.main(["merge", base]) == 2
+    assert "holds no adapter" in capsys.readouterr().err

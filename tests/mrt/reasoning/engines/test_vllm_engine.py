@@ -20,7 +20,7 @@ from mrt.reasoning.engines.sampling import Sampling
 from mrt.reasoning.engines.transformers import TransformersEngine
 from mrt.reasoning.engines.vllm import VLLMEngine
 from mrt.reasoning.engines.vllm_backends import MOST_WANTED, Colocated, Request, Served
-from mrt.reasoning.training.mismatch import gathered_mismatch, mismatch_metrics
+from mrt.reasoning.training.mismatch import gathered_mismatch
 from tests.support.vllm_standin import MODEL, TOKENIZER, Standin, serving
 
 GREEDY = Sampling(temperature=0)
@@ -142,12 +142,11 @@ def test_mismatch_by_hand() -> None:
     sampled = torch.tensor([[-1.0, -1.0, -9.0, torch.nan]])
     trained = torch.tensor([[-1.0 + math.log(2), -1.0 - math.log(2), 0.0, -1.0]])
     mask = torch.tensor([[1, 1, 0, 1]])
-    found = mismatch_metrics(sampled, trained, mask)
+    output = {"sampling_per_token_logps": sampled, "old_per_token_logps": trained, "completion_mask": mask}
+    found = gathered_mismatch(output)
     assert found["mismatch/kl"] == pytest.approx(0.25)
     assert found["mismatch/ess"] == pytest.approx(2.5**2 / (2 * 4.25))
-    assert math.isnan(mismatch_metrics(sampled, trained, mask * 0)["mismatch/kl"])
-    output = {"sampling_per_token_logps": sampled, "old_per_token_logps": trained, "completion_mask": mask}
-    assert gathered_mismatch(output) == found
+    assert math.isnan(gathered_mismatch({**output, "completion_mask": mask * 0})["mismatch/kl"])
     twice = gathered_mismatch(output | {"tool_mask": mask}, lambda sums: torch.cat([sums, sums]))
     assert twice == pytest.approx(found), "sums of two processes, not a mean of ratios"
     assert gathered_mismatch({"completion_mask": mask, "sampling_per_token_logps": sampled}) == {}

@@ -5,14 +5,14 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from kind_pairs import RIGHT, WRONG
-from shared_folder import lines, shared
 
 from mrt.errors import ConfigError
 from mrt.reasoning.grading.form import read
 from mrt.reasoning.grading.math_grader import MathGrader
 from mrt.reasoning.grading.units import scale_between, unit_of
 from mrt.reasoning.grading.verdict import Verdict, answer_boxes, content_of, split_thought
+from tests.support.kind_pairs import RIGHT, WRONG
+from tests.support.shared_folder import lines, shared
 
 
 @pytest.fixture(scope="module")
