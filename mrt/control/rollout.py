@@ -95,9 +95,8 @@ class Record:
     def close(self, seen: Mapping[str, Tensor], episode: Tensor) -> None:
         """The closing row of whoever has none yet. Nothing is asked of the agent there."""
         last = self.steps[-1]
-        row = {
-            name: v if name.startswith("inputs/") else torch.zeros_like(v) for name, v in last.items()
-        }  # extras stay
+        kept = {name: value for name, value in last.items() if name.startswith("inputs/")}  # the agent's extras stay
+        row = {**{name: torch.zeros_like(value) for name, value in last.items()}, **kept}
         row |= {f"inputs/{name}": value for name, value in seen.items()}
         row["episode"] = torch.where(self.closed, -1, episode.clamp(max=self.last))
         row["values"] = torch.full_like(last["values"], torch.nan)
