@@ -46,7 +46,7 @@ from mrt.control.rollout import rollout
 from mrt.control.trainer import ControlConfig, ControlTrainer
 from mrt.version import install_command
 
-PARTS = ("acting", "environment", "recording", "bounds", "loss", "backward", "optimiser", "rest")
+PARTS = ("acting", "environment", "recording", "bounds", "credit", "loss", "backward", "optimiser", "rest")
 JAX = {"bandit": 120_000, "GridNavi": 86_000}  # steps a second, measured on this kind of machine
 AMAGO = 283
 TENSORS: dict[str, dict[str, Any]] = {
@@ -204,7 +204,8 @@ def watched(trainer: ControlTrainer, clock: Clock) -> Iterator[None]:
         (control_trainer, "rollout", "recording"),
         (control_trainer, bounds, "bounds"),
         (trainer, "losses", "loss"),
-        (trainer.accelerator, "backward", "backward"),
+        (torch.Tensor, "backward", "backward"),
+        (trainer, "weighed", "credit"),
         (torch.optim.AdamW, "step", "optimiser"),
     ]
     with ExitStack() as stack:
@@ -217,15 +218,16 @@ def measure_loop(
     folder: Path, tasks: Mapping[str, Any], policy: Mapping[str, Any], sizes: Sizes, **args: Any
 ) -> dict[str, Any]:
     """Steps a second of `ControlTrainer`, and the shares of its parts."""
-    distribution, last = make_tasks(**tasks), sizes.skipped + sizes.updates
+    distribution, each = make_tasks(**tasks), args.get("updates_per_step", 1)
+    skipped, last = sizes.skipped // each, (sizes.skipped + sizes.updates) // each
     config = ControlConfig(
         output_dir=str(folder), max_steps=last, learning_rate=1e-3, entropy=0.02, save_strategy="no", report_to=[],
-        use_cpu=True, disable_tqdm=True, logging_steps=8, **args,
+        use_cpu=True, disable_tqdm=True, logging_steps=max(8 // each, 1), **args,
     )  # fmt: skip
     trainer = ControlTrainer(ControlPolicy.for_spec(distribution.env.spec, **policy), config, distribution)
     trainer.remove_callback(PrinterCallback)
     clock = Clock()
-    window = Window(clock, trainer, sizes.skipped, last)
+    window = Window(clock, trainer, skipped, last)
     trainer.add_callback(window)
     with watched(trainer, clock):
         trainer.train()
@@ -246,7 +248,7 @@ def measure_loop(
 
 def measure_rl2(sizes: Sizes, folder: Path) -> dict[str, Any]:
     """`rl2_steps_per_second`."""
-    ppo = {"epochs": 4, "minibatches": 2, "per_device_train_batch_size": sizes.rows}
+    ppo = {"epochs": 4, "minibatches": 2, "updates_per_step": 8, "per_device_train_batch_size": sizes.rows}
     setups = {
         "bandit": ({"name": "bernoulli-bandit", "arms": 5, "pulls": 10}, 48),
         "GridNavi": ({"name": "grid-navi", "episodes": 4}, 64),

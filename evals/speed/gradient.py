@@ -213,29 +213,42 @@ RUNS: dict[str, Callable[[Sizes, Path], float]] = {"trainer": trainer_seconds, "
 
 def table(results: Mapping[str, Any]) -> str:
     """What was measured."""
-    ways, memory = results["vmap_over_loop"], results["second_over_first"]
-    lines = [f"vmap_over_loop {ways['ratio']:.1f} (target at least 5), {ways['tasks']} tasks, {ways['shots']} shots"]
-    for name, case in ways["cases"].items():
-        speeds = ", ".join(f"{way} {speed:.0f}/s" for way, speed in case["meta_steps_per_second"].items())
-        lines.append(f"  {name:<44}{case['ratio']:>6.1f}   {speeds}")
-    lines.append("second_over_first, peak bytes of tensors within a meta-step")
-    for name, case in memory["cases"].items():
-        kib = (case["second_bytes"] / 1024, case["first_bytes"] / 1024)
-        lines.append(f"  {name:<44}{case['ratio']:>6.2f}   {kib[0]:.0f} KiB over {kib[1]:.0f} KiB")
+    lines = []
+    if ways := results.get("vmap_over_loop"):
+        lines += [
+            f"vmap_over_loop {ways['ratio']:.1f} (target at least 5), {ways['tasks']} tasks, {ways['shots']} shots"
+        ]
+        for name, case in ways["cases"].items():
+            speeds = ", ".join(f"{way} {speed:.0f}/s" for way, speed in case["meta_steps_per_second"].items())
+            lines.append(f"  {name:<44}{case['ratio']:>6.1f}   {speeds}")
+    if memory := results.get("second_over_first"):
+        lines.append("second_over_first, peak bytes of tensors within a meta-step")
+        for name, case in memory["cases"].items():
+            kib = (case["second_bytes"] / 1024, case["first_bytes"] / 1024)
+            lines.append(f"  {name:<44}{case['ratio']:>6.2f}   {kib[0]:.0f} KiB over {kib[1]:.0f} KiB")
     for key in ("trainer_over_bare", "jax_over_ours"):
-        one = results[key]
-        target = "" if "skipped" in one else f"{one['ratio']:.2f} (target at most {one['target_at_most']})"
-        lines.append(f"{key} {one.get('skipped', target)}")
+        if one := results.get(key):
+            target = "" if "skipped" in one else f"{one['ratio']:.2f} (target at most {one['target_at_most']})"
+            lines.append(f"{key} {one.get('skipped', target)}")
     return "\n".join(lines)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line."""
-    ns = parser("evals.speed.gradient", __doc__ or "").parse_args(argv)
+    options = parser("evals.speed.gradient", __doc__ or "")
+    options.add_argument("--only", choices=["ways", "memory", "trainer"], help="one of the three measurements")
+    ns = options.parse_args(argv)
     sizes = SMOKE if ns.smoke else Sizes()
     torch.set_num_threads(1)
-    results = {"vmap_over_loop": measure_ways(sizes), "second_over_first": measure_memory(sizes)}
-    results |= measure_trainer(sizes)
+    measures: dict[str, Callable[[], dict[str, Any]]] = {
+        "ways": lambda: {"vmap_over_loop": measure_ways(sizes)},
+        "memory": lambda: {"second_over_first": measure_memory(sizes)},
+        "trainer": lambda: measure_trainer(sizes),
+    }
+    results: dict[str, Any] = {}
+    for name, measured in measures.items():
+        if ns.only in (None, name):
+            results |= measured()
     show(results, ns.json, table)
     return 0
 
