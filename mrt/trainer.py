@@ -124,6 +124,9 @@ class TrialTrainer(TrialMixin, Trainer):
         tasks = [self.tasks.sample(self.args.seed, index) for index in indices]
         with torch.no_grad():
             trials = self.collect(tasks)
+        return self._recorded(trials)
+
+    def _recorded(self, trials: Trials) -> Batch:
         self.record(trials)
         return Batch(trials, trials.mask.float() if self.credit is None else self.weigh(trials))
 

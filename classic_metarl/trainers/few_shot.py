@@ -192,10 +192,7 @@ class FewShotTrainer(TrialTrainer):
         """As everywhere; a family that can `draw` gives the examples of all updates of a step at once."""
         if not hasattr(self.family, "draw") or type(self).collect is not FewShotTrainer.collect:
             return super().next_batch(indices)
-        x, y = self._drawn(indices)
-        trials = self._trials(x, y, tuple(f"{self.args.seed}:{index}" for index in indices))
-        self.record(trials)
-        return Batch(trials, trials.mask.float() if self.credit is None else self.weigh(trials))
+        return self._recorded(self._trials(self._drawn(indices), tuple(f"{self.args.seed}:{i}" for i in indices)))
 
     def _drawn(self, indices: Sequence[int]) -> Set:
         first, rows = indices[0], len(indices)
@@ -209,10 +206,10 @@ class FewShotTrainer(TrialTrainer):
 
     def collect(self, tasks: Sequence[Task]) -> Trials:
         """The support and query sets of the tasks. J_j is measured in updates that are logged."""
-        x, y = self.family.examples(tasks)
-        return self._trials(x, y, tuple(task.key for task in tasks))
+        return self._trials(self.family.examples(tasks), tuple(task.key for task in tasks))
 
-    def _trials(self, x: Tensor, y: Tensor, keys: tuple[str, ...]) -> Trials:
+    def _trials(self, examples: Set, keys: tuple[str, ...]) -> Trials:
+        x, y = examples
         family, rows, steps = self.family, len(x), x.shape[1]
         if self._plain is None or self._plain["mask"].shape != (rows, steps):
             self._plain = _unmeasured(family, rows, steps)
@@ -222,15 +219,13 @@ class FewShotTrainer(TrialTrainer):
             rewards = torch.zeros(rows, steps)
             rewards[:, family.stages * family.shots :] = scores / family.queries
             measured = {"stop_values": values, "rewards": rewards, "scored": torch.ones(rows, dtype=torch.bool)}
-        trials = Trials(**{**self._plain, **measured, "actions": y, "inputs": {"x": x}, "task_keys": keys})
+        trials = Trials(**{**self._plain, **measured}, actions=y, inputs={"x": x}, task_keys=keys)
         return trials if self.args.device.type == "cpu" else trials.to(self.args.device)
 
     def record(self, trials: Trials) -> None:
         """As everywhere; where nothing was measured, only what it cost."""
-        if self.log_is_due() or self.args.write_trials or self.args.group_size:
-            super().record(trials)
-        else:
-            self.spend(trials)
+        due = self.log_is_due() or self.args.write_trials
+        return super().record(trials) if due else self.spend(trials)
 
     def sets(self, trials: Trials) -> tuple[list[Set], Set]:
         """The support sets and the query set of a batch."""
@@ -255,16 +250,11 @@ class FewShotTrainer(TrialTrainer):
 
 def _unmeasured(family: FewShot, rows: int, steps: int) -> dict[str, Any]:
     """The fields of `Trials` of any batch of this size in which no J is measured, but for inputs and actions."""
-    support, position = family.stages * family.shots, torch.arange(steps)
-    example = Trials(
-        actions=torch.zeros(rows, steps),
-        rewards=torch.zeros(rows, steps),
-        mask=(position >= support).expand(rows, steps),
-        episode=torch.where(position < support, position // family.shots, -1).expand(rows, steps),
-        group=torch.arange(rows),
-        cost={"examples": torch.full((rows,), steps)},
-        scored=torch.zeros(rows, dtype=torch.bool),
-    )
+    position, zeros = torch.arange(steps), torch.zeros(rows, steps)
+    mask = (position >= family.stages * family.shots).expand(rows, steps)
+    episode = torch.where(mask, -1, position // family.shots)
+    cost, scored = {"examples": torch.full((rows,), steps)}, torch.zeros(rows, dtype=torch.bool)
+    example = Trials(zeros, zeros, mask, episode, torch.arange(rows), cost=cost, scored=scored)
     return {name: value for name, value in vars(example).items() if name not in ("actions", "inputs", "task_keys")}
 
 

@@ -43,7 +43,8 @@ class _Layer(torch.autograd.Function):
     """One layer over x (T, I, B) -> (T, H, B)."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, w_i: Tensor, w_h: Tensor, b_i: Tensor, b_h: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, *weights: Tensor) -> Tensor:
+        w_i, w_h, b_i, b_h = weights
         size, (steps, _, rows) = w_h.shape[1], x.shape
         bias = b_i.clone()
         bias[: 2 * size] += b_h[: 2 * size]

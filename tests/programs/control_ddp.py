@@ -36,7 +36,8 @@ def main(output_dir: str) -> None:
     assert batch is not None
     weights = batch.weights[batch.trials.mask]
     state = digest_of(trainer.policy.state_dict())
-    print("policy", args.process_index, state, units, float(weights.sum()), len(weights), flush=True)
+    line = f"\npolicy {args.process_index} {state} {units} {float(weights.sum())} {len(weights)}\n"
+    print(line, end="", flush=True)  # in one write: the other process prints too
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
 
