@@ -98,10 +98,6 @@ class TrialMixin(SavingMixin):
         """Makes the next log report this value itself: for counters, whose mean over the window is meaningless."""
         self._windows()["train" if self.model.training else "eval"][name] = [float(value)]
 
-    def log_is_due(self, updates: int = 1) -> bool:
-        """Whether the next log comes within `updates` steps: what is slow to measure is measured only then."""
-        return self.state.global_step % (every := max(int(self.args.logging_steps), 1)) + updates >= every
-
     def write_trials(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Appends one JSON object a trial to trials.jsonl. Every process has to call it: the rows are gathered."""
         rows = list(rows)
