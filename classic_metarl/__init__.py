@@ -11,7 +11,7 @@ of systems are the perspectives from which the field has seen adaptation:
     task_distributions/  where tasks come from
     emergent/            what appears without having been built in
 
-They stand on `problems/` (few-shot families), `inner/` (adaptation by gradients) and `trainers/` (shared by several
+They build on `problems/` (few-shot families), `inner/` (adaptation by gradients) and `trainers/` (shared by several
 systems); `baselines/` are the rows to compare with. Nothing here is imported by `mrt`; a recipe names its trainer
 (`trainer: classic_metarl.gradient.maml:MAMLTrainer`).
 """

@@ -1,4 +1,4 @@
-"""Meta-reinforcement finetuning: every episode of a model's reasoning is to make progress.
+"""Meta-reinforcement finetuning: every episode of a model's reasoning should make progress.
 
     from mrt import MRTConfig, MRTTrainer
 
@@ -15,6 +15,7 @@ _HOME = {
     "Recipe": "mrt.runs.recipe",
     "Trials": "mrt.trials",
     "WarmStartTrainer": "mrt.reasoning.training.warmstart",
+    "load_policy": "mrt.control.loading",
     "load_problems": "mrt.reasoning.problems",
     "load_recipe": "mrt.runs.recipe",
     "MRTError": "mrt.errors",
@@ -24,9 +25,9 @@ __all__ = sorted(_HOME)
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        from importlib.metadata import version
+        from mrt.version import version
 
-        return version("mrt")
+        return version()
     if name not in _HOME:
         raise AttributeError(f"module 'mrt' has no attribute '{name}'")
     return getattr(import_module(_HOME[name]), name)

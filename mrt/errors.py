@@ -1,8 +1,8 @@
-"""What goes wrong through a user's input, told in one sentence that names the cause and the cure."""
+"""Errors in a user's input, each told in one sentence that names the cause and the cure."""
 
 
 class MRTError(Exception):
-    """A mistake that the user can mend. Commands print its text, without a traceback, and exit with 2."""
+    """A mistake that the user can fix. Commands print its text, without a traceback, and exit with 2."""
 
 
 class ConfigError(MRTError):
@@ -18,7 +18,7 @@ class CheckpointError(MRTError):
 
 
 class SyncError(MRTError):
-    """An engine that samples from other weights than those that are trained."""
+    """An engine that samples from weights other than those being trained."""
 
 
 def nearest(name: str, valid: "list[str] | tuple[str, ...] | set[str]") -> str:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 SPARE = 64  # positions
+SHARE = 8  # one more position of room for so many that are used
 
 
 class GrowingLayer(DynamicLayer):
@@ -26,24 +28,60 @@ class GrowingLayer(DynamicLayer):
         self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
     ) -> tuple[Tensor, Tensor]:
         assert self.keys is not None
-        assert self.values is not None
         used, more = self.keys.shape[-2], key_states.shape[-2]
-        room = self._room
-        # Whoever selected, repeated or cut rows has replaced `keys`: then the room belongs to rows that are gone.
-        if room is None or room[0].data_ptr() != self.keys.data_ptr() or room[0].shape[0] != self.keys.shape[0]:
-            room = None
-        if room is None or room[0].shape[-2] < used + more:
-            room = (_roomier(self.keys, more), _roomier(self.values, more))
-        room[0][:, :, used : used + more] = key_states
-        room[1][:, :, used : used + more] = value_states
-        self._room = room
-        self.keys, self.values = room[0][:, :, : used + more], room[1][:, :, : used + more]
+        self.reserve(more)
+        assert self._room is not None
+        keys, values = self._room
+        keys[:, :, used : used + more] = key_states
+        values[:, :, used : used + more] = value_states
+        self.keys, self.values = keys[:, :, : used + more], values[:, :, : used + more]
         return self.keys, self.values
+
+    def reserve(self, more: int) -> bool:
+        """Makes room for `more` positions behind those that are used; whether keys and values moved for it."""
+        assert self.keys is not None
+        assert self.values is not None
+        used, room = self.keys.shape[-2], self._room
+        # Whoever selected, repeated or cut rows has replaced `keys`: then the room belongs to rows that are gone.
+        mine = room is not None and room[0].data_ptr() == self.keys.data_ptr() and len(room[0]) == len(self.keys)
+        if mine and room is not None and room[0].shape[-2] >= used + more:
+            return False
+        self._room = (_roomier(self.keys, more), _roomier(self.values, more))
+        self.keys, self.values = self._room[0][:, :, :used], self._room[1][:, :, :used]
+        return True
+
+    def filled(self) -> tuple[Tensor, Tensor]:
+        """Keys and values (rows, heads, positions, width) so far."""
+        assert self.keys is not None
+        assert self.values is not None
+        return self.keys, self.values
+
+    def shorten(self, used: int) -> None:
+        """Forgets what lies behind the first `used` positions; the room stays."""
+        assert self.keys is not None
+        assert self.values is not None
+        self.keys, self.values = self.keys[:, :, :used], self.values[:, :, :used]
+
+
+class PassingLayer(DynamicLayer):
+    """Keys and values that new ones are only shown with: nothing of a pass is kept."""
+
+    def __init__(self, keys: Tensor, values: Tensor) -> None:
+        super().__init__()
+        self.lazy_initialization(keys, values)
+        self.keys, self.values = keys, values
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
+    ) -> tuple[Tensor, Tensor]:
+        assert self.keys is not None
+        assert self.values is not None
+        return torch.cat([self.keys, key_states], -2), torch.cat([self.values, value_states], -2)
 
 
 def _roomier(states: Tensor, more: int) -> Tensor:
     rows, heads, used, width = states.shape
-    bigger = states.new_empty(rows, heads, used + more + max(SPARE, used // 2), width)
+    bigger = states.new_empty(rows, heads, used + more + max(SPARE, used // SHARE), width)
     bigger[:, :, :used] = states
     return bigger
 
@@ -52,4 +90,11 @@ def growing_cache(layers: Sequence[tuple[Tensor, Tensor]]) -> DynamicCache:
     """A cache of `GrowingLayer`s that begins with these keys and values (rows, heads, positions, width)."""
     cache = DynamicCache()
     cache.layers = [GrowingLayer(keys, values) for keys, values in layers]
+    return cache
+
+
+def passing_cache(layers: Sequence[tuple[Tensor, Tensor]]) -> DynamicCache:
+    """A cache of `PassingLayer`s: these keys and values (rows, heads, positions, width), whatever is passed by."""
+    cache = DynamicCache()
+    cache.layers = [PassingLayer(keys, values) for keys, values in layers]
     return cache

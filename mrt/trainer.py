@@ -6,14 +6,15 @@ several processes and the progress bar come from the loop. One step of the loop 
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
-from accelerate.utils import set_seed
+from accelerate.utils import DistributedType, set_seed
 from torch import Tensor, nn
 from transformers import Trainer, TrainingArguments
 
@@ -21,7 +22,9 @@ from mrt.credit.table import Credit
 from mrt.errors import ConfigError
 from mrt.optim.learners import CompositeOptimizer, Learner, accumulate_own
 from mrt.tasks import IndexDataset, Task, TaskDistribution
+from mrt.training.collection import Batch, Cost
 from mrt.training.mixin import TrialArguments, TrialMixin
+from mrt.training.records import check_groups, trial_metrics, trial_rows
 from mrt.trials import Trials
 
 
@@ -31,8 +34,15 @@ class TrialConfig(TrialArguments, TrainingArguments):  # type: ignore[misc]
 
     num_tasks: int = field(default=0, metadata={"help": "size of an epoch in tasks; 0 draws new tasks in every step"})
     group_size: int = field(default=0, metadata={"help": "trials that each group has to hold; 0 leaves it open"})
+    updates_per_step: int = field(
+        default=1, metadata={"help": "updates in one step of the outer loop, which counts, logs and saves steps"}
+    )
 
     def __post_init__(self) -> None:
+        if self.updates_per_step < 1:
+            raise ConfigError(f"updates_per_step={self.updates_per_step} must be at least 1")
+        if self.updates_per_step > 1 and (self.num_tasks or self.gradient_accumulation_steps > 1):
+            raise ConfigError("updates_per_step above 1 goes with num_tasks=0 and gradient_accumulation_steps=1 only")
         if self.num_tasks == 0:
             if self.max_steps <= 0:
                 raise ConfigError("num_tasks=0 draws new tasks in every step and needs max_steps; or give num_tasks")
@@ -53,6 +63,7 @@ class TrialTrainer(TrialMixin, Trainer):
 
     args: TrialConfig
     rows_written: int | None = None  # trials of a batch that go to trials.jsonl; None for all
+    _number = 0  # of the update within a step of the outer loop
 
     def __init__(
         self,
@@ -67,9 +78,9 @@ class TrialTrainer(TrialMixin, Trainer):
         super().__init__(model=model, args=args, train_dataset=dataset, data_collator=_collate, **kwargs)
         set_seed(args.seed, device_specific=True)  # processes that collect draw different numbers
         self.tasks, self.credit = tasks, credit
-        self._collected: Trials | None = None
-        self.cost: dict[str, float] = {}
-        self.register_state("cost", (lambda: dict(self.cost), self.cost.update))
+        self._batch: Any = None
+        self.cost = Cost()
+        self.register_state("cost", self.cost)
 
     @classmethod
     def args_class(cls) -> type:
@@ -85,32 +96,39 @@ class TrialTrainer(TrialMixin, Trainer):
         """(B, T) log-probabilities of the actions under the current policy, with gradients."""
         raise NotImplementedError(f"{type(self).__name__} has to define logprobs(trials), losses or update")
 
-    def losses(self, trials: Trials, weights: Tensor) -> dict[str, Tensor]:
-        """{learner: scalar loss}; a learner that is left out is not due in this update.
+    def losses(self, batch: Any) -> dict[str, Tensor]:
+        """{learner: scalar loss} of what `next_batch` returned; a learner that is left out is not due in this update.
 
-        The default is the policy gradient -mean(weights * log pi(a|history)) over the steps in `mask`.
+        The default is the policy gradient -mean(weights * log pi(a|history)) over the steps in `mask` of a `Batch`.
         """
-        mask = trials.mask.float()
-        return {"policy": -(weights * self.logprobs(trials) * mask).sum() / mask.sum().clamp(min=1)}
+        if self.credit is None:
+            raise ConfigError(f"{type(self).__name__} weighs steps but was given no credit")
+        mask = batch.trials.mask.float()
+        gain = (batch.weights * self.logprobs(batch.trials) * mask).sum()
+        return {"policy": -gain / mask.sum().clamp(min=1)}
 
-    def update(self, trials: Trials) -> bool:
+    def update(self, batch: Any) -> bool:
         """For systems without a loss (TRPO, ES, Reptile): sets the parameters by itself and returns True.
 
-        Gradients are to be None when it returns; the loop's optimiser then has nothing to do. Parameters that are not
+        Gradients must be None when it returns; the loop's optimiser then has nothing to do. Parameters that are not
         finite are put back and the update counts as dropped.
         """
         return False
 
-    def next_trials(self, indices: Sequence[int]) -> Trials:
-        """The trials of one update: by default new ones on the tasks at `indices`, recorded.
+    def next_batch(self, indices: Sequence[int]) -> Any:
+        """What one update learns from: by default a `Batch` of new trials on the tasks at `indices`, recorded.
 
-        Who learns several times from what was collected once overrides this, and keeps the rest by `register_state`.
+        A trainer that learns several times from one collection, or from a replay, overrides this and keeps the rest by
+        `register_state`; whatever it returns goes to `losses` and `update`.
         """
         tasks = [self.tasks.sample(self.args.seed, index) for index in indices]
         with torch.no_grad():
             trials = self.collect(tasks)
+        return self._recorded(trials)
+
+    def _recorded(self, trials: Trials) -> Batch:
         self.record(trials)
-        return trials
+        return Batch(trials, trials.mask.float() if self.credit is None else self.weigh(trials))
 
     def learners(self) -> dict[str, Learner]:
         """Several learners, each with its own optimiser; {} for the one optimiser that the arguments describe."""
@@ -118,24 +136,83 @@ class TrialTrainer(TrialMixin, Trainer):
 
     # The loop.
 
+    def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
+        """`updates_per_step` updates: all but the last are whole ones of our own, the last is the outer loop's."""
+        updates = self.args.updates_per_step
+        if updates == 1:
+            return super().training_step(model, inputs, num_items_in_batch)
+        model.train()
+        index, size = inputs["index"], self.args.train_batch_size
+        # Every update of a run meets indices of its own.
+        table = (index // size * updates + torch.arange(updates)[:, None]) * size + index % size
+        parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        for self._number, row in enumerate(table[:-1]):
+            self._whole_update(model, {**inputs, "index": row}, parameters)
+        self._number = updates - 1
+        return super().training_step(model, {**inputs, "index": table[-1]}, num_items_in_batch)
+
+    def _whole_update(self, model: nn.Module, inputs: Any, parameters: Sequence[nn.Parameter]) -> None:
+        optimizer: Any = self.optimizer
+        limit = self.args.max_grad_norm
+        if self._is_plain and self._composite() is None:
+            loss = self.compute_loss(model, inputs)
+            loss.backward()
+            norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+            if math.isfinite(float(norm + loss.detach())):  # else, or where a square overflows, `check_update` looks
+                self._guard().consecutive = 0
+                if limit and float(norm) > limit - 1e-3:  # below it the gradients would be multiplied by 1
+                    nn.utils.clip_grads_with_norm_(parameters, limit, norm)
+                inner = getattr(optimizer, "optimizer", optimizer)  # accelerate looks for libraries at every step
+                inner.step()
+                inner.zero_grad()
+                return
+        else:
+            with self.compute_loss_context_manager():
+                loss = self.compute_loss(model, inputs)
+            self.accelerator.backward(loss)
+        if self.check_update(model, inputs, loss):
+            if limit:
+                self._clip_grad_norm(model)
+            optimizer.step()
+        optimizer.zero_grad()
+
+    @functools.cached_property
+    def _is_plain(self) -> bool:
+        """One process, one device, full precision: nothing stands between a loss and its gradients."""
+        single = self.accelerator.distributed_type == DistributedType.NO and self.args.n_gpu <= 1
+        return single and self.accelerator.mixed_precision == "no" and not self.accelerator.has_lomo_optimizer
+
+    def log_is_due(self, updates: int = 1) -> bool:
+        """Whether the next log comes within so many updates."""
+        every, each = max(int(self.args.logging_steps), 1), self.args.updates_per_step
+        return (every - self.state.global_step % every) * each - self._number <= updates
+
     def compute_loss(
         self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        trials = self._collected = self.next_trials(inputs["index"].tolist())
+        batch = self._batch = self.next_batch(inputs["index"].tolist())
+        own_update = type(self).update is not TrialTrainer.update
+        before = [p.detach().clone() for p in model.parameters()] if own_update else []
+        if self.update(batch):
+            return self._no_gradient(self._finite_or_back(model, before))
         composite = self._composite()
-        before = None if type(self).update is TrialTrainer.update else [p.detach().clone() for p in model.parameters()]
-        if self.update(trials):
-            value = self._finite_or_back(model, before or [])
-        elif composite is None:
-            return sum(self.losses(trials, self.weigh(trials)).values())
-        else:
-            with self.accelerator.no_sync(model) if self.args.world_size > 1 else nullcontext():
-                losses = self.losses(trials, self.weigh(trials))
-                scale = self.current_gradient_accumulation_steps
-                accumulate_own({k: v / scale for k, v in losses.items()}, composite.learners, self._mean_over_ranks)
-            composite.due |= set(losses)
-            value = torch.stack([loss.detach() for loss in losses.values()]).sum()
-        return value + torch.zeros((), device=value.device, requires_grad=True)  # gradients are set: none from here
+        if composite is None:
+            return functools.reduce(torch.add, self.losses(batch).values())
+        return self._no_gradient(self._losses_of_many(model, batch, composite))
+
+    def _losses_of_many(self, model: nn.Module, batch: Any, composite: CompositeOptimizer) -> Tensor:
+        """Each learner's gradients from its own loss alone; returns the sum of the losses."""
+        with self.accelerator.no_sync(model) if self.args.world_size > 1 else nullcontext():
+            losses = self.losses(batch)
+            scale = self.current_gradient_accumulation_steps
+            accumulate_own({k: v / scale for k, v in losses.items()}, composite.learners, self._mean_over_ranks)
+        composite.due |= set(losses)
+        return torch.stack([loss.detach() for loss in losses.values()]).sum()
+
+    @staticmethod
+    def _no_gradient(value: Tensor) -> Tensor:
+        """A loss for the outer loop's backward pass that adds nothing to the gradients: they are set already."""
+        return value + torch.zeros((), device=value.device, requires_grad=True)
 
     def weigh(self, trials: Trials) -> Tensor:
         """(B, T) the credit of every step, zero where there is none to give."""
@@ -147,9 +224,9 @@ class TrialTrainer(TrialMixin, Trainer):
         return self.credit(trials)
 
     def offending_batch(self, inputs: Any) -> dict[str, Any]:
-        """The indices of the tasks, and the trials that were played on them."""
-        trials = {entry.name: getattr(self._collected, entry.name) for entry in fields(Trials)}
-        return super().offending_batch(inputs) | {"trials": trials}
+        """The indices of the tasks, and what was learned from."""
+        batch = self._batch
+        return super().offending_batch(inputs) | (batch.to_tree() if isinstance(batch, Batch) else {"batch": batch})
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """The composite of all learners where there are several, else what the arguments describe.
@@ -189,105 +266,29 @@ class TrialTrainer(TrialMixin, Trainer):
         """Logs reward, progress, regret and cost of a batch, and writes its trials (all, or `rows_written` of them)."""
         if self.args.group_size:
             check_groups(trials.group, self.args.group_size)
-        values = {**trial_metrics(trials)}
-        totals = {name: float(value.sum()) for name, value in trials.cost.items()}
+        values = trial_metrics(trials)
+        self.spend(trials)
         if self.args.world_size > 1:
-            values = _across(self.accelerator.gather, values, torch.nanmean, self.args.device)
-            totals = _across(self.accelerator.gather, totals, torch.sum, self.args.device)
-        for name, total in totals.items():
-            self.cost[name] = self.cost.get(name, 0.0) + total
-            self.log_total(f"cost/{name}", self.cost[name])
+            values = self._means_across(values)
         for name, value in values.items():
             self.log_metric(name, value)
         if self.args.write_trials:
             written = trials if self.rows_written is None else trials.rows(slice(self.rows_written))
-            self.write_trials(_rows(written, self.state.global_step))
+            self.write_trials(trial_rows(written, self.state.global_step))
 
+    def spend(self, trials: Trials) -> None:
+        """Adds what a batch has cost to the totals of the run; every process calls it."""
+        self.cost.add(**{name: float(value.sum()) for name, value in trials.cost.items()})
+        for name, total in self.cost.sum_up(self._sum_across if self.args.world_size > 1 else None).items():
+            self.log_total(f"cost/{name}", total)
 
-def trial_metrics(trials: Trials) -> dict[str, float]:
-    """Means over a batch: reward; progress/* and regret/stop where stop values are; regret/* where `privileged` knows.
+    def _means_across(self, values: Mapping[str, float]) -> dict[str, float]:
+        """The mean of every value over all processes, NaN left out."""
+        mine = torch.tensor([list(values.values())], device=self.args.device, dtype=torch.float32)
+        return dict(zip(values, torch.nanmean(self.accelerator.gather(mine), dim=0).tolist(), strict=True))
 
-    It may hold `oracle` (B,) J* of one episode, and `floor` (B,) a random policy's. With a floor regret is sum(J* - J)
-    over the batch divided by sum(J* - floor): 0 plays as the oracle, 1 as the floor. Without it, it is the gap summed
-    over a trial, averaged over trials.
-    """
-    from mrt.metrics import regret as metrics
-
-    values = {"reward": _mean(trials.returns)}
-    tables = {}
-    if trials.stop_values is not None:
-        stop_values = trials.stop_values.detach().cpu().double().numpy()
-        steps = metrics.progress(stop_values)
-        measured = steps[~np.isnan(steps)]
-        if len(measured):
-            values |= {"progress/mean": float(measured.mean()), "progress/negative_rate": float((measured < 0).mean())}
-        tables["regret/stop"] = (stop_values, 1)
-    oracle, floor = trials.privileged.get("oracle"), trials.privileged.get("floor")
-    if oracle is None:
-        return values
-    tables["regret/return"] = (episode_returns(trials).cpu().double().numpy(), 0)
-    best = oracle.cpu().double().numpy()[:, None]
-    for name, (table, first) in tables.items():
-        lost = np.nansum(metrics.cumulative_regret(table, best, first))
-        if floor is not None:  # over the whole batch: a row whose oracle and floor are close would drown the others
-            worst = np.where(np.isnan(table), np.nan, floor.cpu().double().numpy()[:, None])
-            span = np.nansum(metrics.cumulative_regret(worst, best, first))
-            values[name] = float(lost / span) if span > 0 else float("nan")
-        else:
-            values[name] = float(lost / len(trials))
-    return values
-
-
-def episode_returns(trials: Trials) -> Tensor:
-    """(B, K) undiscounted return of each episode, NaN beyond the last one of a row."""
-    width = int(trials.episodes.max()) if len(trials) else 0
-    inside = trials.episode >= 0
-    returns = trials.rewards.new_zeros(len(trials), width)
-    returns.scatter_add_(1, trials.episode.clamp(min=0), torch.where(inside, trials.rewards, 0.0))
-    beyond = torch.arange(width, device=returns.device) >= trials.episodes[:, None]
-    return returns.masked_fill(beyond, torch.nan)
-
-
-def check_groups(group: Tensor, expected: int) -> None:
-    """Every group (B,) of a batch is to be whole.
-
-    Raises:
-        ConfigError: naming a group that is not, and the sizes that would divide the batch.
-    """
-    ids, sizes = torch.unique(group, return_counts=True)
-    wrong = sizes != expected
-    if wrong.any():
-        valid = [size for size in range(1, len(group) + 1) if len(group) % size == 0]
-        raise ConfigError(
-            f"group {int(ids[wrong][0])} has {int(sizes[wrong][0])} rows in this process instead of {expected}: "
-            f"groups may not be split. Valid sizes for {len(group)} rows are {valid}"
-        )
-
-
-def _rows(trials: Trials, step: int) -> list[dict[str, Any]]:
-    returns, episodes = trials.returns.tolist(), trials.episodes.tolist()
-    values = trials.stop_values.tolist() if trials.stop_values is not None else None
-    rows = []
-    for i, reward in enumerate(returns):
-        row = {"step": step, "key": trials.task_keys[i] if trials.task_keys else "", "group": int(trials.group[i])}
-        row |= {"reward": reward, "episodes": episodes[i], "stop": int(trials.trial_stop[i])}
-        rows.append(row | ({"stop_values": values[i][: episodes[i] + 1]} if values else {}))
-    return rows
-
-
-def _mean(values: Tensor) -> float:
-    kept = values[~values.isnan()]
-    return float(kept.double().mean()) if len(kept) else float("nan")
-
-
-def _across(
-    gather: Callable[[Tensor], Tensor], values: Mapping[str, float], join: Callable[..., Tensor], device: torch.device
-) -> dict[str, float]:
-    """`values` of every process joined name by name."""
-    if not values:
-        return {}
-    mine = torch.tensor([list(values.values())], device=device, dtype=torch.float32)
-    return dict(zip(values, join(gather(mine), dim=0).tolist(), strict=True))
+    def _sum_across(self, values: Tensor) -> Tensor:
+        return self.accelerator.reduce(values.to(self.args.device), "sum").cpu()
 
 
 def _collate(rows: Sequence[Mapping[str, int]]) -> dict[str, Tensor]:

@@ -33,6 +33,17 @@ class Stop(IntEnum):
     FORCED = 3  # it was made to answer
 
 
+DEFAULTS: dict[str, tuple[int, torch.dtype]] = {
+    "scored": (1, torch.bool),
+    "prover": (0, torch.int8),
+    "trial_stop": (0, torch.int8),
+    "parent": (-1, torch.long),
+    "fork_episode": (-1, torch.long),
+    "prefix_age": (0, torch.long),
+}
+"""What a field (B,) of a batch is filled with where it is not given."""
+
+
 @dataclass(frozen=True)
 class Trials:
     """B trials, padded to T steps and K episodes.
@@ -74,21 +85,15 @@ class Trials:
     def __post_init__(self) -> None:
         rows, steps = self.actions.shape[:2]
         episodes = int(self.episode.max()) + 1 if self.episode.numel() else 0
-        filled = {
-            "task": self.group,
-            "scored": torch.ones(rows, dtype=torch.bool),
-            "prover": torch.zeros(rows, dtype=torch.int8),
-            "trial_stop": torch.zeros(rows, dtype=torch.int8),
-            "parent": torch.full((rows,), -1),
-            "fork_episode": torch.full((rows,), -1),
-            "prefix_age": torch.zeros(rows, dtype=torch.long),
-        }
-        for name, default in filled.items():
+        for name, (default, kind) in DEFAULTS.items():
             if getattr(self, name) is None:
-                object.__setattr__(self, name, default.to(self.actions.device))
+                filled = torch.full((rows,), default, dtype=kind, device=self.actions.device)
+                object.__setattr__(self, name, filled)
+        if self.task is None:
+            object.__setattr__(self, "task", self.group)
         for name in ("rewards", "mask", "episode", "logprobs", "values"):
             _check(name, getattr(self, name), (rows, steps))
-        for name in ("group", *filled):
+        for name in ("group", "task", *DEFAULTS):
             _check(name, getattr(self, name), (rows,))
         for fields in (self.inputs, self.privileged, self.cost):
             for name, value in fields.items():

@@ -1,22 +1,21 @@
 """Any Gymnasium environment as a task distribution: pendulums of unknown gravity, learned over trials of two episodes.
 
-    python recipes/gymnasium_example.py           (pip install "mrt[control]")
+    python recipes/gymnasium_example.py           (pip install 'mrt-rl[control]', or -e '.[control]' in a checkout)
 
-The first lines are all that a new environment needs: a function from random numbers to keyword arguments. Rollouts,
-credits, trainer and evaluation are the same as everywhere.
+The first lines are all that a new environment needs: which parameters vary, and between what. Rollouts, credits,
+trainer and evaluation are the same as everywhere; docs/environments.md has more.
 """
 
 import argparse
 from pathlib import Path
+from typing import Any
 
-from mrt.control.envs import EnvTasks
-from mrt.control.envs.gymnasium import GymEnv, ranges
+from mrt.control.envs import make_tasks
 from mrt.control.evaluation.run import evaluate_policy
 from mrt.control.policy import ControlPolicy
 from mrt.control.trainer import ControlConfig, ControlTrainer
 
-task, draws = ranges(g=(2.0, 18.0))
-env = GymEnv("Pendulum-v1", task, draws, episodes=2, episode_steps=50)
+PENDULUMS: dict[str, Any] = {"gymnasium": "Pendulum-v1", "vary": {"g": [2, 18]}, "episodes": 2, "episode_steps": 50}
 
 
 def main() -> None:
@@ -25,7 +24,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--out", type=Path, default=Path("runs/gymnasium"))
     ns = parser.parse_args()
-    policy = ControlPolicy.for_spec(env.spec, memory="gru", hidden_size=32)
+    tasks, held_out = (make_tasks(split=split, **PENDULUMS) for split in ("train", "test"))
+    policy = ControlPolicy.for_spec(tasks.env.spec, memory="gru", hidden_size=32)
     args = ControlConfig(
         output_dir=str(ns.out),
         max_steps=ns.steps,
@@ -37,8 +37,8 @@ def main() -> None:
         report_to=[],
         logging_steps=20,
     )
-    ControlTrainer(policy, args, EnvTasks(env)).train()
-    found = evaluate_policy(policy, EnvTasks(env), count=32, chunk=32)
+    ControlTrainer(policy, args, tasks).train()
+    found = evaluate_policy(policy, held_out, count=32, chunk=32)
     for name, player in found["players"].items():
         print(name, {key: round(value["mean"], 1) for key, value in player["measures"].items()})
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from classic_metarl.inner.task_networks import embed, of_tasks
 from classic_metarl.trainers.few_shot import FewShotConfig, FewShotTrainer, MetaLearner, Set, inner_loop
 from mrt.tasks import Task
+from mrt.training.collection import Batch
 from mrt.trials import Trials
 
 
@@ -92,7 +93,7 @@ class FineTuneTrainer(FewShotTrainer):
             trials.inputs["classes"] = labels.gather(1, trials.actions)  # type: ignore[index]
         return trials
 
-    def losses(self, trials: Trials, weights: Tensor) -> dict[str, Tensor]:
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
         """The mean over all examples, support sets included."""
-        each = self.model_wrapped(*self.sets(trials), trials.inputs.get("classes"))
+        each = self.model_wrapped(*self.sets(batch.trials), batch.trials.inputs.get("classes"))
         return {"policy": each.mean()}

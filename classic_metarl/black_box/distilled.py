@@ -14,8 +14,7 @@ The teacher plays; its reward is the `reward` of the log. `student/reward` is th
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,20 +23,21 @@ from torch import Tensor
 
 from classic_metarl.black_box.defaults import with_policy
 from classic_metarl.black_box.rl2 import POLICY
-from mrt.control.distributions import Categorical, Distribution
+from mrt.control.agent import Agent
 from mrt.control.envs import EnvTasks
-from mrt.control.envs.base import Step, TensorEnv
-from mrt.control.oracles import Policy, floor_and_ceiling, mdps
+from mrt.control.envs.base import TensorEnv
 from mrt.control.oracles import bandit_policies as bandits
+from mrt.control.oracles import mdps
 from mrt.control.policy import Heads
-from mrt.control.rollout import rollout
-from mrt.control.trainer import TARGETS, WEIGHTS, ControlConfig, ControlTrainer
+from mrt.control.trainer import VALUE, ControlConfig, ControlTrainer
 from mrt.credit.returns import reward_to_go
 from mrt.errors import ConfigError, nearest
 from mrt.runs.recipe import Recipe
+from mrt.tasks import own_draws
+from mrt.training.collection import Batch
 from mrt.trials import Trials
 
-TEACHERS: dict[str, tuple[str, Callable[[Any], Policy]]] = {
+TEACHERS: dict[str, tuple[str, Callable[[Any], Agent]]] = {
     "gittins": ("bernoulli-bandit", lambda env: bandits.Gittins(env.spec.actions, env.spec.trial_steps)),
     "greedy": ("bernoulli-bandit", lambda env: bandits.Greedy(env.spec.actions)),
     "ucb1": ("bernoulli-bandit", lambda env: bandits.UCB1(env.spec.actions)),
@@ -69,7 +69,7 @@ class DistilledTrainer(ControlTrainer):
     """Supervised learning of a teacher's acts, on the same record and policy as RL2.
 
     Raises:
-        ConfigError: for a teacher that is none, or is for another environment.
+        ConfigError: for an unknown teacher, or one of another environment.
     """
 
     args: DistilledConfig
@@ -87,35 +87,26 @@ class DistilledTrainer(ControlTrainer):
         return super().make_policy(with_policy(recipe, POLICY), tasks)
 
     def play(self, indices: Sequence[int]) -> Trials:
-        """One trial of the teacher on each task."""
-        env, params = self.tasks.env, self.tasks.batch(self.args.seed, indices)
-        seed = int(torch.randint(2**31, (1,)))
-        trials = rollout(env, Teaching(self._teacher, env.spec.actions), params, seed=seed)
-        if self.state.global_step % max(int(self.args.logging_steps), 1) == 0:
-            own = rollout(env, self.policy, params, seed=seed)
+        """The trials of the teacher; the student's own returns on the same tasks are logged beside."""
+        seed = int(torch.randint(2**31, (1,)))  # of the noise, for both
+        if self.log_is_due(self.args.epochs * self.args.minibatches):
+            with own_draws(seed, self.args.device):
+                own = self.play_as(self.policy, indices, seed)
             self.log_metric("student/reward", float(own.returns.mean()))
-        privileged: dict[str, Tensor] = {}
-        if self.args.bounds:
-            bounds = floor_and_ceiling(env, params)
-            privileged = {
-                "oracle": bounds.ceiling / env.spec.episodes,
-                "floor": bounds.floor / env.spec.episodes,
-            }
-        keys = env.task_keys(params, len(indices), self.rows_written or 0)
-        return dataclasses.replace(trials, privileged=privileged, task_keys=keys)
+        return self.play_as(self._teacher, indices, seed)
 
-    def _weighed(self, trials: Trials) -> Trials:
-        """Every act of the teacher counts alike."""
+    def weighed(self, trials: Trials) -> Batch:
+        """Every action of the teacher counts alike."""
         targets = reward_to_go(trials, gamma=self.args.gamma)
         self._rescale(targets[trials.mask])
-        learnt = {WEIGHTS: trials.mask.float(), TARGETS: targets}
-        return dataclasses.replace(trials, privileged={**trials.privileged, **learnt})
+        return Batch(trials, trials.mask.float(), {VALUE: targets})
 
-    def losses(self, trials: Trials, weights: Tensor) -> dict[str, Tensor]:
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        trials = batch.trials
         heads: Heads = self.model_wrapped(trials.inputs)
         mask, distribution = trials.mask, self.policy.distribution
-        nll = -(weights * distribution.logprob(heads.logits, trials.actions))[mask].mean()
-        error = ((heads.values - trials.privileged[TARGETS])[mask] / self.policy.value_std).square().mean()
+        nll = -(batch.weights * distribution.logprob(heads.logits, trials.actions))[mask].mean()
+        error = ((heads.values - batch.targets[VALUE])[mask] / self.policy.value_std).square().mean()
         with torch.no_grad():
             agrees = distribution.mode(heads.logits) == trials.actions
             self.log_metric("agreement", float(agrees[mask].float().mean()))
@@ -123,7 +114,7 @@ class DistilledTrainer(ControlTrainer):
         return {"policy": nll + self.args.value_weight * error}
 
 
-def make_teacher(name: str, env: TensorEnv) -> Policy:
+def make_teacher(name: str, env: TensorEnv) -> Agent:
     """The teacher `name` for this environment, or its best one for "".
 
     Raises:
@@ -137,32 +128,5 @@ def make_teacher(name: str, env: TensorEnv) -> Policy:
     if not name:
         name = fitting[0]
     if name not in fitting:
-        raise ConfigError(f"teacher='{name}' is none for {env.name}; {nearest(name, fitting)}")
+        raise ConfigError(f"teacher='{name}' does not teach {env.name}; {nearest(name, fitting)}")
     return TEACHERS[name][1](env)
-
-
-class Teaching:
-    """A written-down policy as `rollout` takes a learned one: its act has all the probability, its values are 0.
-
-    Written-down policies keep their memory on the CPU, wherever the environment is; so do the acts in the state.
-    """
-
-    distribution: Distribution = Categorical()
-
-    def __init__(self, policy: Policy, actions: int) -> None:
-        self.policy, self.actions = policy, actions
-
-    def init_state(self, rows: int) -> None:
-        """A trial begins."""
-        self.policy.reset(rows)
-
-    def step(self, seen: Mapping[str, Tensor], state: Tensor | None) -> tuple[Heads, Tensor]:
-        """What came of the acts before, `state` (B,), then the next: heads (B, ...) and those acts."""
-        if state is not None:
-            fresh = seen["action"] < 0
-            done, nothing = seen["done"] > 0.5, torch.zeros_like(fresh)
-            self.policy.update(state, Step(seen["observation"], seen["reward"], done, nothing, fresh, nothing))
-        acts = self.policy.act(seen["observation"])
-        logits = seen["done"].new_full((len(acts), self.actions), -torch.inf)
-        said = logits.scatter(1, acts.to(logits.device)[:, None], 0.0)
-        return Heads(said, torch.zeros_like(seen["done"])), acts

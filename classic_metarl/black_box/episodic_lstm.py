@@ -2,7 +2,7 @@
 Jayakumar, Blundell, Pascanu and Botvinick 2018, "Been there, done that", arXiv 1805.09692).
 
 A standard LSTM forgets what it found out as soon as the next task begins. Here the cell at the end of every episode is
-stored under that episode's context, and a further gate lets what is found under the present context back in:
+stored under that episode's context, and a further gate adds what is found under the present context:
 
     i, f, o, r = sigmoid(W [x_t, h_(t-1)] + b)        u = tanh(W_u [x_t, h_(t-1)] + b_u)
     m_t = sum_i w_i c_i,   w_i = k(p_t, p_i) / sum_j k(p_t, p_j),   k(p, q) = 1 / (|p - q|^2 + delta)
@@ -11,7 +11,7 @@ stored under that episode's context, and a further gate lets what is found under
 (section 3; the kernel is that of the differentiable neural dictionary, Pritzel et al. 2017, 1703.01988, equation 5).
 No gradient passes through what is stored; it reaches the reinstatement gate, and a learned key. m_t is 0 while the
 dictionary is empty. It is written at the closing row of an episode, when the last reward has been seen, and the working
-memory (h, c) is cleared before the next: what is to be known later has to go through the dictionary.
+memory (h, c) is cleared before the next: what is needed later must go through the dictionary.
 
 Here episodes are those of a trial, which meets the same context again; the dictionary dies with the trial.
 
@@ -65,6 +65,7 @@ class EpisodicLSTM(Memory):
     def __init__(
         self,
         size: int,
+        *,
         slots: int = 32,
         key: str = "observation",
         context: tuple[int, int] | list[int] | None = None,
@@ -74,9 +75,9 @@ class EpisodicLSTM(Memory):
     ) -> None:
         super().__init__(size)
         if key not in KEYS:
-            raise ConfigError(f"key={key!r} is no key of the dictionary; {nearest(str(key), KEYS)}")
+            raise ConfigError(f"key={key!r} is not a key of the dictionary; {nearest(str(key), KEYS)}")
         if slots < 1 or neighbours < 0:
-            raise ConfigError(f"slots={slots} is to be at least 1 and neighbours={neighbours} at least 0")
+            raise ConfigError(f"slots={slots} must be at least 1 and neighbours={neighbours} at least 0")
         self.slots, self.context, self.neighbours, self.clear = slots, context, neighbours, clear
         self.key = nn.Linear(size, key_size) if key == "learned" else None
         self.input, self.recurrent = nn.Linear(size, 5 * size), nn.Linear(size, 5 * size, bias=False)

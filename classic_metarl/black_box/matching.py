@@ -2,9 +2,9 @@
 
     p(y | x, S) = sum_i a(x, x_i) 1[y_i = y]        a = softmax over i of cosine(f(x), f(x_i))
 
-Vinyals, Blundell, Lillicrap, Kavukcuoglu & Wierstra 2016, 1606.04080, equations 1 and 2.
+Vinyals, Blundell, Lillicrap, Kavukcuoglu & Wierstra 2016, 1606.04080, section 2.1.
 
-Deviations: without full context embeddings (equations 3 to 6), one embedding f = g; the cosine is scaled by a learned
+Deviations: without full context embeddings, one embedding f = g; the cosine is scaled by a learned
 temperature, since cosines of at most 1 keep the softmax flat.
 """
 

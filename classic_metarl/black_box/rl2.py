@@ -29,11 +29,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from classic_metarl.black_box.defaults import with_policy
 from mrt.control.envs import EnvTasks
-from mrt.control.trainer import TARGETS, ControlConfig, ControlTrainer
+from mrt.control.trainer import VALUE, ControlConfig, ControlTrainer
 from mrt.errors import ConfigError
 from mrt.optim.trust_region import TrustRegion
 from mrt.runs.recipe import Recipe
-from mrt.trials import Trials
+from mrt.training.collection import Batch
 
 POLICY = {"memory": "gru", "hidden_size": 64}
 
@@ -70,7 +70,7 @@ class RL2TRPOConfig(ControlConfig):
     """TRPO: one step a collection, its length set by `max_kl`; `learning_rate` is that of the baseline.
 
     Raises:
-        ConfigError: for several updates a collection, or a trust region that is none.
+        ConfigError: for several updates a collection, or an invalid trust region.
     """
 
     learning_rate: float = 1e-3
@@ -124,20 +124,21 @@ class RL2TRPOTrainer(ControlTrainer):
     def make_policy(cls, recipe: Recipe, tasks: EnvTasks) -> Any:
         return super().make_policy(with_policy(recipe, {**POLICY, "separate_critic": True}), tasks)
 
-    def update(self, trials: Trials) -> bool:
+    def update(self, batch: Batch) -> bool:
         """A TRPO step on the actor, then a few steps on the baseline's squared error."""
         # Fused attention and cuDNN's recurrent networks have no second derivative.
         with sdpa_kernel(SDPBackend.MATH), torch.backends.cudnn.flags(enabled=False):
-            facts = self._step_actor(trials)
+            facts = self._step_actor(batch)
         for name in ("kl", "accepted", "backtracks"):
             self.log_metric(f"trpo/{name}", facts[name])
         self.log_metric("trpo/gain", facts["surrogate"] - facts["surrogate_before"])
-        self._fit_baseline(trials)
+        self._fit_baseline(batch)
         return True
 
-    def _step_actor(self, trials: Trials) -> dict[str, float]:
+    def _step_actor(self, batch: Batch) -> dict[str, float]:
         """Moves the actor; the facts of the step."""
-        weights, mask, distribution = self.weigh(trials), trials.mask, self.policy.distribution
+        trials, weights, distribution = batch.trials, batch.weights, self.policy.distribution
+        mask = trials.mask
         with torch.no_grad():
             old = self.policy(trials.inputs).logits[mask]
         actions, before = trials.actions[mask], distribution.logprob(old, trials.actions[mask])
@@ -150,8 +151,9 @@ class RL2TRPOTrainer(ControlTrainer):
 
         return self.args.trust_region().step(self._actor, evaluate)
 
-    def _fit_baseline(self, trials: Trials) -> None:
-        targets, mask = trials.privileged[TARGETS], trials.mask
+    def _fit_baseline(self, batch: Batch) -> None:
+        trials, targets = batch.trials, batch.targets[VALUE]
+        mask = trials.mask
         for _ in range(self.args.baseline_steps):
             error = ((self.policy(trials.inputs).values - targets)[mask] / self.policy.value_std).square().mean()
             parameters = self._baseline.param_groups[0]["params"]

@@ -93,12 +93,12 @@ class SNAIL(Memory):
     """
 
     def __init__(
-        self, size: int, steps: int = 128, filters: int = 32, keys: int = 32, values: int = 32, blocks: int = 2
+        self, size: int, *, steps: int = 128, filters: int = 32, keys: int = 32, values: int = 32, blocks: int = 2
     ) -> None:
         super().__init__(size)
         for name, number in {"steps": steps, "filters": filters, "keys": keys, "values": values}.items():
             if number < 1:
-                raise ConfigError(f"SNAIL: {name}={number} is to be at least 1")
+                raise ConfigError(f"SNAIL: {name}={number} must be at least 1")
         self.blocks = nn.ModuleList()
         width, depth = size, max(math.ceil(math.log2(steps)), 1)
         for _ in range(blocks):

@@ -6,7 +6,7 @@ of (s, a, r, done), go through a transformer encoder, and the policy reads the o
     E_t = encoder(phi_(t-N+1:t) + position),   pi(. | E_t at the latest step)
 
 Layers have no normalisation and T-Fixup initialisation (Huang et al. 2020, ICML), attention is causal inside the
-window, positions are sinusoids counted from its oldest step: all as in the released code. A step is read anew in every
+window, positions are sinusoids counted from its oldest step: all as in the released code. A step is read again in every
 window that it is in, so that nothing older than N steps reaches the policy, however deep the encoder: with N = 5, the
 released setting, it adapts to what five steps tell.
 
@@ -39,10 +39,13 @@ class EncoderLayer(nn.Module):
         self.heads = heads
         self.mixed, self.out = nn.Linear(size, 3 * size), nn.Linear(size, size)
         self.up, self.down = nn.Linear(size, hidden), nn.Linear(hidden, size)
-        scale = 0.67 * layers**-0.25  # T-Fixup, for the encoder
         for linear, gain in ((self.mixed, math.sqrt(2)), (self.out, 1), (self.up, 1), (self.down, 1)):
-            nn.init.xavier_uniform_(linear.weight, gain=scale * gain)
+            nn.init.xavier_uniform_(linear.weight, gain=gain)  # sqrt(2) over three blocks: each block's own bound
             nn.init.zeros_(linear.bias)
+        scale = 0.67 * layers**-0.25  # T-Fixup, for the encoder: values, output and the feed-forward pair
+        with torch.no_grad():
+            for weight in (self.mixed.weight[2 * size :], self.out.weight, self.up.weight, self.down.weight):
+                weight.mul_(scale)
 
     def forward(self, x: Tensor, allowed: Tensor) -> Tensor:
         """x (B', N, size); allowed (B' or 1, N, N) bool, from row to column."""
@@ -118,12 +121,12 @@ class LongWindow(Transformer):
         self, size: int, window: int = 64, layers: int = 2, heads: int = 4, config: Mapping[str, Any] | None = None
     ) -> None:
         if window < 2:
-            raise ConfigError(f"window={window}: a window that slides holds at least two steps")
+            raise ConfigError(f"window={window}: a sliding window needs at least two steps")
         fields = {"sliding_window": window, **(config or {})}
         super().__init__(size, layers=layers, heads=heads, backbone="mistral", config=fields)
 
     def init_state(self, rows: int) -> Any:
-        return DynamicCache(config=self.decoder.config)  # layers that let go of what the window has left
+        return DynamicCache(config=self.decoder.config)  # layers that drop what has left the window
 
     def step(self, x: Tensor, seen: Inputs, state: Any) -> tuple[Tensor, Any]:
         out = self.decoder(inputs_embeds=x[:, None], past_key_values=state, use_cache=True)

@@ -1,15 +1,14 @@
 """Baldwin: evolution finds initial weights and step sizes; what is learned in a lifetime is not inherited.
 
     fitness(theta, alpha) = - mean_i L_i(U^k_alpha(theta; D_i); D'_i)      counted after learning, selected by it
-    g = (1 / (P sigma)) sum_p shaped rank(fitness_p) eps_p                 P individuals (theta, log alpha) + sigma eps
+    individuals (theta, log alpha) + sigma eps, the gradient of their fitness as in `mrt.optim.evolution`
 
 Fernando et al. 2018, 1806.07917, "Meta-learning by the Baldwin effect": no gradient passes through learning, so nothing
 that is differentiated needs to be differentiable twice.
 
 Deviations: the paper's microbial genetic algorithm copies winners; here an evolution strategy with antithetic noise and
 centred ranks (Salimans et al. 2017, 1703.03864) moves one mean genome, whose steps the optimiser of the arguments
-takes. One step size for every tensor instead of one for all. Individuals and tasks are folded into one batch of
-learners.
+takes. One step size for every tensor instead of one for all.
 """
 
 from __future__ import annotations
@@ -20,12 +19,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.func import functional_call
 
 from classic_metarl.inner.gradient_steps import GradientSteps, Theta, Tree, parameters_of, rates_like
 from classic_metarl.trainers.few_shot import FewShot, FewShotConfig, FewShotTrainer, MetaLearner, Set, inner_loop
-from mrt.errors import ConfigError
-from mrt.tasks import generator
-from mrt.trials import Trials
+from mrt.optim.evolution import EvolutionStrategy, population_fitness, surrogate
+from mrt.training.collection import Batch
 
 
 @dataclass
@@ -36,8 +35,7 @@ class BaldwinConfig(FewShotConfig):
     sigma: float = field(default=0.02, metadata={"help": "standard deviation of a mutation"})
 
     def __post_init__(self) -> None:
-        if self.population < 2 or self.population % 2 or self.sigma <= 0:
-            raise ConfigError(f"population={self.population} is to be even and at least 2, sigma={self.sigma} above 0")
+        EvolutionStrategy(self.population, self.sigma)  # says what is wrong with them
         super().__post_init__()
 
 
@@ -56,6 +54,7 @@ class BaldwinTrainer(FewShotTrainer):
 
     args: BaldwinConfig
     model: Genome
+    _generations = (-1, 0)  # the step of the outer loop, and how many generations it has had
 
     @classmethod
     def args_class(cls) -> type:
@@ -63,50 +62,57 @@ class BaldwinTrainer(FewShotTrainer):
 
     @classmethod
     def build(cls, family: FewShot, args: Any) -> Genome:
-        if args.over != "fold":
-            raise ConfigError(f"over={args.over!r}: individuals and tasks are folded together here (over: fold)")
         net = family.network(args.hidden, args.activation)
         rates = rates_like({n: p.detach() for n, p in net.named_parameters()}, args.inner_rate, "tensor")
         logs = {name: rate.log() for name, rate in rates.items()}
         return Genome(net, family, inner_loop(net, family, args, "first"), [logs])
 
-    def losses(self, trials: Trials, weights: Tensor) -> dict[str, Tensor]:
-        """A loss whose gradient is minus the strategy's step; its value is the mean loss of the population."""
-        genome = self.model
-        parts = [*genome.parameters()]
-        source = generator(self.args.seed, self.state.global_step)
-        half = [torch.randn(self.args.population // 2, *p.shape, generator=source).to(p.device) for p in parts]
-        noise = [torch.cat([part, -part]) for part in half]
+    @property
+    def strategy(self) -> EvolutionStrategy:
+        """Antithetic pairs and centred ranks."""
+        return EvolutionStrategy(self.args.population, self.args.sigma)
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """A loss whose gradient is minus the strategy's step; its value is the mean loss of the population.
+
+        Every process draws the same population and judges it on tasks of its own; the mean over processes counts.
+        """
+        parts, strategy = [*genes_of(self.model).values()], self.strategy
         with torch.no_grad():
-            people = [p + self.args.sigma * eps for p, eps in zip(parts, noise, strict=True)]
-            stages, query = self.sets(trials)
-            lost = lifetime_losses(genome, people, stages, query)
-            slopes = strategy_gradient(-lost, noise, self.args.sigma)
-        self.log_metric("population/best", float(lost.min()))
-        surrogate = sum(((p - p.detach()) * -slope).sum() for p, slope in zip(parts, slopes, strict=True))
-        return {"policy": surrogate + lost.mean()}
+            noise = strategy.noise(parts, self.args.seed, self._next_generation())
+            lost = lifetime_losses(self.model, strategy.people(parts, noise), *self.sets(batch.trials))
+            lost = self._mean_over_ranks(lost)
+            step = strategy.gradient(-lost, noise)
+        self.log_metric("population/best", float(lost.nan_to_num(torch.inf).min()))
+        return {"policy": surrogate(parts, step) + lost[lost.isfinite()].mean()}
+
+    def _next_generation(self) -> int:
+        """Its number; a step of several updates, or of accumulated batches, has several generations."""
+        step, count = self.state.global_step, self._generations[1]
+        self._generations = (step, count + 1 if step == self._generations[0] else 1)
+        return step * self.args.updates_per_step * self.args.gradient_accumulation_steps + self._generations[1] - 1
 
 
-def strategy_gradient(fitness: Tensor, noise: Sequence[Tensor], sigma: float) -> list[Tensor]:
-    """An estimate of the gradient of the mean fitness from P individuals with mutations `noise` (P, ...), up to the
-    shaping: fitness (P,) counts by its rank, spread over [-1/2, 1/2].
-    """
-    size = len(fitness)
-    rank = torch.empty_like(fitness)
-    rank[fitness.argsort()] = torch.linspace(-0.5, 0.5, size, dtype=fitness.dtype, device=fitness.device)
-    return [torch.einsum("p,p...->...", rank, eps) / (size * sigma) for eps in noise]
+def genes_of(genome: Genome) -> Tree:
+    """What evolves: the parameters that are not frozen."""
+    return {name: value for name, value in genome.named_parameters() if value.requires_grad}
 
 
 def lifetime_losses(genome: Genome, people: Sequence[Tensor], stages: Sequence[Set], query: Set) -> Tensor:
-    """(P,) mean loss after learning of every individual, whose genes are (P, ...) in the order of `parameters()`.
+    """(P,) mean loss after learning of every individual, whose genes are (P, ...) in the order of `genes_of`.
 
-    Every individual learns all M tasks; P M learners are one batch.
+    Every individual learns all M tasks. Where tasks are folded, P M learners are one batch; else the individuals are
+    mapped over (`vmap`) or live one after another (`loop`).
     """
     size, tasks = len(people[0]), len(query[0])
-    genes = dict(zip((name for name, _ in genome.named_parameters()), people, strict=True))
+    genes = dict(zip(genes_of(genome), people, strict=True))
+    if genome.steps.over != "fold":
+        return -population_fitness(
+            lambda own: -functional_call(genome, own, (stages, query)).mean(), genes, genome.steps.over
+        )
     rows: Tree = {name: value.repeat_interleave(tasks, 0) for name, value in genes.items()}
     base = parameters_of(genome.net)
-    phi = {name: rows[f"net.{name}"] for name in base}
+    phi = {name: rows.get(f"net.{name}", value) for name, value in base.items()}
     steps: GradientSteps = genome.steps
     rates = {n: _columns(rows[f"rates.0.{n.replace('.', '/')}"].exp(), base[n].ndim) for n in base}
     theta = Theta(base, [rates])

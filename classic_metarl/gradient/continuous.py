@@ -11,15 +11,15 @@ neighbours (pairs in the paper) to do well on each task after one was met before
 
 The outer step is PPO's, as in the paper: `epochs` updates on one collection under a clipped ratio.
 
-A product of ratios over whole episodes has next to no effective sample size once phi is away from theta; `most`
+A product of ratios over whole episodes has almost no effective sample size once phi is away from theta; `most`
 truncates it, `importance: step` takes the ratio of each step alone (biased, of bounded variance), and `none` none. The
 effective share of episodes is logged as `chain/effective`. `adapt: false` is the same policy without adaptation, and
 `restart: false` goes on from phi_(i-1), where no ratio is needed. Of the two it is the one to use where phi moves by
 more than a standard deviation of the actions: the episodes of a well-adapted phi then weigh nothing under theta, and
 equation 9 adapts in every other task only (LOG.md).
 
-What theta earns by itself on the first task counts too (`first`; not in the paper): without it theta is free to be
-good for nothing but the step, and whatever a good phi does then says nothing about theta.
+The return of theta itself on the first task counts too (`first`; not in the paper): without it theta is free to be
+useful for the step alone, and what a good phi does then says nothing about theta.
 
 Deviations: the baseline is fitted to each task's episodes; losses of a stage are means over its steps.
 """
@@ -38,12 +38,13 @@ from classic_metarl.inner import estimators
 from classic_metarl.inner.gradient_steps import Order, Tree
 from classic_metarl.inner.meta_policy import MetaPolicy, inner_loop
 from classic_metarl.inner.stage_credit import with_credit
-from classic_metarl.inner.stages import WEIGHTS, stage, task_means
-from classic_metarl.inner.task_policy import TaskPolicy, own_draws, play
+from classic_metarl.inner.stages import stage, task_means
+from classic_metarl.inner.task_policy import TaskPolicy, play
 from classic_metarl.trainers.meta_rl import GradientRLTrainer, learned_rates, policy_options
 from classic_metarl.trainers.meta_rl_config import GradientRLConfig
 from mrt.errors import ConfigError
-from mrt.trials import Trials
+from mrt.tasks import own_draws
+from mrt.training.collection import Batch
 
 Ratios = Literal["episode", "step", "none"]
 
@@ -79,7 +80,7 @@ class ContinuousConfig(GradientRLConfig):
                 "and 1 step, importance is episode, step or none"
             )
         if self.most <= 0 or self.sampling < 0:
-            raise ConfigError(f"most={self.most} is above 0, sampling={self.sampling} not below it")
+            raise ConfigError(f"most={self.most} must be above 0, sampling={self.sampling} at least 0")
         self.inner_steps = self.steps_each * (self.chain - 1)
         super().__post_init__()
 
@@ -89,26 +90,27 @@ class ChainPolicy(MetaPolicy):
 
     def __init__(self, net: TaskPolicy, args: ContinuousConfig) -> None:
         rates = learned_rates(net, args, args.steps_each) if args.adapt else []
-        steps = inner_loop(net, args.surrogate, args.order, adapted=tuple(args.adapted))
+        steps = inner_loop(net, args.surrogate, args.order, args.gamma, adapted=tuple(args.adapted))
         super().__init__(net, steps, args.inner_rates, rates)
         self.rule, self.effective = args, 1.0
 
-    def adapt(self, phi: Tree, number: int, trials: Trials, order: Order | None = None) -> Tree:
+    def adapt(self, phi: Tree, number: int, batch: Batch, order: Order | None = None) -> Tree:
         """The policies of what follows stage `number` (from 0), given its episodes, which phi has played."""
         rule = self.rule
         if not rule.adapt:
             return phi
         within = number % rule.steps_each
         if not rule.restart or within:
-            return super().adapt(phi, within, trials, order)
+            return super().adapt(phi, within, batch, order)
         start = self.start()
-        return super().adapt(start, within, self.reweighed(start, trials), order)
+        return super().adapt(start, within, self.reweighed(start, batch), order)
 
     @torch.no_grad()
-    def reweighed(self, start: Tree, trials: Trials) -> Trials:
+    def reweighed(self, start: Tree, batch: Batch) -> Batch:
         """The episodes, their credit times the truncated ratios of `start` to the policy that acted."""
         if self.rule.importance == "none":
-            return trials
+            return batch
+        trials = batch.trials
         logprobs = self.net.logprobs(start, trials)
         ratio = estimators.importance(logprobs, trials, self.rule.most)
         self.effective = float(effective_share(ratio, trials.group).mean())
@@ -116,8 +118,7 @@ class ChainPolicy(MetaPolicy):
         if self.rule.importance == "step":
             assert trials.logprobs is not None
             weights = (logprobs - trials.logprobs).exp().clamp(max=self.rule.most)
-        credit = trials.privileged[WEIGHTS] * weights
-        return replace(trials, privileged={**trials.privileged, WEIGHTS: credit})
+        return Batch(trials, batch.weights * weights)
 
 
 class ContinuousTrainer(GradientRLTrainer):
@@ -131,13 +132,15 @@ class ContinuousTrainer(GradientRLTrainer):
     model: ChainPolicy
 
     def __init__(self, model: Any, args: Any, tasks: Any, **kwargs: Any) -> None:
-        super().__init__(model, args, tasks, **kwargs)
         stages = getattr(tasks.env, "stages", 0)
         if args.chain > stages:
             raise ConfigError(
-                f"chain={args.chain}: {tasks.name} has {stages} stages. Continuous adaptation wants tasks that change "
+                f"chain={args.chain}: {tasks.name} has {stages} stages. Continuous adaptation needs tasks that change "
                 "(fading-legs, sumo), and chains no longer than they are"
             )
+        env = tasks.env.with_spec()
+        env.chain = args.chain  # chains begin where as many stages are left
+        super().__init__(model, args, replace(tasks, env=env), **kwargs)
 
     @classmethod
     def args_class(cls) -> type:
@@ -151,26 +154,26 @@ class ContinuousTrainer(GradientRLTrainer):
         """The next task of every chain after `steps_each` stages."""
         return next_stage(params, number // self.args.steps_each)
 
-    def next_trials(self, indices: Any) -> Trials:
-        trials = super().next_trials(indices)
+    def next_batch(self, indices: Any) -> Batch:
+        batch = super().next_batch(indices)
         self.log_metric("chain/effective", self.learner.effective)
-        return trials
+        return batch
 
-    def losses(self, trials: Trials, weights: Tensor) -> dict[str, Tensor]:
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Minus the clipped surrogate of every task of the chain, and equation 8's score term."""
         args, net = self.args, self.learner.net
         first = 0 if args.first or not args.adapt else args.steps_each
 
         def objective() -> Tensor:
-            phis, total = self.adapted(trials), torch.zeros((), device=args.device)
-            stages = [stage(trials, number) for number in range(args.inner_steps + 1)]
-            spoken = [net.logprobs(phi, one) for phi, one in zip(phis, stages, strict=True)]
+            phis, total = self.adapted(batch), torch.zeros((), device=args.device)
+            stages = [stage(batch, number) for number in range(args.inner_steps + 1)]
+            spoken = [net.logprobs(phi, one.trials) for phi, one in zip(phis, stages, strict=True)]
             for number in range(first, args.inner_steps + 1):
-                one, logprobs = stages[number], spoken[number]
-                clipped = estimators.clipped(logprobs, one.privileged[WEIGHTS], one, args.clip)
+                one, logprobs = stages[number].trials, spoken[number]
+                clipped = estimators.clipped(logprobs, stages[number].weights, one, args.clip)
                 total = total + task_means(clipped, one).mean()
                 if args.sampling and args.adapt and number:
-                    before, said = stages[number - 1], spoken[number - 1]
+                    before, said = stages[number - 1].trials, spoken[number - 1]
                     score = estimators.sampling_term(said, before, standardised(one))
                     total = total + args.sampling * task_means(score, before).mean()
             return total / (args.inner_steps + 1 - first)
@@ -199,7 +202,9 @@ def chain_returns(learner: ChainPolicy, tasks: Any, args: ContinuousConfig, coun
     env, parts = tasks.env, args.steps_each
     episodes, left = divmod(env.each, parts)
     if left or not episodes:
-        raise ConfigError(f"a stage of {tasks.name} has {env.each} episodes, which {parts} steps do not share evenly")
+        raise ConfigError(
+            f"a stage of {tasks.name} has {env.each} episodes, which cannot be split evenly over {parts} steps"
+        )
     params, returns = tasks.batch(seed, range(count)), []
     with own_draws(seed, env.device), torch.no_grad():
         phi = learner.start()

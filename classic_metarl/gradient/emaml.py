@@ -24,6 +24,7 @@ from classic_metarl.inner import estimators
 from classic_metarl.inner.gradient_steps import Tree
 from classic_metarl.inner.stages import stage, task_means
 from mrt.credit.grouping import group_mean
+from mrt.training.collection import Batch
 from mrt.trials import Trials
 
 
@@ -43,12 +44,12 @@ class EMAMLTrainer(MAMLTRPOTrainer):
     def args_class(cls) -> type:
         return EMAMLConfig
 
-    def meta_objective(self, phis: list[Tree], trials: Trials) -> Tensor:
+    def meta_objective(self, phis: list[Tree], batch: Batch) -> Tensor:
         """MAML's, and the sampling term of every stage that adaptation saw."""
-        gain = super().meta_objective(phis, trials)
-        earned = standardised(stage(trials, self.args.inner_steps))
+        gain = super().meta_objective(phis, batch)
+        earned = standardised(stage(batch, self.args.inner_steps).trials)
         for number in range(self.args.inner_steps):
-            seen = stage(trials, number)
+            seen = stage(batch, number).trials
             logprobs = self.learner.net.logprobs(phis[number], seen)
             each = estimators.sampling_term(logprobs, seen, earned)
             gain = gain + self.args.sampling * task_means(each, seen).mean()

@@ -1,4 +1,4 @@
-"""LOLA-DiCE: each of two players learns with the other's next learning steps in view, and reciprocity appears.
+"""LOLA-DiCE: each of two players learns through the other's next learning steps, and reciprocity appears.
 
     theta_2^(k+1) = theta_2^k + alpha grad_2 V_2(theta_1, theta_2^k)       k < K, what the other is about to learn
     theta_1 <- theta_1 + beta grad_1 V_1(theta_1, theta_2^K(theta_1))      through those steps; so does the other
@@ -40,6 +40,7 @@ from mrt.optim.learners import Learner
 from mrt.runs.recipe import Recipe
 from mrt.tasks import Task
 from mrt.trainer import TrialConfig, TrialTrainer
+from mrt.training.collection import Batch
 from mrt.trials import Stop, Trials
 
 PLAYERS = ("one", "two")
@@ -84,7 +85,7 @@ def play(first: Tensor, second: Tensor, payoffs: Tensor, rows: int, steps: int) 
     )
 
 
-def surrogate(first: Tensor, second: Tensor, trials: Trials, player: int, gamma: float, baseline: bool) -> Tensor:
+def surrogate(first: Tensor, second: Tensor, trials: Trials, player: int, *, gamma: float, baseline: bool) -> Tensor:
     """A number whose derivatives of any order estimate those of `player`'s value, for the policies that played.
 
     With a baseline its value says nothing, without one it is the mean discounted payoff of the plays.
@@ -136,7 +137,7 @@ class LOLATrainer(TrialTrainer):
         """The trainer of a recipe; `problems` names the game: {name: prisoners-dilemma}."""
         args = recipe.build_args(LOLAConfig, output_dir)
         if recipe.model or recipe.peft is not None or set(recipe.problems) != {"name"}:
-            raise ConfigError(f"{recipe.trainer} wants problems: {{name: ...}}, a game, and neither model nor peft")
+            raise ConfigError(f"{recipe.trainer} needs problems: {{name: ...}}, a game, and neither model nor peft")
         torch.manual_seed(args.seed)
         return cls(Players(), args, Game(**recipe.problems))
 
@@ -162,12 +163,9 @@ class LOLATrainer(TrialTrainer):
             task_keys=tuple(task.key for task in tasks),
         )
 
-    def weigh(self, trials: Trials) -> Tensor:
-        return trials.mask.float()
-
-    def losses(self, trials: Trials, weights: Tensor) -> dict[str, Tensor]:
-        """Minus each player's value at the policy that the other is led to. `trials` serve the first inner step."""
-        return {name: -self._ahead(player, trials) for player, name in enumerate(PLAYERS)}
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Minus each player's value at the policy that the other is led to. The trials serve the first inner step."""
+        return {name: -self._ahead(player, batch.trials) for player, name in enumerate(PLAYERS)}
 
     def _ahead(self, player: int, trials: Trials) -> Tensor:
         other = 1 - player
@@ -184,7 +182,7 @@ class LOLATrainer(TrialTrainer):
     def _value(self, pair: Sequence[Tensor], trials: Trials, player: int) -> Tensor:
         if self.args.estimator == "exact":
             return self._exact(*pair)[player]
-        return surrogate(pair[0], pair[1], trials, player, self.args.gamma, self.args.baseline)
+        return surrogate(pair[0], pair[1], trials, player, gamma=self.args.gamma, baseline=self.args.baseline)
 
     def _play(self, first: Tensor, second: Tensor, rows: int) -> Trials:
         return play(first, second, self.tasks.payoffs, rows, self.args.steps)

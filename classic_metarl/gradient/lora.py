@@ -144,13 +144,13 @@ def learner_of(recipe: Recipe, args: LoRAMAMLConfig) -> LoRALearner:
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    dials = dict(recipe.problems)
+    options = dict(recipe.problems)
     valid = set(inspect.signature(Operations).parameters) - {"tokenizer", "name"}
-    if dials.pop("name", None) != "operations":
+    if options.pop("name", None) != "operations":
         raise ConfigError(f"{recipe.trainer} adapts to problems: {{name: operations, ...}}")
-    for dial in dials:
-        if dial not in valid:
-            raise ConfigError(f"problems 'operations' has no dial '{dial}'; {nearest(dial, valid)}")
+    for option in options:
+        if option not in valid:
+            raise ConfigError(f"problems 'operations' has no option '{option}'; {nearest(option, valid)}")
     if not recipe.model:
         raise ConfigError(f"{recipe.trainer} needs a model (a path, or a name of the hub)")
     try:
@@ -160,11 +160,11 @@ def learner_of(recipe: Recipe, args: LoRAMAMLConfig) -> LoRALearner:
         raise ConfigError(f"model '{recipe.model}' cannot be loaded: {error}") from error
     torch.manual_seed(recipe.seed)
     adapted = get_peft_model(lm, LoraConfig(task_type="CAUSAL_LM", **{**PEFT, **(recipe.peft or {})}))
-    return LoRALearner(adapted, Operations(tokenizer, **dials), args)
+    return LoRALearner(adapted, Operations(tokenizer, **options), args)
 
 
 def load_learner(run: Path, recipe: Recipe, **changed: Any) -> LoRALearner:
-    """The trained learner of a run directory; `changed` dials of its problems (split: test).
+    """The trained learner of a run directory; `changed` options of its problems (split: test).
 
     Raises:
         ConfigError: where no trained model lies there.

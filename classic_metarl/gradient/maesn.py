@@ -12,7 +12,7 @@ N(0, I), from which tasks of the test start. Rewards are dense in training and s
 The inner step is that of the authors' code: z is the first act of an episode and A_b the credit of that step (the
 discounted return with GAE's lambda at 1), standardised over the task's episodes: the score of z compares whole
 episodes. (The gradient through z = mu + sigma eps rests on the noise of single actions instead and says next to
-nothing: LOG.md.) The latents alone adapt; `adapt_weights: true` lets the network take the step of `surrogate` as well,
+nothing: LOG.md.) Only the latents adapt; `adapt_weights: true` lets the network take the step of `surrogate` as well,
 as the paper writes it.
 
 Deviations, all from LOG.md's measurements: those of `maml_trpo.py`; mu_i and sigma_i follow the meta-gradient by an
@@ -34,14 +34,14 @@ from torch import Tensor, nn
 from classic_metarl.gradient.maml_trpo import MAMLTRPOConfig, MAMLTRPOTrainer
 from classic_metarl.inner import estimators
 from classic_metarl.inner.gradient_steps import GradientSteps, Order, Tree, parameters_of
-from classic_metarl.inner.meta_policy import SURROGATES, MetaPolicy
-from classic_metarl.inner.stages import WEIGHTS, as_trials, numbers_of, stage, task_means
+from classic_metarl.inner.meta_policy import MetaPolicy, surrogate_of
+from classic_metarl.inner.stages import as_batch, numbers_of, stage, task_means
 from classic_metarl.inner.task_policy import TaskPolicy, play
 from classic_metarl.problems.paired import PairedTasks
 from classic_metarl.trainers.meta_rl import policy_options, step_sizes
 from mrt.control.envs.base import EnvTasks, Spec
 from mrt.errors import ConfigError
-from mrt.trials import Trials
+from mrt.training.collection import Batch
 
 LATENTS = "latent_"
 MEAN, LOG_STD = "latent_mean", "latent_log_std"
@@ -77,7 +77,7 @@ class LatentMetaPolicy(MetaPolicy):
     """theta, and mu_i and log sigma_i (tasks, latent) of every training task."""
 
     def __init__(self, net: LatentPolicy, args: MAESNConfig) -> None:
-        steps = latent_loop(net, args.surrogate, args.order, args.adapt_weights)
+        steps = latent_loop(net, args)
         moving = steps.moving(parameters_of(net))
         rates = [{n: r for n, r in tree.items() if n in moving} for tree in latent_rates(net, args)]
         super().__init__(net, steps, args.inner_rates, rates)
@@ -91,9 +91,9 @@ class LatentMetaPolicy(MetaPolicy):
         phi = super().start(tasks)
         return phi if tasks is None else {**phi, MEAN: self.means[tasks], LOG_STD: self.log_stds[tasks]}
 
-    def adapt(self, phi: Tree, number: int, trials: Trials, order: Order | None = None) -> Tree:
+    def adapt(self, phi: Tree, number: int, batch: Batch, order: Order | None = None) -> Tree:
         """The gradient step, smaller by `decay` with each one that training does not take."""
-        after, share = super().adapt(phi, number, trials, order), self.decay ** max(0, number - len(self.rates) + 1)
+        after, share = super().adapt(phi, number, batch, order), self.decay ** max(0, number - len(self.rates) + 1)
         moving = self.steps.moving(phi)
         return {n: torch.lerp(phi[n], v, share) if n in moving else v for n, v in after.items()}
 
@@ -103,21 +103,23 @@ class LatentMetaPolicy(MetaPolicy):
         return (0.5 * (mean.square() + torch.exp(2 * log_std) - 1) - log_std).sum(-1)
 
 
-def latent_loop(net: LatentPolicy, surrogate: str, order: Order, weights: bool) -> GradientSteps:
-    """The inner step: the score of z times the standardised return of its episode, and with `weights` the surrogate of
-    the actions at that z, which moves the network alone.
+def latent_loop(net: LatentPolicy, args: MAESNConfig) -> GradientSteps:
+    """The inner step: the score of z times the standardised return of its episode, and with `adapt_weights` the
+    surrogate of the actions at that z, which moves the network alone.
     """
-    function = SURROGATES[surrogate]
+    function = surrogate_of(args.surrogate, args.gamma)
 
     def loss(phi: Tree, data: Tree) -> Tensor:
-        gain = (latent_score(phi, data[f"inputs/{DRAWN}"][:, :, 0]) * standard(data[WEIGHTS][:, :, 0])).mean(1)
-        if weights:
+        gain = (latent_score(phi, data[f"inputs/{DRAWN}"][:, :, 0]) * standard(data["weights"][:, :, 0])).mean(1)
+        if args.adapt_weights:
             given = {**phi, **{name: torch.zeros_like(phi[name]) for name in (MEAN, LOG_STD)}}  # z is what it was
-            trials = as_trials({**data, f"inputs/{NOISE}": data[f"inputs/{DRAWN}"]})
-            gain = gain + task_means(function(net.logprobs(given, trials), trials.privileged[WEIGHTS], trials), trials)
+            batch = as_batch({**data, f"inputs/{NOISE}": data[f"inputs/{DRAWN}"]})
+            trials = batch.trials
+            gain = gain + task_means(function(net.logprobs(given, trials), batch.weights, trials), trials)
         return -gain
 
-    return GradientSteps(loss, order=order, over="fold", adapted=() if weights else (LATENTS,))
+    moving = () if args.adapt_weights else (LATENTS,)
+    return GradientSteps(loss, order=args.order, over="fold", adapted=moving, adapt_frozen=(LATENTS,))
 
 
 def latent_score(phi: Tree, z: Tensor) -> Tensor:
@@ -143,7 +145,7 @@ class MAESNConfig(MAMLTRPOConfig):
     """`num_tasks` training tasks, each with a latent of its own.
 
     Raises:
-        ConfigError: without a number of training tasks, or for a decay or a rate that is none.
+        ConfigError: without a number of training tasks, or for an invalid decay or rate.
     """
 
     num_tasks: int = 100
@@ -161,7 +163,7 @@ class MAESNConfig(MAMLTRPOConfig):
             raise ConfigError("MAESN keeps a latent for each training task: num_tasks says how many there are")
         if not 0 < self.decay <= 1 or self.latent_rate <= 0:
             raise ConfigError(
-                f"decay={self.decay}, latent_rate={self.latent_rate}: decay is in (0, 1], the rate above 0"
+                f"decay={self.decay}, latent_rate={self.latent_rate}: decay must be in (0, 1], the rate above 0"
             )
         super().__post_init__()
 
@@ -192,26 +194,26 @@ class MAESNTrainer(MAMLTRPOTrainer):
         mine = (self.learner.means, self.learner.log_stds)
         return [p for p in super().region() if not any(p is one for one in mine)]
 
-    def update(self, trials: Trials) -> bool:
+    def update(self, batch: Batch) -> bool:
         """TRPO's step on theta and alpha, and Adam's on mu_i and sigma_i, both from where they were."""
-        mine, rows = [self.learner.means, self.learner.log_stds], numbers_of(trials)
-        slopes = torch.autograd.grad(self.meta_objective(self.adapted(trials), trials) * len(rows), mine)
-        super().update(trials)
+        mine, rows = [self.learner.means, self.learner.log_stds], numbers_of(batch.trials)
+        slopes = torch.autograd.grad(self.meta_objective(self.adapted(batch), batch) * len(rows), mine)
+        super().update(batch)
         for latent, slope in zip(mine, slopes, strict=True):
             latent.grad = torch.sparse_coo_tensor(rows[None], -slope[rows], latent.shape, check_invariants=True)
         self.latents.step()
         self.latents.zero_grad()
         return True
 
-    def meta_objective(self, phis: list[Tree], trials: Trials) -> Tensor:
+    def meta_objective(self, phis: list[Tree], batch: Batch) -> Tensor:
         """MAML's, what is earned before the step, less the divergence of the latents from the prior."""
-        gain = super().meta_objective(phis, trials)
+        gain = super().meta_objective(phis, batch)
         if self.args.first:
-            one = stage(trials, 0)
-            logprobs = self.learner.net.logprobs(phis[0], one)
-            before = task_means(estimators.likelihood_ratio(logprobs, one.privileged[WEIGHTS], one), one)
+            first = stage(batch, 0)
+            logprobs = self.learner.net.logprobs(phis[0], first.trials)
+            before = task_means(estimators.likelihood_ratio(logprobs, first.weights, first.trials), first.trials)
             gain = gain + self.args.first * before.mean()
-        return gain - self.args.penalty * self.learner.divergence(numbers_of(trials)).mean()
+        return gain - self.args.penalty * self.learner.divergence(numbers_of(batch.trials)).mean()
 
 
 @torch.no_grad()

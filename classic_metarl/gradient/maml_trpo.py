@@ -22,12 +22,12 @@ from torch import Tensor
 
 from classic_metarl.inner import estimators
 from classic_metarl.inner.gradient_steps import Tree
-from classic_metarl.inner.stages import WEIGHTS, stage, task_means
+from classic_metarl.inner.stages import stage, task_means
 from classic_metarl.trainers.meta_rl import GradientRLTrainer
 from classic_metarl.trainers.meta_rl_config import GradientRLConfig
 from mrt.errors import ConfigError
 from mrt.optim.trust_region import TrustRegion
-from mrt.trials import Trials
+from mrt.training.collection import Batch
 
 
 @dataclass
@@ -35,7 +35,7 @@ class MAMLTRPOConfig(GradientRLConfig):
     """One trust-region step a collection; `learning_rate` has no part in it.
 
     Raises:
-        ConfigError: for several updates a collection, or a trust region that is none.
+        ConfigError: for several updates a collection, or an invalid trust region.
     """
 
     max_kl: float = field(
@@ -52,7 +52,7 @@ class MAMLTRPOConfig(GradientRLConfig):
         if self.epochs > 1:
             raise ConfigError(f"epochs={self.epochs}: TRPO takes one step on a whole collection")
         if not 0 < self.curvature_share <= 1:
-            raise ConfigError(f"curvature_share={self.curvature_share} is above 0 and at most 1")
+            raise ConfigError(f"curvature_share={self.curvature_share} must be above 0 and at most 1")
         self.trust_region()
 
     def trust_region(self) -> TrustRegion:
@@ -78,21 +78,21 @@ class MAMLTRPOTrainer(GradientRLTrainer):
     def args_class(cls) -> type:
         return MAMLTRPOConfig
 
-    def update(self, trials: Trials) -> bool:
+    def update(self, batch: Batch) -> bool:
         """A trust-region step on theta, and on step sizes where they are learned."""
         parameters = self.region()
-        part = fewer(trials, self.args.episodes, self.args.curvature_share)
+        part = fewer(batch, self.args.episodes, self.args.curvature_share)
         with torch.no_grad():
-            old, old_part = (self._adapted_logits(each) for each in (trials, part))
+            old, old_part = (self._adapted_logits(each) for each in (batch, part))
 
         def evaluate() -> tuple[Tensor, Tensor]:
-            phis = self.adapted(trials, None if torch.is_grad_enabled() else "first")
-            return self.meta_objective(phis, trials), self._divergence(phis, trials, old)
+            phis = self.adapted(batch, None if torch.is_grad_enabled() else "first")
+            return self.meta_objective(phis, batch), self._divergence(phis, batch, old)
 
         def curvature() -> Tensor:
             return self._divergence(self.adapted(part), part, old_part)
 
-        facts = self.args.trust_region().step(parameters, evaluate, None if part is trials else curvature)
+        facts = self.args.trust_region().step(parameters, evaluate, None if part is batch else curvature)
         for name in ("kl", "accepted", "backtracks"):
             self.log_metric(f"trpo/{name}", facts[name])
         self.log_metric("trpo/gain", facts["surrogate"] - facts["surrogate_before"])
@@ -102,26 +102,27 @@ class MAMLTRPOTrainer(GradientRLTrainer):
         """The parameters that the step moves."""
         return [p for p in self.learner.parameters() if p.requires_grad]
 
-    def meta_objective(self, phis: list[Tree], trials: Trials) -> Tensor:
+    def meta_objective(self, phis: list[Tree], batch: Batch) -> Tensor:
         """What is maximised: the mean over tasks and steps of ratio times credit in the last stage."""
-        last = stage(trials, self.args.inner_steps)
-        logprobs = self.learner.net.logprobs(phis[-1], last)
-        return task_means(estimators.likelihood_ratio(logprobs, last.privileged[WEIGHTS], last), last).mean()
+        last = stage(batch, self.args.inner_steps)
+        logprobs = self.learner.net.logprobs(phis[-1], last.trials)
+        return task_means(estimators.likelihood_ratio(logprobs, last.weights, last.trials), last.trials).mean()
 
-    def _adapted_logits(self, trials: Trials) -> Tensor:
-        return self.learner.net.logits(self.adapted(trials, "first")[-1], stage(trials, self.args.inner_steps))
+    def _adapted_logits(self, batch: Batch) -> Tensor:
+        return self.learner.net.logits(self.adapted(batch, "first")[-1], stage(batch, self.args.inner_steps).trials)
 
-    def _divergence(self, phis: list[Tree], trials: Trials, old: Tensor) -> Tensor:
+    def _divergence(self, phis: list[Tree], batch: Batch, old: Tensor) -> Tensor:
         """Mean KL divergence over the steps of the last stage, from the policies that acted to the adapted ones."""
-        last, net = stage(trials, self.args.inner_steps), self.learner.net
+        last, net = stage(batch, self.args.inner_steps).trials, self.learner.net
         return net.distribution.kl(old, net.logits(phis[-1], last))[last.mask].mean()
 
 
-def fewer(trials: Trials, episodes: int, share: float) -> Trials:
+def fewer(batch: Batch, episodes: int, share: float) -> Batch:
     """The first share of each task's trials, at least one; the very same object for all of them."""
     kept = max(1, round(share * episodes))
     if kept == episodes:
-        return trials
-    rows = torch.arange(len(trials), device=trials.mask.device) % episodes < kept
+        return batch
+    rows = torch.arange(len(batch), device=batch.weights.device) % episodes < kept
     index = torch.nonzero(rows)[:, 0]
-    return replace(trials.rows(index), task_keys=())
+    part = batch.rows(index)
+    return replace(part, trials=replace(part.trials, task_keys=()))

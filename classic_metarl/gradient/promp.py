@@ -3,7 +3,7 @@
     max over theta of  mean_i J^CLIP(phi_i) - eta KL(pi_theta_o, pi_theta)        phi_i = theta + alpha grad J^LR(theta)
 
 Rothfuss, Lee, Clavera, Asfour & Abbeel 2019, 1810.06784, equations 9 to 11. theta_o acted, in every stage. The inner
-step is taken anew from the current theta in every update, on likelihood ratios to theta_o: at theta = theta_o its
+step is taken again from the current theta in every update, on likelihood ratios to theta_o: at theta = theta_o its
 derivative is that of the low variance curvature estimator. The outer objective is PPO's with clip, the penalty keeps
 the pre-update policy close to the one whose episodes are used.
 
@@ -19,9 +19,10 @@ import torch
 from torch import Tensor
 
 from classic_metarl.inner import estimators
-from classic_metarl.inner.stages import WEIGHTS, stage, task_means
+from classic_metarl.inner.stages import stage, task_means
 from classic_metarl.trainers.meta_rl import GradientRLTrainer
 from classic_metarl.trainers.meta_rl_config import GradientRLConfig
+from mrt.training.collection import Batch
 from mrt.trials import Trials
 
 
@@ -46,20 +47,20 @@ class ProMPTrainer(GradientRLTrainer):
     def args_class(cls) -> type:
         return ProMPConfig
 
-    def losses(self, trials: Trials, weights: Tensor) -> dict[str, Tensor]:
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Minus the clipped objective of the adapted policies, and the penalty on those before."""
         k = self.args.inner_steps
-        last = stage(trials, k)
+        last = stage(batch, k)
 
         def objective() -> Tensor:
-            phis, net = self.adapted(trials), self.learner.net
-            logprobs = net.logprobs(phis[k], last)
-            each = estimators.clipped(logprobs, last.privileged[WEIGHTS], last, self.args.clip)
-            kl = torch.stack([self._divergence(phis[j], stage(trials, j)) for j in range(k)]).mean()
+            phis, net = self.adapted(batch), self.learner.net
+            logprobs = net.logprobs(phis[k], last.trials)
+            each = estimators.clipped(logprobs, last.weights, last.trials, self.args.clip)
+            kl = torch.stack([self._divergence(phis[j], stage(batch, j).trials) for j in range(k)]).mean()
             with torch.no_grad():
                 self.log_metric("kl/inner", float(kl))
-                self.log_metric("kl/outer", float(estimators.behaviour_kl(logprobs, last).mean()))
-            return self.args.penalty * kl - task_means(each, last).mean()
+                self.log_metric("kl/outer", float(estimators.behaviour_kl(logprobs, last.trials).mean()))
+            return self.args.penalty * kl - task_means(each, last.trials).mean()
 
         return {"policy": self.model_wrapped(objective)}
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from classic_metarl.trainers.few_shot import FewShotTrainer, MetaLearner, inner_loop
-from mrt.trials import Trials
+from mrt.training.collection import Batch
 
 
 class ReptileTrainer(FewShotTrainer):
@@ -29,14 +29,16 @@ class ReptileTrainer(FewShotTrainer):
         net = family.network(args.hidden, args.activation)
         return MetaLearner(net, family, inner_loop(net, family, args, "first"))
 
-    def update(self, trials: Trials) -> bool:
+    def update(self, batch: Batch) -> bool:
         """theta <- theta + eps mean_i (phi_i - theta), eps the scheduled learning rate."""
-        stages, _ = self.sets(trials)
+        stages, _ = self.sets(batch.trials)
         theta = self.model.theta
         phi = self.model.steps.trajectory(theta, stages)[-1]
         rate = self._get_learning_rate()
         with torch.no_grad():
             for name, parameter in theta.parameters.items():
+                if not parameter.requires_grad:
+                    continue
                 moved = phi[name].detach().mean(0) - parameter
                 if self.args.world_size > 1:
                     moved = self.accelerator.reduce(moved, "mean")

@@ -101,7 +101,7 @@ def importance(logprobs: Tensor, trials: Trials, most: float | None = None) -> T
     """(B,) prod_t pi_theta / pi_behaviour of each episode, without gradient: the weights of Al-Shedivat et al. 2018,
     1710.03641, equation 9, when a task is adapted to with the episodes of an earlier policy.
 
-    `most` truncates them; `effective_sample_size` says how many episodes are left in effect.
+    `most` truncates them; `effective_sample_size` is the number of episodes that still count.
     """
     total = (_inside(logprobs, trials) - _old(trials)).sum(1).detach()
     weight = total.exp()

@@ -11,16 +11,17 @@ one batch and wants a loss (M,) of each: fewer and larger operations, and the wa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
+from torch.nn.modules.dropout import _DropoutNd
 from torch.utils._pytree import tree_flatten, tree_map
 
-from mrt.adaptation import Cadence, Differentiability
+from mrt.adaptation import Adaptation, Cadence, Differentiability
 from mrt.errors import ConfigError, nearest
 
 Tree = dict[str, Tensor]
@@ -47,10 +48,14 @@ class Initial(nn.Module):
 
     Args:
         rates: learned step sizes, one tree for each inner step; () for none.
+
+    Raises:
+        ConfigError: for a network that `check_adaptable` refuses.
     """
 
     def __init__(self, net: nn.Module, rates: Sequence[Tree] = ()) -> None:
         super().__init__()
+        check_adaptable(net)
         self.net = net
         named = [{name.replace(".", "/"): nn.Parameter(rate) for name, rate in tree.items()} for tree in rates]
         self.rates = nn.ModuleList(nn.ParameterDict(tree) for tree in named)
@@ -64,19 +69,22 @@ class Initial(nn.Module):
 
 
 @dataclass(frozen=True)
-class GradientSteps:
-    """`steps` gradient steps on the data of one call: MAML's inner loop (Finn et al. 2017, 1703.03400, equation 1).
+class GradientSteps(Adaptation):
+    """`steps` gradient steps on the data of one call: the inner loop of MAML (Finn et al. 2017, 1703.03400).
+
+    A parameter of theta that is frozen (`requires_grad=False`) does not adapt either, `adapt_frozen` aside.
 
     Args:
         loss: of one task (`vmap`, `loop`), or of each of the M tasks (`fold`).
         rate: alpha, where theta brings no learned rates.
         order: `first` treats inner gradients as constants (FOMAML, Reptile).
         adapted: prefixes of the parameters that move (ANIL); () moves all.
+        adapt_frozen: prefixes of the parameters that adapt although they do not train: a fixed prior (MAESN).
         clip: inner gradients are clamped to [-clip, clip] entry by entry (MIL).
 
     Raises:
         ConfigError: at construction, for an unknown way over the tasks or order, or no step at all; at `adapt`, when
-            `adapted` names no parameter.
+            `adapted` names no parameter, or only frozen ones.
     """
 
     loss: Loss
@@ -85,6 +93,7 @@ class GradientSteps:
     order: Order = "second"
     over: Over = "vmap"
     adapted: tuple[str, ...] = ()
+    adapt_frozen: tuple[str, ...] = ()
     clip: float | None = None
     cadence: Cadence = "k-shot"
 
@@ -93,7 +102,7 @@ class GradientSteps:
             if value not in valid:
                 raise ConfigError(f"{name}={value!r} is unknown; {nearest(str(value), valid)}")
         if self.steps < 1:
-            raise ConfigError(f"steps={self.steps}: adaptation takes at least one gradient step")
+            raise ConfigError(f"steps={self.steps}: adaptation needs at least one gradient step")
 
     @property
     def differentiability(self) -> Differentiability:
@@ -122,9 +131,9 @@ class GradientSteps:
             phis.append(self.adapt(theta, phis[-1], data))
         return phis
 
-    def gradient(self, phi: Tree, data: Any) -> Tree:
+    def gradient(self, phi: Tree, data: Any, frozen: Collection[str] = ()) -> Tree:
         """grad L of the parameters that move. The sum over folded tasks keeps them apart: each has its own weights."""
-        moving = self.moving(phi)
+        moving = self.moving(phi, frozen)
         rest = {name: value for name, value in phi.items() if name not in moving}
 
         def loss(these: Tree) -> Tensor:
@@ -134,7 +143,7 @@ class GradientSteps:
             return self._by_autograd(loss, moving)
         if self.order == "second":
             return grad(loss)(moving)
-        with torch.no_grad():  # `grad` heeds only a no_grad inside its function: this one keeps the result a constant
+        with torch.no_grad():  # `grad` ignores a no_grad around it, which keeps the result a constant all the same
             return grad(loss)({name: value.detach() for name, value in moving.items()})
 
     def _by_autograd(self, loss: Callable[[Tree], Tensor], moving: Tree) -> Tree:
@@ -147,20 +156,22 @@ class GradientSteps:
             )
         return dict(zip(at, slopes, strict=True))
 
-    def moving(self, phi: Mapping[str, Tensor]) -> Tree:
-        """The parameters that adapt."""
-        if not self.adapted:
-            return dict(phi)
-        chosen = {name: value for name, value in phi.items() if name.startswith(self.adapted)}
+    def moving(self, phi: Mapping[str, Tensor], frozen: Collection[str] = ()) -> Tree:
+        """The parameters that adapt: those of `adapted`, without the names in `frozen`."""
+        chosen = {name: value for name, value in phi.items() if name.startswith(self.adapted or "")}
         if not chosen:
             raise ConfigError(f"adapted={self.adapted} names no parameter; {nearest(self.adapted[0], set(phi))}")
-        return chosen
+        free = {name: value for name, value in chosen.items() if name not in frozen}
+        if not free:
+            raise ConfigError(f"nothing adapts: {', '.join(chosen)} are frozen (requires_grad=False). Unfreeze some")
+        return free
 
     def _descend(self, theta: Theta, phi: Tree, data: Any) -> Tree:
+        frozen = {name for name in frozen_in(theta) if not name.startswith(self.adapt_frozen)}
         for step in range(self.steps):
             rates = theta.rates[min(step, len(theta.rates) - 1)] if theta.rates else None
             phi = dict(phi)
-            for name, slope in self.gradient(phi, data).items():
+            for name, slope in self.gradient(phi, data, frozen).items():
                 slope = slope if self.clip is None else slope.clamp(-self.clip, self.clip)
                 if rates is None:
                     phi[name] = torch.sub(phi[name], slope, alpha=self.rate)
@@ -172,6 +183,34 @@ class GradientSteps:
 def parameters_of(module: nn.Module) -> Tree:
     """The module's own parameters by name: not copies, so that gradients reach them."""
     return dict(module.named_parameters())
+
+
+def frozen_in(theta: Theta) -> set[str]:
+    """Names of theta's parameters that do not train. Plain tensors, which stand for parameters, all do."""
+    named = theta.parameters.items()
+    return {name for name, value in named if isinstance(value, nn.Parameter) and not value.requires_grad}
+
+
+def check_adaptable(net: nn.Module) -> None:
+    """Asks whether a few gradient steps on one task are a function of its parameters and data alone.
+
+    Raises:
+        ConfigError: for layers with running statistics, which would mix the tasks and tell queries of one task about
+            another, and for dropout, which would draw other units in every inner step.
+    """
+    for name, layer in net.named_modules():
+        kind = type(layer).__name__
+        if getattr(layer, "track_running_stats", False):
+            raise ConfigError(
+                f"{name or 'the network'} ({kind}) keeps running statistics, which all tasks of an inner loop share. "
+                f"Use {kind}(..., track_running_stats=False), or GroupNorm or LayerNorm"
+            )
+        rate = layer.p if isinstance(layer, _DropoutNd) else getattr(layer, "dropout", 0.0)
+        if isinstance(rate, float | int) and rate > 0:
+            raise ConfigError(
+                f"{name or 'the network'} ({kind}) drops units with probability {rate}, others in every inner step. "
+                "Leave dropout out of a network that adapts by gradients"
+            )
 
 
 def apply(module: nn.Module) -> Callable[..., Any]:

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from classic_metarl.inner import estimators
 from classic_metarl.inner.gradient_steps import GradientSteps, Initial, Order, Theta, Tree
-from classic_metarl.inner.stages import WEIGHTS, as_data, as_trials, task_means
+from classic_metarl.inner.stages import as_batch, as_data, task_means
 from classic_metarl.inner.task_policy import TaskPolicy
+from mrt.training.collection import Batch
 from mrt.trials import Trials
 
 Surrogate = Callable[[Tensor, Tensor, Trials], Tensor]  # log-probabilities, weights, trials -> (B,) to maximise
@@ -47,21 +48,31 @@ class MetaPolicy(Initial):
         """phi_0 of the training tasks numbered `tasks` (M,), or of tasks never met. Here theta for all of them."""
         return self.steps.init(self.theta)
 
-    def adapt(self, phi: Tree, number: int, trials: Trials, order: Order | None = None) -> Tree:
+    def adapt(self, phi: Tree, number: int, batch: Batch, order: Order | None = None) -> Tree:
         """phi after gradient step `number` (from 0) on the episodes of one stage, (M, ...)."""
         theta = self.theta
         chosen = theta.rates[min(number, len(theta.rates) - 1) :][:1] if theta.rates else ()
         rate = self.inner_rates[min(number, len(self.inner_rates) - 1)]
         steps = replace(self.steps, rate=rate, order=order or self.steps.order)
-        return steps.adapt(Theta(theta.parameters, chosen), phi, as_data(trials))
+        return steps.adapt(Theta(theta.parameters, chosen), phi, as_data(batch))
 
 
-def inner_loop(net: TaskPolicy, surrogate: str, order: Order = "second", **options: Any) -> GradientSteps:
+def surrogate_of(name: str, gamma: float) -> Surrogate:
+    """The inner objective `name` of `SURROGATES`; DiCE sums rewards itself and discounts them by `gamma`."""
+    if name == "dice":
+        return lambda logprobs, weights, trials: estimators.dice(logprobs, trials, gamma)
+    return SURROGATES[name]
+
+
+def inner_loop(
+    net: TaskPolicy, surrogate: str, order: Order = "second", gamma: float = 1.0, **options: Any
+) -> GradientSteps:
     """Gradient steps on minus the surrogate of each task, tasks folded into one batch."""
-    function = SURROGATES[surrogate]
+    function = surrogate_of(surrogate, gamma)
 
     def loss(phi: Tree, data: Tree) -> Tensor:
-        trials = as_trials(data)
-        return -task_means(function(net.logprobs(phi, trials), trials.privileged[WEIGHTS], trials), trials)
+        batch = as_batch(data)
+        trials = batch.trials
+        return -task_means(function(net.logprobs(phi, trials), batch.weights, trials), trials)
 
     return GradientSteps(loss, order=order, over="fold", **options)

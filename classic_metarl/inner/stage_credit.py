@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from classic_metarl.inner.linear_baseline import linear_values
-from classic_metarl.inner.stages import WEIGHTS
 from mrt.credit.grouping import group_sum
 from mrt.credit.returns import reward_to_go
+from mrt.training.collection import Batch
 from mrt.trials import Trials
 
 
@@ -28,7 +28,6 @@ def credit_of(trials: Trials, credit: Callable[[Trials], Tensor], gamma: float, 
     return centred / (deviation[trials.group][:, None] + 1e-8)
 
 
-def with_credit(trials: Trials, credit: Callable[[Trials], Tensor], gamma: float, normalise: bool) -> Trials:
+def with_credit(trials: Trials, credit: Callable[[Trials], Tensor], gamma: float, normalise: bool) -> Batch:
     """One stage's episodes with their credit among `privileged`; see `credit_of`."""
-    weights = credit_of(trials, credit, gamma, normalise)
-    return replace(trials, privileged={**trials.privileged, WEIGHTS: weights})
+    return Batch(trials, credit_of(trials, credit, gamma, normalise))

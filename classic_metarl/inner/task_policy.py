@@ -7,19 +7,18 @@ Letters: M tasks, n episodes of each, B = M n rows in the order of the tasks, T 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from classic_metarl.inner.gradient_steps import Tree, parameters_of
 from classic_metarl.inner.task_networks import MLP
+from mrt.control.agent import Agent, Choice, Seen
 from mrt.control.distributions import Categorical, Distribution, Gaussian
 from mrt.control.envs.base import Spec, TensorEnv
-from mrt.control.policy import Heads
 from mrt.control.rollout import rollout
 from mrt.errors import ConfigError
 from mrt.trials import Trials
@@ -33,13 +32,13 @@ class TaskPolicy(nn.Module):
     Args:
         spec: of the environment.
         hidden, activation: of the network; relu or tanh.
-        std: `free`: one log standard deviation an action, which hangs on no state; `state`: the network's own.
+        std: `free`: one log standard deviation an action, the same in every state; `state`: the network's own.
         init_std: where a free standard deviation starts.
         min_std: a free standard deviation is never less, whatever is learned (rllab's `min_std`).
         extra: numbers that `encode` adds to the observation.
 
     Raises:
-        ConfigError: for a standard deviation that is none, or an unknown kind of it.
+        ConfigError: for an invalid standard deviation, or an unknown kind of it.
     """
 
     def __init__(
@@ -47,6 +46,7 @@ class TaskPolicy(nn.Module):
         spec: Spec,
         hidden: Sequence[int] = (64, 64),
         activation: str = "tanh",
+        *,
         std: Std = "free",
         init_std: float = 1.0,
         min_std: float = 1e-6,
@@ -55,8 +55,8 @@ class TaskPolicy(nn.Module):
         super().__init__()
         if std not in ("free", "state") or not 0 < min_std <= init_std:
             raise ConfigError(
-                f"std={std!r}, init_std={init_std}, min_std={min_std}: std is 'free' or 'state', init_std is at least "
-                "min_std, which is above 0"
+                f"std={std!r}, init_std={init_std}, min_std={min_std}: std must be 'free' or 'state', min_std above 0, "
+                "init_std at least min_std"
             )
         own = std == "state"
         width = spec.actions or spec.action_size * (2 if own else 1)
@@ -104,32 +104,29 @@ class TaskPolicy(nn.Module):
         return self.distribution.logprob(self.logits(parameters, trials), trials.actions)
 
 
-class TaskActor:
-    """M sets of weights as `mrt.control.rollout` plays them; what an episode draws is its memory."""
+class TaskAgent(Agent):
+    """M sets of weights as an agent; what an episode draws is its memory, and is recorded with every step."""
 
     def __init__(self, policy: TaskPolicy, parameters: Tree) -> None:
-        self.policy, self.parameters, self.distribution = policy, parameters, policy.distribution
+        self.policy, self.parameters = policy, parameters
         self.tasks = policy.tasks_of(parameters) or 1
 
-    def init_state(self, rows: int) -> Any:
+    def init_state(self, rows: int) -> dict[str, Tensor]:
         """What each row's episode draws."""
-        self.drawn = self.policy.draw(self.parameters, rows)
-        return self.drawn
+        return self.policy.draw(self.parameters, rows)
 
-    def step(self, seen: Mapping[str, Tensor], state: Any) -> tuple[Heads, Any]:
-        """Logits of each row by its task's weights. There is no critic: values are fitted afterwards."""
+    @torch.no_grad()
+    def act(
+        self, seen: Seen, state: dict[str, Tensor], greedy: bool = False, generator: torch.Generator | None = None
+    ) -> Choice:
+        """Each row by its task's weights. There is no critic: values are fitted afterwards."""
         inputs = {"observation": seen["observation"], **state}
         folded = {name: value.unflatten(0, (self.tasks, -1)) for name, value in inputs.items()}
         logits = self.policy.of_tasks(self.parameters, folded).flatten(0, 1)
-        return Heads(logits, torch.zeros_like(logits[:, 0])), state
-
-
-@contextmanager
-def own_draws(seed: int, device: torch.device) -> Iterator[None]:
-    """Torch's own generators, that of the CPU and that of `device`, seeded for a while and then as they were."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield
+        distribution = self.policy.distribution
+        actions = distribution.mode(logits) if greedy else distribution.sample(logits, generator)
+        logprobs = distribution.logprob(logits, actions)
+        return Choice(actions, logprobs, torch.full_like(logprobs, torch.nan), state, state)
 
 
 @torch.no_grad()
@@ -143,8 +140,7 @@ def play(env: TensorEnv, policy: TaskPolicy, parameters: Tree, params: Mapping[s
     many = {name: value.repeat_interleave(episodes, 0) for name, value in params.items()}
     rows = len(next(iter(many.values())))
     group = torch.arange(rows // episodes, device=env.device).repeat_interleave(episodes)
-    actor = TaskActor(policy, parameters)
-    trials = rollout(once, actor, many, seed=int(torch.randint(2**31, (1,))), group=group)
-    steps = trials.mask.shape[1]
-    drawn = {name: value[:, None].expand(-1, steps, *value.shape[1:]) for name, value in actor.drawn.items()}
-    return replace(trials, values=None, inputs={"observation": trials.inputs["observation"], **drawn})
+    agent = TaskAgent(policy, parameters)
+    trials = rollout(once, agent, many, seed=int(torch.randint(2**31, (1,))), group=group)
+    kept = {name: value for name, value in trials.inputs.items() if name not in ("action", "reward", "done")}
+    return replace(trials, values=None, inputs=kept)

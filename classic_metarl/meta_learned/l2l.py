@@ -7,7 +7,7 @@ sign g) with p = 10 (appendix A), truncated backpropagation over 20 of 100 steps
 
 On random quadratics f(theta) = |W theta - y|^2, 10 dimensions, entries of W and y standard normal, theta_0 = 0,
 f(theta_0) is 10 on average. After 100 steps tuned SGD (0.015) is at 0.85, tuned Adam (0.3) at 0.33: what a learned
-rule has to beat. It was trained for 100 steps and does not go on well beyond them.
+rule has to beat. It was trained for 100 steps and does not work well beyond them.
 
 Deviations: W and y Gaussian as in the paper's text (its code draws them from [0, 1]); the meta-batch is one batch of
 functions, coordinates and functions folded into the rows of the LSTM.
@@ -30,6 +30,7 @@ from mrt.runs.recipe import Recipe
 from mrt.tasks import Task
 from mrt.trainer import TrialConfig, TrialTrainer
 from mrt.training.codec import tree_to
+from mrt.training.collection import Batch
 from mrt.trials import Trials
 
 States = list[tuple[Tensor, Tensor]]  # of each layer: hidden and cell (M D, H)
@@ -53,7 +54,7 @@ class LearnedOptimizer(nn.Module):
         self.out, self.scale = nn.Linear(hidden, 1), scale
 
     def start(self, rows: int) -> States:
-        """States of so many coordinates."""
+        """Initial states of `rows` coordinates."""
         zeros = [next(self.parameters()).new_zeros(rows, self.out.in_features) for _ in self.cells]
         return [(zero, zero) for zero in zeros]
 
@@ -66,7 +67,7 @@ class LearnedOptimizer(nn.Module):
         return self.scale * self.out(x)[..., 0].view_as(gradient), new
 
     def forward(self, matrix: Tensor, target: Tensor, theta: Tensor, states: States, steps: int) -> Any:
-        """Optimises for so many steps: losses (M, steps) behind each, theta (M, D) and the states."""
+        """Optimises for `steps` steps: losses (M, steps) behind each, theta (M, D) and the states."""
         losses = []
         for _ in range(steps):
             _, gradient = quadratic(matrix, target, theta.detach())
@@ -86,7 +87,7 @@ class L2LConfig(TrialConfig):
 
     def __post_init__(self) -> None:
         if self.unroll < 1 or self.horizon % self.unroll:
-            raise ConfigError(f"horizon={self.horizon} is to be a multiple of unroll={self.unroll}")
+            raise ConfigError(f"horizon={self.horizon} must be a multiple of unroll={self.unroll}")
         super().__post_init__()
 
 
@@ -110,11 +111,11 @@ class L2LTrainer(TrialTrainer):
     def from_recipe(cls, recipe: Recipe, output_dir: Path) -> L2LTrainer:
         """The trainer of a recipe; `problems` is {name: quadratics, dimensions: 10}."""
         args = recipe.build_args(L2LConfig, output_dir)
-        dials = dict(recipe.problems)
-        if dials.pop("name", "quadratics") != "quadratics" or set(dials) - {"dimensions"}:
+        options = dict(recipe.problems)
+        if options.pop("name", "quadratics") != "quadratics" or set(options) - {"dimensions"}:
             raise ConfigError(f"{recipe.trainer} optimises problems: {{name: quadratics, dimensions: 10}}")
         torch.manual_seed(args.seed)
-        return cls(LearnedOptimizer(), args, Quadratics(**dials), credit=lambda trials: trials.mask.float())
+        return cls(LearnedOptimizer(), args, Quadratics(**options))
 
     def collect(self, tasks: Sequence[Task]) -> Trials:
         """The functions and where their optimisation stands: one row a function, one step a stretch."""
@@ -141,14 +142,14 @@ class L2LTrainer(TrialTrainer):
     def _load_run(self, state: Any) -> None:
         self.run.update(tree_to(state, self.args.device))
 
-    def losses(self, trials: Trials, weights: Tensor) -> dict[str, Tensor]:
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
         """The mean of f over the stretch; what it leads to is kept for the next."""
         run, steps = self.run, self.args.unroll
         states = [(hidden, cell) for hidden, cell in run["states"]]
         losses, theta, states = self.model_wrapped(run["matrix"], run["target"], run["theta"], states, steps)
         kept = [[part.detach() for part in pair] for pair in states]
         self.run.update({"theta": theta.detach(), "states": kept, "steps": run["steps"] + steps})
-        return {"policy": (losses.mean(1) * weights[:, 0]).mean()}
+        return {"policy": (losses.mean(1) * batch.weights[:, 0]).mean()}
 
 
 @torch.no_grad()

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from classic_metarl.inner.gradient_steps import GradientSteps, Theta, Tree, parameters_of
+from classic_metarl.inner.gradient_steps import GradientSteps, Theta, Tree, check_adaptable, frozen_in, parameters_of
 from classic_metarl.meta_learned.l2l import log_sign
 from classic_metarl.trainers.few_shot import FewShotLearner, FewShotTrainer, Set, inner_loop, predict
 from mrt.errors import ConfigError
@@ -28,8 +28,9 @@ from mrt.errors import ConfigError
 class MetaLSTM(FewShotLearner):
     """theta_0 and the gates. Coordinates of all tasks are the rows of the LSTM: its weights are shared by all."""
 
-    def __init__(self, net: nn.Module, family: Any, inner: GradientSteps, steps: int, rate: float, hidden: int = 20):
+    def __init__(self, net: nn.Module, family: Any, inner: GradientSteps, *, steps: int, rate: float, hidden: int = 20):
         super().__init__()
+        check_adaptable(net)
         self.net, self.family, self.inner, self.number = net, family, inner, steps
         self.cell = nn.LSTMCell(4, hidden)
         self.forget, self.input = nn.Linear(hidden + 2, 1), nn.Linear(hidden + 2, 1)
@@ -41,15 +42,17 @@ class MetaLSTM(FewShotLearner):
         """phi_0..phi_k, each (M, ...) by name."""
         theta, tasks = Theta(parameters_of(self.net)), len(support[0])
         phi = {name: value.expand(tasks, *value.shape) for name, value in theta.parameters.items()}
+        frozen = frozen_in(theta)
         state: tuple[Tensor, Tensor] | None = None
         gates: tuple[Tensor, Tensor] | None = None
         phis = [phi]
         for _ in range(self.number):
-            slope = flat(self.inner.gradient(phi, support)).detach()
+            slope = flat(self.inner.gradient(phi, support, frozen)).detach()
             loss = self.inner.loss(phi, support).detach()
             seen = torch.cat([log_sign(slope), log_sign(loss)[:, None].expand(-1, slope.shape[1], -1)], -1)
             state = self.cell(seen.flatten(0, 1), state)
-            now = flat(phi)
+            moving = self.inner.moving(phi, frozen)
+            now = flat(moving)
             old = gates or (torch.ones_like(now), torch.zeros_like(now))
             hidden = state[0].view(*now.shape, -1)
             keep, move = (
@@ -57,7 +60,7 @@ class MetaLSTM(FewShotLearner):
                 for gate, last in zip((self.forget, self.input), old, strict=True)
             )
             gates = (keep, move)
-            phi = unflat(keep * now - move * slope, phi)
+            phi = {**phi, **unflat(keep * now - move * slope, moving)}
             phis.append(phi)
         return phis
 
@@ -79,9 +82,9 @@ class MetaLSTMTrainer(FewShotTrainer):
     def build(cls, family: Any, args: Any) -> MetaLSTM:
         net = family.network(args.hidden, args.activation)
         if args.over != "fold":
-            raise ConfigError(f"over={args.over!r}: the rows of the LSTM are all tasks at once here (over: fold)")
+            raise ConfigError(f"over={args.over!r}: the LSTM reads all tasks as one batch: set over=fold")
         inner = inner_loop(net, family, args, "first")
-        return MetaLSTM(net, family, inner, args.inner_steps, args.inner_rate)
+        return MetaLSTM(net, family, inner, steps=args.inner_steps, rate=args.inner_rate)
 
 
 def flat(tree: Tree) -> Tensor:

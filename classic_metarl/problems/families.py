@@ -20,21 +20,21 @@ FAMILIES: dict[str, Callable[..., Any]] = {
 }
 
 
-def problem_family(name: str = "", **dials: Any) -> Any:
-    """The family called `name` with these dials.
+def problem_family(name: str = "", **options: Any) -> Any:
+    """The family called `name` with these options.
 
     Raises:
-        ConfigError: for an unknown name or dial, naming the nearest valid one.
+        ConfigError: for an unknown name or option, naming the nearest valid one.
     """
     if name not in FAMILIES:
-        raise ConfigError(f"problems {name!r} is no few-shot family; {nearest(name, set(FAMILIES))}")
+        raise ConfigError(f"problems {name!r} is not a few-shot family; {nearest(name, set(FAMILIES))}")
     valid = set(inspect.signature(FAMILIES[name]).parameters) - {"name", "source"}
-    for dial, value in dials.items():
-        if dial not in valid:
-            raise ConfigError(f"problems '{name}' has no dial '{dial}'; {nearest(dial, valid)}")
-        dials[dial] = tuple(value) if isinstance(value, list) else value
+    for option, value in options.items():
+        if option not in valid:
+            raise ConfigError(f"problems '{name}' has no option '{option}'; {nearest(option, valid)}")
+        options[option] = tuple(value) if isinstance(value, list) else value
     if FAMILIES[name] is ImageEpisodes:
-        dials |= {"source": name, "name": name}
-        dials.setdefault("rotations", name != "miniimagenet")
-        dials.setdefault("size", {"strokes": 20, "omniglot": 28, "miniimagenet": 84}[name])
-    return FAMILIES[name](**dials)
+        options |= {"source": name, "name": name}
+        options.setdefault("rotations", name != "miniimagenet")
+        options.setdefault("size", {"strokes": 20, "omniglot": 28, "miniimagenet": 84}[name])
+    return FAMILIES[name](**options)

@@ -35,8 +35,9 @@ ENDINGS = {".png", ".jpg", ".jpeg"}
 class ImageEpisodes:
     """A family of N-way classification problems, as the supervised trainer asks for it.
 
-    A task draws `ways` classes, and of each `shot` support and `query` query images. Labels are a permutation drawn
-    with the task, so that nothing but the support set tells them.
+    A task draws `ways` classes, and of each `shot` support and `query` query images. Which class has which label is
+    drawn with the task, and so is the order within the support set and within the queries: no position tells a label,
+    so that each has to be bound to its image.
 
     Args:
         source: strokes, omniglot or miniimagenet. path: of the latter two.
@@ -61,9 +62,11 @@ class ImageEpisodes:
 
     def __post_init__(self) -> None:
         if min(self.ways - 1, self.shot, self.query) < 1:
-            raise ConfigError(f"ways={self.ways} from 2 on, shot={self.shot} and query={self.query} from 1 on")
+            raise ConfigError(
+                f"ways={self.ways} must be at least 2, shot={self.shot} and query={self.query} at least 1"
+            )
         if self.split not in ("train", "val", "test"):
-            raise ConfigError(f"split={self.split!r}: train, val or test")
+            raise ConfigError(f"split={self.split!r} must be train, val or test")
 
     @property
     def shots(self) -> int:
@@ -101,20 +104,22 @@ class ImageEpisodes:
             )
 
     def sample(self, seed: int, index: int) -> Task:
-        """Task `index` of `seed`: class, rotation (ways,) and image numbers (ways, shot + query)."""
+        """Task `index` of `seed`: class, rotation (ways,), image numbers (ways, shot + query) and order (T,)."""
         source, bank = generator(seed, index), self.bank
         turns = 4 if self.rotations else 1
         drawn = torch.randperm(len(bank) * turns, generator=source)[: self.ways]
         classes, rotation = drawn // turns, drawn % turns
         need = self.shot + self.query
         images = torch.stack([torch.randperm(len(bank[c]), generator=source)[:need] for c in classes.tolist()])
-        return Task(f"{seed}:{index}", {"classes": classes, "rotation": rotation, "images": images})
+        sets = [torch.randperm(count, generator=source) for count in (self.shots, self.queries)]
+        order = torch.cat([sets[0], self.shots + sets[1]])
+        return Task(f"{seed}:{index}", {"classes": classes, "rotation": rotation, "images": images, "order": order})
 
     def examples(self, tasks: Sequence[Task]) -> tuple[Tensor, Tensor]:
-        """Images (M, T, C, S, S) and labels (M, T): the support set in order of shot, then the queries."""
-        x = torch.stack([self._images(task) for task in tasks])
+        """Images (M, T, C, S, S) and labels (M, T): the support set, then the queries, each in the task's own order."""
+        x = torch.stack([self._images(task)[task.data["order"]] for task in tasks])
         y = torch.arange(self.ways).repeat(self.shot + self.query)
-        return x, y.expand(len(tasks), -1).clone()
+        return x, torch.stack([y[task.data["order"]] for task in tasks])
 
     def _images(self, task: Task) -> Tensor:
         data = task.data

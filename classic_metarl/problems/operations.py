@@ -7,7 +7,7 @@ A task gives the sign `/` a meaning of its own,
 and shows it in a Countdown trace: a problem, and the first step of an attempt at it. `<|user|>3 5 7->22<think>3/5=` is
 the question and the number behind it the answer: what a language model has learned of the format serves, what the sign
 means can only come from the examples. Operations are split into train and test by their keys; the pairs (a, b) of a
-task are all different, so that no query stands in a support set.
+task are all different, so that no query is in a support set.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Operations:
         split: whose operations: train or test.
 
     Raises:
-        ConfigError: for counts below 1, a split that is none, or more examples than an operation has pairs.
+        ConfigError: for counts below 1, an unknown split, or more examples than an operation has pairs.
     """
 
     tokenizer: Any
@@ -57,8 +57,8 @@ class Operations:
     def __post_init__(self) -> None:
         if min(self.shots, self.queries, self.stages, self.high) < 1 or self.offset < 0 or self.split not in SPLITS:
             raise ConfigError(
-                f"operations: shots={self.shots}, queries={self.queries}, stages={self.stages}, high={self.high} from "
-                f"1 on, offset={self.offset} from 0 on, split={self.split!r} one of {sorted(SPLITS)}"
+                f"operations: shots={self.shots}, queries={self.queries}, stages={self.stages}, high={self.high} "
+                f"must be at least 1, offset={self.offset} at least 0, split={self.split!r} one of {sorted(SPLITS)}"
             )
         fewest = min(len(pairs_of(operation, self.high)) for operation in self.operations)
         if fewest < self.examples_a_task:

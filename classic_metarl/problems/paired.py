@@ -35,13 +35,17 @@ class PairedTasks(EnvTasks):
         return super().to(device) if test is self.test_env else replace(super().to(device), test_env=test)
 
 
-def paired_tasks(name: str, test: Mapping[str, Any] | None = None, split: str | None = None, **dials: Any) -> Any:
-    """p(M) of the environment `name`; `test` holds the dials that differ at test.
+def paired_tasks(
+    name: str = "", test: Mapping[str, Any] | None = None, split: str | None = None, **options: Any
+) -> Any:
+    """p(M) of the environment `name`; `test` holds the options that differ at test.
 
     Raises:
-        ConfigError: as `make_tasks`, and for a `test` that is no mapping.
+        ConfigError: as `make_tasks`, and for a `test` that is not a mapping.
     """
     if test is not None and not isinstance(test, Mapping):
-        raise ConfigError(f"tasks.test={test!r} holds the dials that differ at test, as in test: {{reward: sparse}}")
-    tasks = make_tasks(name, split, **dials)
-    return PairedTasks(tasks.env, split, make_env(name, **{**dials, **test}) if test else None)
+        raise ConfigError(
+            f"tasks.test={test!r} must hold the options that differ at test, as in test: {{reward: sparse}}"
+        )
+    tasks = make_tasks(name, split, **options)
+    return PairedTasks(tasks.env, split, make_env(name, **{**options, **test}) if test else None)

@@ -42,7 +42,7 @@ class Reaching:
 
     def __post_init__(self) -> None:
         if self.horizon < 2 or self.stages != 1 or self.inputs != 8:
-            raise ConfigError(f"reaching: horizon={self.horizon} from 2 on; stages and inputs are fixed")
+            raise ConfigError(f"reaching: horizon={self.horizon} must be at least 2; stages and inputs are fixed")
 
     @property
     def shots(self) -> int:

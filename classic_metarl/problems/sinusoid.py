@@ -1,4 +1,4 @@
-"""Few-shot regression on sinusoids, the toy on which gradient-based meta-learning is told right from wrong.
+"""Few-shot regression on sinusoids, the toy on which gradient-based meta-learning is checked.
 
 y = A sin(w x - p): A ~ U[0.1, 5], p ~ U[0, pi], x ~ U[-5, 5], w = 1 (Finn et al. 2017, 1703.03400, section 5.1).
 Reptile draws the phase from [0, 2 pi] (1803.02999, section 2), Meta-SGD also the frequency (1707.09835, section 4.1).
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from classic_metarl.inner.task_networks import MLP
 from mrt.errors import ConfigError
-from mrt.tasks import Task, generator
+from mrt.tasks import Task, uniforms
 
 LOW, HIGH = -5.0, 5.0
 AMPLITUDE = (0.1, 5.0)
@@ -44,18 +44,31 @@ class Sinusoids:
 
     def __post_init__(self) -> None:
         if min(self.shots, self.queries, self.stages) < 1:
-            raise ConfigError(f"sinusoid: shots={self.shots}, queries={self.queries}, stages={self.stages} from 1 on")
+            raise ConfigError(
+                f"sinusoid: shots={self.shots}, queries={self.queries}, stages={self.stages} must be at least 1"
+            )
 
     def sample(self, seed: int, index: int) -> Task:
         """Task `index` of `seed`: amplitude, phase, frequency, and the places x (stages * shots + queries,)."""
-        drawn = torch.rand(3 + self.stages * self.shots + self.queries, generator=generator(seed, index))
-        scale = torch.tensor([AMPLITUDE[1] - AMPLITUDE[0], self.phase_high, self.frequency[1] - self.frequency[0]])
-        wave = drawn[:3] * scale + torch.tensor([AMPLITUDE[0], 0.0, self.frequency[0]])
-        return Task(key=f"{seed}:{index}", data={"wave": wave, "x": drawn[3:] * (HIGH - LOW) + LOW})
+        wave, x = self._drawn(seed, [index])
+        return Task(key=f"{seed}:{index}", data={"wave": wave[0], "x": x[0]})
 
     def examples(self, tasks: Sequence[Task]) -> tuple[Tensor, Tensor]:
         """x (M, T, 1) and y (M, T, 1), the support sets first."""
-        waves, x = torch.stack([t.data["wave"] for t in tasks]), torch.stack([t.data["x"] for t in tasks])
+        return self._points(torch.stack([t.data["wave"] for t in tasks]), torch.stack([t.data["x"] for t in tasks]))
+
+    def draw(self, seed: int, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """The examples of the tasks at `indices`, without making each of them a `Task`."""
+        return self._points(*self._drawn(seed, indices))
+
+    def _drawn(self, seed: int, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """(M, 3) amplitude, phase and frequency, and the places (M, T)."""
+        u = uniforms(seed, indices, 3 + self.stages * self.shots + self.queries)
+        scale = torch.tensor([AMPLITUDE[1] - AMPLITUDE[0], self.phase_high, self.frequency[1] - self.frequency[0]])
+        wave = u[:, :3] * scale + torch.tensor([AMPLITUDE[0], 0.0, self.frequency[0]])
+        return wave, u[:, 3:] * (HIGH - LOW) + LOW
+
+    def _points(self, waves: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         amplitude, phase, frequency = waves[:, :, None].unbind(1)
         return x[..., None], (amplitude * torch.sin(frequency * x - phase))[..., None]
 

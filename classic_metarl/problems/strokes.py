@@ -2,7 +2,7 @@
 
 A character is 2 to 4 quadratic Bezier curves with control points in the unit square. A drawing jitters the control
 points and turns, scales and shifts the whole; ink is a Gaussian around points along the curves. As with Omniglot
-(Lake et al. 2015; Santoro et al. 2016, 1605.06065), each rotation by 90 degrees makes a class of its own.
+(Lake et al. 2015; Santoro et al. 2016, 1605.06065), each rotation by 90 degrees is another class.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def stroke_bank(characters: int, size: int, seed: int = 0) -> Tensor:
         ConfigError: for no characters, or images of fewer than 8 pixels a side.
     """
     if characters < 1 or size < 8:
-        raise ConfigError(f"strokes: characters={characters} from 1 on, size={size} from 8 on")
+        raise ConfigError(f"strokes: characters={characters} must be at least 1, size={size} at least 8")
     return torch.stack([_drawings(size, generator(seed, index)) for index in range(characters)])
 
 

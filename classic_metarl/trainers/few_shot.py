@@ -25,6 +25,7 @@ from mrt.runs.recipe import Recipe, import_trainer
 from mrt.runs.rundir import trained_weights
 from mrt.tasks import Task
 from mrt.trainer import TrialConfig, TrialTrainer
+from mrt.training.collection import Batch
 from mrt.trials import Trials
 
 Set = tuple[Tensor, Tensor]  # inputs (M, n, ...) and targets (M, n[, A])
@@ -85,7 +86,7 @@ class FewShotLearner(nn.Module):
 
 
 class EpisodicLearner(FewShotLearner):
-    """A system that answers from the support set in one go, without gradient steps: (M, q, ways) logits."""
+    """A system that answers from the support set at once, without gradient steps: (M, q, ways) logits."""
 
     def __init__(self, family: FewShot) -> None:
         super().__init__()
@@ -156,6 +157,8 @@ class FewShotTrainer(TrialTrainer):
 
     args: FewShotConfig
     model: FewShotLearner
+    _ahead: tuple[int, Tensor, Tensor] = (0, torch.empty(0), torch.empty(0))  # examples of tasks from a number on
+    _plain: dict[str, Any] | None = None  # the fields that batches share in which nothing is measured
 
     @classmethod
     def args_class(cls) -> type:
@@ -178,46 +181,60 @@ class FewShotTrainer(TrialTrainer):
     def of(cls, family: Any, args: Any, **kwargs: Any) -> Any:
         """The trainer with a fresh learner, its weights drawn from `args.seed`."""
         torch.manual_seed(args.seed)
-        return cls(cls.build(family, args), args, family, credit=lambda trials: trials.mask.float(), **kwargs)
+        return cls(cls.build(family, args), args, family, **kwargs)
 
     @property
     def family(self) -> Any:
         """The problems."""
         return self.tasks
 
+    def next_batch(self, indices: Sequence[int]) -> Batch:
+        """As everywhere; a family that can `draw` gives the examples of all updates of a step at once."""
+        if not hasattr(self.family, "draw") or type(self).collect is not FewShotTrainer.collect:
+            return super().next_batch(indices)
+        return self._recorded(self._trials(self._drawn(indices), tuple(f"{self.args.seed}:{i}" for i in indices)))
+
+    def _drawn(self, indices: Sequence[int]) -> Set:
+        first, rows = indices[0], len(indices)
+        if self.args.updates_per_step == 1 or list(indices) != list(range(first, first + rows)):
+            return self.family.draw(self.args.seed, indices)
+        start, x, y = self._ahead
+        if not start <= first <= first + rows <= start + len(x):
+            x, y = self.family.draw(self.args.seed, range(first, first + rows * self.args.updates_per_step))
+            self._ahead = start, x, y = first, x, y
+        return x[first - start :][:rows], y[first - start :][:rows]
+
     def collect(self, tasks: Sequence[Task]) -> Trials:
         """The support and query sets of the tasks. J_j is measured in updates that are logged."""
-        x, y = self.family.examples(tasks)
-        family, rows, steps = self.family, len(tasks), x.shape[1]
-        support = family.stages * family.shots
-        position = torch.arange(steps)
-        episode = torch.where(position < support, position // family.shots, -1).expand(rows, steps)
-        measured: dict[str, Any] = {"scored": torch.zeros(rows, dtype=torch.bool)}
-        rewards = torch.zeros(rows, steps)
-        if self.state.global_step % max(int(self.args.logging_steps), 1) == 0:
+        return self._trials(self.family.examples(tasks), tuple(task.key for task in tasks))
+
+    def _trials(self, examples: Set, keys: tuple[str, ...]) -> Trials:
+        x, y = examples
+        family, rows, steps = self.family, len(x), x.shape[1]
+        if self._plain is None or self._plain["mask"].shape != (rows, steps):
+            self._plain = _unmeasured(family, rows, steps)
+        measured: dict[str, Any] = {}
+        if self.log_is_due():
             values, scores = self._stop_values(x, y)
-            rewards[:, support:] = scores / family.queries
-            measured = {"stop_values": values}
-        return Trials(
-            actions=y,
-            rewards=rewards,
-            mask=(position >= support).expand(rows, steps),
-            episode=episode,
-            group=torch.arange(rows),
-            inputs={"x": x},
-            cost={"examples": torch.full((rows,), steps)},
-            task_keys=tuple(task.key for task in tasks),
-            **measured,
-        ).to(self.args.device)
+            rewards = torch.zeros(rows, steps)
+            rewards[:, family.stages * family.shots :] = scores / family.queries
+            measured = {"stop_values": values, "rewards": rewards, "scored": torch.ones(rows, dtype=torch.bool)}
+        trials = Trials(**{**self._plain, **measured}, actions=y, inputs={"x": x}, task_keys=keys)
+        return trials if self.args.device.type == "cpu" else trials.to(self.args.device)
+
+    def record(self, trials: Trials) -> None:
+        """As everywhere; where nothing was measured, only what it cost."""
+        due = self.log_is_due() or self.args.write_trials
+        return super().record(trials) if due else self.spend(trials)
 
     def sets(self, trials: Trials) -> tuple[list[Set], Set]:
         """The support sets and the query set of a batch."""
         return split(self.family, trials.inputs["x"], trials.actions)
 
-    def losses(self, trials: Trials, weights: Tensor) -> dict[str, Tensor]:
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
         """The weighted mean of the query losses after adaptation."""
-        each = self.model_wrapped(*self.sets(trials))
-        weights = weights[:, -each.shape[1] :]
+        each = self.model_wrapped(*self.sets(batch.trials))
+        weights = batch.weights[:, -each.shape[1] :]
         return {"policy": (weights * each).sum() / weights.sum().clamp(min=1)}
 
     def _stop_values(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -229,6 +246,16 @@ class FewShotTrainer(TrialTrainer):
         lost, span = cumulative_regret(table, oracle), cumulative_regret(np.broadcast_to(floor, table.shape), oracle)
         self.log_metric("regret/stop", float(lost.sum() / span.sum()))  # over the whole batch, as for every trial
         return curve.mean(-1).cpu(), curve[:, -1].cpu()
+
+
+def _unmeasured(family: FewShot, rows: int, steps: int) -> dict[str, Any]:
+    """The fields of `Trials` of any batch of this size in which no J is measured, but for inputs and actions."""
+    position, zeros = torch.arange(steps), torch.zeros(rows, steps)
+    mask = (position >= family.stages * family.shots).expand(rows, steps)
+    episode = torch.where(mask, -1, position // family.shots)
+    cost, scored = {"examples": torch.full((rows,), steps)}, torch.zeros(rows, dtype=torch.bool)
+    example = Trials(zeros, zeros, mask, episode, torch.arange(rows), cost=cost, scored=scored)
+    return {name: value for name, value in vars(example).items() if name not in ("actions", "inputs", "task_keys")}
 
 
 def load_learner(run: Path, recipe: Recipe) -> Any:

@@ -1,7 +1,7 @@
 """What adaptation bought: the error of a learner after 0, 1, 2, ... gradient steps, on tasks that training never saw.
 
 Losses after adaptation have heavy tails (one task in thousands diverges): medians, trimmed means and the share that
-diverged stand beside every mean.
+diverged are shown beside every mean.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from classic_metarl.trainers.few_shot import FewShot, FewShotLearner, split
 
 TEST_SEED = 2**31 - 1  # tasks come from (seed, index): no run trains with this seed
 BATCH = 500  # tasks at a time
-DIVERGED = 100.0  # a loss above this is told apart, some 25 times that of the predictor 0
+DIVERGED = 100.0  # a loss above this counts as diverged, some 25 times that of the predictor 0
 
 
 def loss_curve(

@@ -3,17 +3,17 @@
 A trial is what happens on one task while its adaptation lasts: an episode with phi_0, one with phi_1 = phi_0 + alpha
 grad U(phi_0; D_0), ... one with phi_k. n such trials of a task share the adaptation: a row of `Trials` holds the b-th
 episode of every stage, `group` is the task, D_j are the episodes j of the group, and J_j, the mean return of stage j,
-is the stop value, so that progress and regret are those of every trial. `stage(trials, j)` gives one stage back, a row
-an episode, with its credit in `privileged["credit"]`.
+is the stop value, so that progress and regret are those of every trial. `stage(batch, j)` gives one stage back, a row
+an episode, with its credit.
 
 Letters: M tasks, n trials of each, B = M n rows in the order of the tasks, T steps, k gradient steps.
 
 A system is a subclass of `GradientRLTrainer` that defines one of
 
-    losses(trials, weights)   {"policy": loss} for the optimiser of the arguments, through `self.model_wrapped(f)`
-    update(trials)            True after moving the parameters itself (`maml_trpo.py`)
+    losses(batch)   {"policy": loss} for the optimiser of the arguments, through `self.model_wrapped(f)`
+    update(batch)   True after moving the parameters itself (`maml_trpo.py`)
 
-and gets phi_0, ..., phi_k, with gradients into theta, from `self.adapted(trials)`. It may also override
+and gets phi_0, ..., phi_k, with gradients into theta, from `self.adapted(batch)`. It may also override
 
     build                     another policy or learner: a latent for each task (`maesn.py`)
     stage_params              the task that stage j is played on: by default the same, in a chain the next one
@@ -25,7 +25,6 @@ Values are fitted to each task's episodes (`linear_baseline.py`), credits are th
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -34,17 +33,21 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor
 
+from classic_metarl.inner.gradient_agent import GradientAgent
 from classic_metarl.inner.gradient_steps import Order, Tree, rates_like
 from classic_metarl.inner.meta_policy import MetaPolicy, inner_loop
 from classic_metarl.inner.stage_credit import with_credit
-from classic_metarl.inner.stages import NUMBER, WEIGHTS, join, numbers_of, stage
+from classic_metarl.inner.stages import join, numbers_of, stage
 from classic_metarl.inner.task_policy import TaskPolicy, play
 from classic_metarl.problems.paired import PairedTasks, paired_tasks
 from classic_metarl.trainers.meta_rl_config import GradientRLConfig
-from mrt.control.evaluation.run import bounds_of
+from mrt.control.agent import Agent
+from mrt.control.oracles import episode_bounds
 from mrt.errors import ConfigError
 from mrt.runs.recipe import Recipe
+from mrt.runs.rundir import trained_weights
 from mrt.trainer import TrialTrainer
+from mrt.training.collection import Batch, Collection
 from mrt.trials import Trials
 
 T = TypeVar("T", bound="GradientRLTrainer")
@@ -65,9 +68,8 @@ class GradientRLTrainer(TrialTrainer):
 
     def __init__(self, model: MetaPolicy, args: Any, tasks: PairedTasks, **kwargs: Any) -> None:
         super().__init__(model, args, tasks.to(args.device), args.make_credit(), **kwargs)
-        self._collection: Trials | None = None
-        self._left = 0
-        self.register_state("collection", (self._collection_state, self._load_collection))
+        self.collection = Collection(args.device)
+        self.register_state("collection", self.collection)
 
     @classmethod
     def args_class(cls) -> type:
@@ -97,58 +99,59 @@ class GradientRLTrainer(TrialTrainer):
     def build(cls, tasks: PairedTasks, args: Any) -> MetaPolicy:
         """The system's policy and its inner step."""
         net = TaskPolicy(tasks.env.spec, **policy_options(args))
-        steps = inner_loop(net, args.surrogate, args.order)
+        steps = inner_loop(net, args.surrogate, args.order, args.gamma)
         return MetaPolicy(net, steps, args.inner_rates, learned_rates(net, args, args.inner_steps))
+
+    @classmethod
+    def agent_of(cls, run: Path, recipe: Recipe) -> Agent:
+        """The trained learner of a run: it adapts as it plays, after as many episodes as in training."""
+        from safetensors.torch import load_model
+
+        path, tasks = trained_weights(run), cls.tasks_of(recipe)
+        args = recipe.build_args(cls.args_class(), run)
+        learner = cls.build(tasks, args)
+        load_model(learner, path)
+        own = {"credit": args.make_credit(), "gamma": args.gamma, "normalise": args.normalise}
+        return GradientAgent(learner.eval(), tasks.env.spec, episodes=args.episodes, **own)
 
     # Collecting.
 
-    def next_trials(self, indices: Sequence[int]) -> Trials:
+    def next_batch(self, indices: Sequence[int]) -> Batch:
         """New trials on the tasks at `indices`, or the last ones again until `epochs` updates have seen them."""
-        if not self._left:
+        if not self.collection:
             with torch.no_grad():
-                self._collection = self.collect_on(indices)
-            self.record(self._collection)
+                batch = self.collect_on(indices)
+            self.record(batch.trials)
             for number in range(self.args.inner_steps + 1):
-                self.log_metric(f"return/{number}", float(self._collection.stop_values[:, number].mean()))  # type: ignore[index]
-            self._left = self.args.epochs
-        self._left -= 1
-        assert self._collection is not None
-        return self._collection
+                self.log_metric(f"return/{number}", float(batch.trials.stop_values[:, number].mean()))  # type: ignore[index]
+            self.collection.fill(batch, self.args.epochs)
+        return self.collection.next()
 
-    def collect_on(self, indices: Sequence[int]) -> Trials:
+    def collect_on(self, indices: Sequence[int]) -> Batch:
         """Trials on the tasks (seed, index): episodes with phi_0, a gradient step, episodes with phi_1, ..."""
         params = self.tasks.batch(self.args.seed, indices)
-        numbers = torch.tensor(indices, device=self.args.device)
+        numbers, each = torch.tensor(indices, device=self.args.device), self.args.episodes
         phi, stages = self.learner.start(numbers), []
         for number in range(self.args.inner_steps + 1):
-            played = play(self.tasks.env, self.learner.net, phi, self.stage_params(params, number), self.args.episodes)
+            played = play(self.tasks.env, self.learner.net, phi, self.stage_params(params, number), each)
             stages.append(self.weighed(played))
             if number < self.args.inner_steps:
                 phi = self.learner.adapt(phi, number, stages[-1], order="first")
-        trials = join(stages)
-        keys = self.tasks.env.task_keys(params, len(trials), self.rows_written or 0, each=self.args.episodes)
-        known = {NUMBER: numbers.repeat_interleave(self.args.episodes), **trials.privileged, **self._bounds(params)}
-        return replace(trials, privileged=known, task_keys=keys)
+        batch = join(stages)
+        keys = self.tasks.env.task_keys(params, len(batch), self.rows_written or 0, each=each)
+        known = {}
+        if self.args.bounds and self.log_is_due(self.args.epochs):
+            known = episode_bounds(self.tasks.env, params, each)
+        task = numbers.repeat_interleave(each)
+        return replace(batch, trials=replace(batch.trials, privileged=known, task=task, task_keys=keys))
 
     def stage_params(self, params: Mapping[str, Tensor], number: int) -> Mapping[str, Tensor]:
         """The tasks {name: (M, ...)} that stage `number` is played on."""
         return params
 
-    def weighed(self, trials: Trials) -> Trials:
-        """The episodes of one stage with fitted values, and their credit among `privileged`."""
-        return with_credit(trials, super().weigh, self.args.gamma, self.args.normalise)
-
-    def weigh(self, trials: Trials) -> Tensor:
-        return trials.privileged[WEIGHTS]
-
-    def _bounds(self, params: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        logged = self.state.global_step % max(int(self.args.logging_steps), 1) == 0
-        bounds = bounds_of(self.tasks, params) if self.args.bounds and logged else None
-        if bounds is None:
-            return {}
-        found = {"oracle": bounds.ceiling, "floor": bounds.floor}
-        episodes = self.tasks.env.spec.episodes - self.tasks.env.spec.free_episodes
-        return {k: (v / episodes).repeat_interleave(self.args.episodes) for k, v in found.items()}
+    def weighed(self, trials: Trials) -> Batch:
+        """The episodes of one stage over fitted values, with their credit."""
+        return with_credit(trials, self.weigh, self.args.gamma, self.args.normalise)
 
     # Learning.
 
@@ -157,11 +160,11 @@ class GradientRLTrainer(TrialTrainer):
         """The `MetaPolicy` itself, out of whatever wraps it for training."""
         return self.unwrapped
 
-    def adapted(self, trials: Trials, order: Order | None = None) -> list[Tree]:
+    def adapted(self, batch: Batch, order: Order | None = None) -> list[Tree]:
         """phi_0, ..., phi_k of the tasks, each from the episodes of the stage before, with gradients into theta."""
-        phis = [self.learner.start(numbers_of(trials))]
+        phis = [self.learner.start(numbers_of(batch.trials))]
         for number in range(self.args.inner_steps):
-            phis.append(self.learner.adapt(phis[-1], number, stage(trials, number), order))
+            phis.append(self.learner.adapt(phis[-1], number, stage(batch, number), order))
         return phis
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
@@ -172,18 +175,6 @@ class GradientRLTrainer(TrialTrainer):
 
             write_adaptation(self.learner, self.tasks, self.args, Path(str(self.args.output_dir)))
         return result
-
-    # What is kept over a resume.
-
-    def _collection_state(self) -> Any:
-        if self._collection is None or not self._left:
-            return None
-        trials = {entry.name: getattr(self._collection, entry.name) for entry in dataclasses.fields(Trials)}
-        return {"trials": trials, "left": self._left}
-
-    def _load_collection(self, state: Any) -> None:
-        if state is not None:
-            self._collection, self._left = Trials(**state["trials"]).to(self.args.device), int(state["left"])
 
 
 def policy_options(args: GradientRLConfig) -> dict[str, Any]:

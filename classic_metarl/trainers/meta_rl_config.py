@@ -49,9 +49,14 @@ class GradientRLConfig(TrialConfig):
     def __post_init__(self) -> None:
         for name in ("episodes", "inner_steps", "epochs"):
             if getattr(self, name) < 1:
-                raise ConfigError(f"{name}={getattr(self, name)} is to be at least 1")
+                raise ConfigError(f"{name}={getattr(self, name)} must be at least 1")
         if self.surrogate not in SURROGATES:
             raise ConfigError(f"surrogate='{self.surrogate}' is unknown; {nearest(self.surrogate, set(SURROGATES))}")
+        if self.surrogate == "dice" and (self.credit != "reward_to_go" or self.normalise):
+            raise ConfigError(
+                f"surrogate='dice' sums the rewards itself: credit='{self.credit}' and normalise={self.normalise} do "
+                "nothing. Set credit=reward_to_go and normalise=false, or take loaded_dice"
+            )
         if not self.inner_rates:
             raise ConfigError("inner_rates needs at least one step size")
         self.make_credit()

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from classic_metarl.inner.meta_policy import MetaPolicy
 from classic_metarl.inner.stage_credit import with_credit
-from classic_metarl.inner.task_policy import own_draws, play
+from classic_metarl.inner.task_policy import play
 from classic_metarl.problems.paired import PairedTasks
 from classic_metarl.trainers.meta_rl_config import GradientRLConfig
 from mrt.control.envs.base import EnvTasks
@@ -22,6 +22,7 @@ from mrt.control.evaluation.report import write_report
 from mrt.control.evaluation.run import HELD_OUT, bounds_of
 from mrt.runs.recipe import Recipe, import_trainer
 from mrt.runs.rundir import trained_weights, write_json
+from mrt.tasks import own_draws
 
 EPISODES = 20  # of each task after each step, as in the paper's training
 
@@ -30,6 +31,7 @@ def adaptation_returns(
     learner: MetaPolicy,
     tasks: EnvTasks,
     args: GradientRLConfig,
+    *,
     count: int = 40,
     steps: int = 3,
     episodes: int = EPISODES,
@@ -78,7 +80,7 @@ def write_adaptation(learner: MetaPolicy, tasks: PairedTasks, args: GradientRLCo
     latter. The form is that of a control evaluation whose unit is a gradient step.
     """
     count, test = args.curve_tasks, tasks.test
-    returns = adaptation_returns(learner, test, args, count, args.curve_steps).double()
+    returns = adaptation_returns(learner, test, args, count=count, steps=args.curve_steps).double()
     mean, se = returns.mean(0), returns.std(0) / count**0.5
     names = [f"step_{k}" for k in range(returns.shape[1])]
     found: dict[str, Any] = {"tasks": {"name": test.name}, "n": count, "unit": "gradient step", "first": 0}

@@ -16,11 +16,12 @@ from torch import Tensor
 from classic_metarl.gradient.continuous import chain_returns
 from classic_metarl.trainers.return_curves import load_meta_policy
 from evals.gates.measures import Score
+from mrt.control.agent import Entrant
 from mrt.control.envs import make_tasks
 from mrt.control.evaluation.run import HELD_OUT
-from mrt.control.oracles import mean_and_se, play, task_bounds
-from mrt.control.rollout import LearnedPolicy
-from mrt.control.trainer import load_policy
+from mrt.control.interaction import play
+from mrt.control.loading import load_control_policy
+from mrt.control.oracles import mean_and_se, task_bounds
 from mrt.runs.recipe import Recipe, import_trainer, load_recipe
 
 RL2 = "control/rl2-fading-legs"
@@ -66,5 +67,5 @@ def recurrent(recipe: Recipe, dials: dict[str, Any], held_out: Any, spent: int, 
     made = trained(replace(plain, tasks={**dials, "split": "train"}, args={**a, "max_steps": steps}), folder)
     made.save_model(str(folder / "model"))
     params = held_out.batch(HELD_OUT + recipe.seed, range(tasks))
-    returns = play(held_out.env, LearnedPolicy(load_policy(folder).eval(), greedy=True), params, recipe.seed)
+    returns = play(held_out.env, Entrant(load_control_policy(folder), greedy=True), params, recipe.seed)
     return returns.unflatten(1, (held_out.env.stages, -1)).mean(2)

@@ -27,7 +27,7 @@ def returns(run: Path, recipe: Recipe, tasks: int, measures: Sequence[str], epis
     learner, paired, args = load_meta_policy(run, recipe)
     test = paired.test
     steps = max((int(name.split("_")[1]) for name in measures if name != STRUCTURE), default=0)
-    found = adaptation_returns(learner, test, args, tasks, steps, episodes).double()
+    found = adaptation_returns(learner, test, args, count=tasks, steps=steps, episodes=episodes).double()
     bounds = bounds_of(test, test.batch(HELD_OUT, range(tasks)))
     paid = test.env.spec.episodes - test.env.spec.free_episodes
     sides = (None, None) if bounds is None else tuple(float(value.mean()) / paid for value in bounds)

@@ -429,7 +429,7 @@ def _report(study: Study, seed: int, arms: Sequence[str], page: Path) -> None:
     from mrt.report.page import write_report
 
     folders = [study.folder(seed, arm) for arm in arms if (study.folder(seed, arm) / "eval").exists()]
-    write_report(page, [folder / "eval" for folder in folders], folders, "Countdown study", BASELINE)
+    write_report(page, [folder / "eval" for folder in folders], folders, title="Countdown study", baseline=BASELINE)
 
 
 if __name__ == "__main__":

@@ -18,20 +18,16 @@ import json
 import random
 import sys
 import time
-from collections.abc import Callable, Iterator
-from fractions import Fraction
-from itertools import permutations
-from math import gcd
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from evals.reasoning.grader_pairs import classes
 from mrt.reasoning.grading.math_grader import MathGrader
 from mrt.reasoning.probes.forced import jeffreys_interval
 from mrt.runs.rundir import commit, versions, write_json
 
 Pair = tuple[str, str]  # gold, answer
-TERMS = [["x^2", "3x", "2"], ["a", "2b", "5"], ["y^3", "xy", "4"], [r"\sqrt{3}", "2", r"\pi"], ["n^2", "7n", "12"]]
-UNITS = [("cm", r"\text{ cm}"), ("hours", r"\text{ hours}"), ("kg", r"\mathrm{kg}"), ("m", r"\text{ meters}")]
 GOLDS = ["5", r"\frac{1}{2}", "x+1", r"2\sqrt{3}", "36", "(1,2)", "12.5"]
 HACKS = [
     *("{g} or {h}", r"{g} \text{{ or }} {h}", "{g}, {h}", "{h}; {g}", "x={g}, x={h}", "{h}={g}", "{g}={h}", "x>{g}"),
@@ -42,23 +38,6 @@ HACKS = [
     *("{g}!{h}", r"\max({g},{h}9)", "the answer", r"\text{{{g} or {h}}}", r"{g}, \text{{maybe }} {h}", "{g}{g}"),
     *("{h}{g}", r"{g} \neq", "{g} 1 2 3", r"\text{{all of the above}}", "{long}"),
 ]
-
-
-def classes() -> Iterator[tuple[str, list[list[str]]]]:
-    """(kind, its classes): lists of spellings, the first of each as a gold answer is written."""
-    yield (
-        "fractions",
-        [_fraction(Fraction(p, q)) for q in (2, 3, 4, 5, 7, 8, 9, 11) for p in range(1, 3 * q) if gcd(p, q) == 1],
-    )
-    yield "integers", [_integer(n) for n in (*range(2, 40), *range(990, 1040), *range(12_300, 12_330))]
-    yield "sums", [_sum(terms, c) for terms in TERMS for c in range(1, 13)]
-    yield "products", [_product(a, b) for a in range(1, 9) for b in range(a, 9)]
-    yield "surds", [_surd(a, b) for b in (2, 3, 5, 7) for a in range(2, 12)]
-    yield "units", [_unit(n, *unit) for unit in UNITS[:1] for n in range(2, 60)]
-    yield "other units", [_measured(n, *unit) for n in range(2, 22) for unit in UNITS]
-    yield "intervals", [_interval(a, b, *ends) for a in range(-3, 4) for b in (5, 9) for ends in ("[)", "(]", "[]")]
-    yield "tuples", [[f"({a},{b})", f"({a}, {b})", rf"\left({a},{b}\right)"] for a in range(1, 9) for b in range(1, 9)]
-    yield "sets", [[rf"\{{{a},{b}\}}", rf"\{{{b},{a}\}}", f"{b}, {a}"] for a in range(1, 11) for b in range(a + 1, 11)]
 
 
 def equal_pairs() -> list[Pair]:
@@ -147,68 +126,6 @@ def main(argv: list[str] | None = None) -> int:
         write_json(ns.store, found)
     print(json.dumps(found) if ns.json else json.dumps(found, indent=2))
     return 0
-
-
-def _fraction(value: Fraction) -> list[str]:
-    p, q = value.numerator, value.denominator
-    forms = [
-        rf"\frac{{{p}}}{{{q}}}",
-        f"{p}/{q}",
-        rf"\dfrac{{{2 * p}}}{{{2 * q}}}",
-        rf"\left(\frac{{{p}}}{{{q}}}\right)",
-    ]
-    forms.append(rf"\frac{{\frac{{{p}}}{{1}}}}{{{q}}}")
-    if p > q:
-        forms.append(rf"{p // q}\frac{{{p % q}}}{{{q}}}")
-    if q in (2, 4, 5, 8):
-        forms += [f"{p / q:g}", rf"{100 * p / q:g}\%"]
-    return forms
-
-
-def _integer(n: int) -> list[str]:
-    forms = [str(n), f"{n}.0", f"+{n}", rf"\frac{{{2 * n}}}{{2}}", rf"\text{{{n}}}", f"{n - 1}+1"]
-    return [*forms, f"{n:,}", f"{n:,}".replace(",", "{,}")] if n >= 1000 else forms
-
-
-def _sum(terms: list[str], c: int) -> list[str]:
-    parts = [*terms[:2], f"{c}{terms[2]}" if not terms[2].isdigit() else str(int(terms[2]) + c)]
-    return ["+".join(order) for order in permutations(parts)]
-
-
-def _product(a: int, b: int) -> list[str]:
-    return [
-        f"(x+{a})(x+{b})",
-        f"(x+{b})(x+{a})",
-        f"x^2+{a + b}x+{a * b}",
-        rf"(x+{a}) \cdot (x+{b})",
-        f"{a * b}+{a + b}x+x^2",
-    ]
-
-
-def _surd(a: int, b: int) -> list[str]:
-    return [
-        rf"{a}\sqrt{{{b}}}",
-        rf"\sqrt{{{b}}}\cdot {a}",
-        rf"\sqrt{{{a * a * b}}}",
-        rf"\frac{{{a * b}}}{{\sqrt{{{b}}}}}",
-    ]
-
-
-def _unit(n: int, name: str, written: str) -> list[str]:
-    return [f"{n}{written}", f"{n} {name}", str(n), rf"{n}.0\text{{ {name}}}"]
-
-
-def _measured(n: int, name: str, written: str) -> list[str]:
-    """Without the bare number, which is right whatever the unit."""
-    return [f"{n}{written}", f"{n} {name}", rf"{n}.0\text{{ {name}}}"]
-
-
-def _interval(a: int, b: int, left: str, right: str) -> list[str]:
-    return [
-        f"{left}{a},{b}{right}",
-        rf"\left{left}{a}, {b}\right{right}",
-        rf"{left}{2 * a}/2,\frac{{{2 * b}}}{{2}}{right}",
-    ]
 
 
 if __name__ == "__main__":

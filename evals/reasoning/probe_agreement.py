@@ -30,7 +30,6 @@ import torch
 
 from mrt.metrics.bootstrap import bootstrap_sums
 from mrt.reasoning.engines.base import Branch
-from mrt.reasoning.engines.sampling import Sampling
 from mrt.reasoning.engines.transformers import TransformersEngine
 from mrt.reasoning.models.loading import load_model, pad_id
 from mrt.reasoning.probes.base import Trace
@@ -74,7 +73,7 @@ def measure(model: str, problems: int, traces: int, budget: int, seed: int) -> d
     prompts = [render(tokenizer, [{"role": "user", "content": problem.prompt}]) for problem in chosen]
     branches = [Branch(i, len(prompt)) for i, prompt in enumerate(prompts)]
     room = budget + len(fmt.close_ids) + fmt.max_answer_tokens
-    written = engine.answers(engine.prefill(prompts), branches, traces, room, fmt.end_ids, Sampling(), "sampled")
+    written = engine.answers(engine.prefill(prompts), branches, traces, room, fmt.end_ids, purpose="sampled")
     asked, owners = [], []
     for i, group in enumerate(written):
         for ids in group.ids:

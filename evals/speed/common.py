@@ -10,7 +10,7 @@ import platform
 import statistics
 import sys
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -98,7 +98,7 @@ def summary(
 class Clock:
     """CPU seconds of each part, without those of the parts that it calls; "rest" is everything else."""
 
-    seconds: Counter[str] = field(default_factory=Counter)
+    seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     running: list[str] = field(default_factory=lambda: ["rest"])
     mark: float = 0.0
 
@@ -110,7 +110,7 @@ class Clock:
 
     def start(self) -> None:
         """From zero."""
-        self.seconds, self.mark = Counter(), time.process_time()
+        self.seconds, self.mark = defaultdict(float), time.process_time()
 
     def around(self, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
         """The function, counted as this part."""

@@ -13,6 +13,8 @@ rl2_steps_per_second          Environment steps a second of CPU time of the whol
                               PPO with 4 epochs of 2 minibatches, logging), GRU 48 on the bandit and 64 on GridNavi, and
                               where the time goes. `ratio` is over the aim, a third of what a JAX implementation does.
 in_context_steps_per_second   The same for a transformer 2 x 64, trials of 125 steps, one epoch. `ratio` is over 2,830.
+jax_over_ours                 CPU seconds of a collection with its four full-batch updates in the whole loop of
+                              `ControlTrainer` over those of a JAX program that is compiled whole (`evals.speed.peers`).
 update_exponent               One update (forward, backward) on 32 trials of 100 to 800 steps, width 64: `ratio` is the
                               exponent of the time in the length, least squares; `last` between the two longest.
 """
@@ -35,16 +37,19 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
 from evals.speed.common import Clock, Timed, compare, interleaved, parser, say, show, summary
+from evals.speed.peers import BANDIT, GRID, RL2, in_turns, missing, peer_seconds, ratio_of, rl2_collection
 from mrt.control import trainer as control_trainer
 from mrt.control.envs import make_tasks
+from mrt.control.interaction import first_inputs
 from mrt.control.policy import ControlPolicy
-from mrt.control.rollout import first_inputs, rollout
+from mrt.control.rollout import rollout
 from mrt.control.trainer import ControlConfig, ControlTrainer
+from mrt.version import install_command
 
-PARTS = ("acting", "environment", "recording", "bounds", "loss", "backward", "optimiser", "rest")
+PARTS = ("acting", "environment", "recording", "bounds", "credit", "loss", "backward", "optimiser", "rest")
 JAX = {"bandit": 120_000, "GridNavi": 86_000}  # steps a second, measured on this kind of machine
 AMAGO = 283
-TENSORS = {
+TENSORS: dict[str, dict[str, Any]] = {
     "bernoulli-bandit": {"arms": 5, "pulls": 10},
     "grid-navi": {"episodes": 4},
     "dark-room": {"size": 9, "steps": 20, "episodes": 4},
@@ -133,7 +138,7 @@ def measure_tensors(sizes: Sizes) -> dict[str, Any]:
         from evals.speed.plain_envs import PLAIN
     except ImportError:
         say("tensor_over_sync 1/1: Gymnasium is not installed")
-        return {"skipped": 'Gymnasium is not installed: pip install "mrt[control]"'}
+        return {"skipped": f"Gymnasium is not installed: {install_command('control')}"}
     cases = {}
     for name, dials in TENSORS.items():
         tasks = make_tasks(name, **dials)
@@ -181,25 +186,26 @@ class Window(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step == self.first:
-            self.begun = self.trainer.cost["env_steps"]
+            self.begun = self.trainer.cost.total["env_steps"]
             self.clock.start()
         elif state.global_step == self.last:
             self.clock.charge()
-            self.steps = self.trainer.cost["env_steps"] - self.begun
+            self.steps = self.trainer.cost.total["env_steps"] - self.begun
             self.seconds = {part: self.clock.seconds[part] for part in PARTS}
 
 
 @contextmanager
 def watched(trainer: ControlTrainer, clock: Clock) -> Iterator[None]:
     """Within it the parts of the loop are counted."""
-    bounds = next(name for name in ("task_bounds", "floor_and_ceiling") if hasattr(control_trainer, name))
+    bounds = next(name for name in ("episode_bounds",) if hasattr(control_trainer, name))
     places: list[tuple[Any, str, str]] = [
-        (trainer.policy, "step", "acting"),
+        (trainer.policy, "act", "acting"),
         (trainer.tasks.env, "step", "environment"),
         (control_trainer, "rollout", "recording"),
         (control_trainer, bounds, "bounds"),
         (trainer, "losses", "loss"),
-        (trainer.accelerator, "backward", "backward"),
+        (torch.Tensor, "backward", "backward"),
+        (trainer, "weighed", "credit"),
         (torch.optim.AdamW, "step", "optimiser"),
     ]
     with ExitStack() as stack:
@@ -212,15 +218,16 @@ def measure_loop(
     folder: Path, tasks: Mapping[str, Any], policy: Mapping[str, Any], sizes: Sizes, **args: Any
 ) -> dict[str, Any]:
     """Steps a second of `ControlTrainer`, and the shares of its parts."""
-    distribution, last = make_tasks(**tasks), sizes.skipped + sizes.updates
+    distribution, each = make_tasks(**tasks), args.get("updates_per_step", 1)
+    skipped, last = sizes.skipped // each, (sizes.skipped + sizes.updates) // each
     config = ControlConfig(
         output_dir=str(folder), max_steps=last, learning_rate=1e-3, entropy=0.02, save_strategy="no", report_to=[],
-        use_cpu=True, disable_tqdm=True, logging_steps=8, **args,
+        use_cpu=True, disable_tqdm=True, logging_steps=max(8 // each, 1), **args,
     )  # fmt: skip
     trainer = ControlTrainer(ControlPolicy.for_spec(distribution.env.spec, **policy), config, distribution)
     trainer.remove_callback(PrinterCallback)
     clock = Clock()
-    window = Window(clock, trainer, sizes.skipped, last)
+    window = Window(clock, trainer, skipped, last)
     trainer.add_callback(window)
     with watched(trainer, clock):
         trainer.train()
@@ -241,7 +248,7 @@ def measure_loop(
 
 def measure_rl2(sizes: Sizes, folder: Path) -> dict[str, Any]:
     """`rl2_steps_per_second`."""
-    ppo = {"epochs": 4, "minibatches": 2, "per_device_train_batch_size": sizes.rows}
+    ppo = {"epochs": 4, "minibatches": 2, "updates_per_step": 8, "per_device_train_batch_size": sizes.rows}
     setups = {
         "bandit": ({"name": "bernoulli-bandit", "arms": 5, "pulls": 10}, 48),
         "GridNavi": ({"name": "grid-navi", "episodes": 4}, 64),
@@ -252,6 +259,21 @@ def measure_rl2(sizes: Sizes, folder: Path) -> dict[str, Any]:
         cases[name] = found | {"ratio": found["steps_per_second"] * 3 / JAX[name], "aim": JAX[name] / 3}
         say(f"{name} 1/1: {found['steps_per_second']:,.0f} steps a second")
     return summary(cases, at_least=1)
+
+
+def measure_peers(sizes: Sizes, folder: Path) -> dict[str, Any]:
+    """`jax_over_ours`, or why it was not measured."""
+    cases = {}
+    for name, peer, rows, steps in (("bandit", BANDIT, 512, 40), ("GridNavi", GRID, 256, 14)):
+        if reason := "tiny sizes: the programs have their own" if sizes is SMOKE else missing(peer):
+            say(f"jax_over_ours 1/1: {reason}")
+            return {"skipped": reason}
+        sides = {"jax": partial(peer_seconds, peer), "ours": partial(rl2_collection, name, steps, rows, folder / name)}
+        found = in_turns(sides, sizes.repetitions, name)
+        environment = rows * make_tasks(**RL2[name][0]).env.spec.trial_steps
+        case = ratio_of(found, "ours", "jax")
+        cases[name] = case | {"steps_per_second": environment / case["ours_seconds"], "rows": rows, "epochs": 4}
+    return summary(cases, at_most=2)
 
 
 def measure_in_context(sizes: Sizes, folder: Path) -> dict[str, Any]:
@@ -276,7 +298,7 @@ def measure_update(sizes: Sizes) -> dict[str, Any]:
         timed = interleaved(list(sides), lambda name, _, sides=sides: sides[name], sizes.repetitions, memory)  # type: ignore[misc]
         seconds = [min(timed[str(length)].cpu) for length in sizes.lengths]
         logs = [(math.log(length), math.log(time)) for length, time in zip(sizes.lengths, seconds, strict=True)]
-        slope = float(np.polyfit(*np.array(logs).T, 1)[0])
+        slope = float(np.polyfit([x for x, _ in logs], [y for _, y in logs], 1)[0])
         (x0, y0), (x1, y1) = logs[-2:]
         by_length = dict(zip(map(str, sizes.lengths), seconds, strict=True))
         cases[memory] = {"ratio": slope, "last": (y1 - y0) / (x1 - x0), "clock": "cpu", "seconds_by_length": by_length}
@@ -311,8 +333,9 @@ def table(results: Mapping[str, Any]) -> str:
 def _ratios(key: str, result: Mapping[str, Any]) -> list[str]:
     if "skipped" in result:
         return [f"{key}: {result['skipped']}"]
-    lines = [f"{key} {result['ratio']:.1f} (target at least {result['target_at_least']})"]
-    return lines + [f"  {name}: {case['ratio']:.1f}" for name, case in result["cases"].items()]
+    bound = "least" if "target_at_least" in result else "most"
+    lines = [f"{key} {result['ratio']:.2f} (target at {bound} {result[f'target_at_{bound}']})"]
+    return lines + [f"  {name}: {case['ratio']:.2f}" for name, case in result["cases"].items()]
 
 
 def _rates(key: str, result: Mapping[str, Any]) -> list[str]:
@@ -335,6 +358,7 @@ LINES = {
     "cached_over_reread": partial(_ratios, "cached_over_reread"),
     "tensor_over_sync": partial(_ratios, "tensor_over_sync"),
     "rl2_steps_per_second": partial(_rates, "rl2_steps_per_second"),
+    "jax_over_ours": partial(_ratios, "jax_over_ours"),
     "in_context_steps_per_second": partial(_rates, "in_context_steps_per_second"),
     "update_exponent": partial(_exponents, "update_exponent"),
 }
@@ -349,13 +373,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     sizes = SMOKE if ns.smoke else Sizes()
-    sizes = replace(sizes, repetitions=ns.repetitions or sizes.repetitions)
+    sizes = replace(sizes, repetitions=ns.repetitions) if ns.repetitions else sizes
     results = {}
     with tempfile.TemporaryDirectory() as folder:
         measures: dict[str, Callable[[], dict[str, Any]]] = {
             "cached_over_reread": lambda: measure_cache(sizes),
             "tensor_over_sync": lambda: measure_tensors(sizes),
             "rl2_steps_per_second": lambda: measure_rl2(sizes, Path(folder) / "rl2"),
+            "jax_over_ours": lambda: measure_peers(sizes, Path(folder) / "peers"),
             "in_context_steps_per_second": lambda: measure_in_context(sizes, Path(folder) / "context"),
             "update_exponent": lambda: measure_update(sizes),
         }

@@ -7,7 +7,7 @@ Traces of 512 tokens are stopped at 8 boundaries. Wall clock; all sides of a cas
 is the median over the repetitions.
 
 reprefill_over_shared   4 answers of exactly 12 tokens at every boundary. Shared: one pass over each trace, then the
-                        answers of its boundaries on copies of its keys and values. Reprefill: the prefixes, padded on
+                        answers of its boundaries behind its keys and values. Reprefill: the prefixes, padded on
                         the left, through Hugging Face `generate` with num_return_sequences=4; all of them in one
                         call, and, where so large a batch is no help, those of one trace at a time.
 gold_over_sampled       How many times as long the sampled probe (4 answers of 12 tokens) takes as the gold probe, which
@@ -33,9 +33,9 @@ from typing import Any
 import torch
 
 from evals.speed.common import compare, interleaved, parser, say, show, summary
+from mrt.reasoning.engines.base import Branch
 from mrt.reasoning.engines.cache import keep_row
-from mrt.reasoning.engines.sampling import Sampling
-from mrt.reasoning.engines.transformers import Branch, TransformersEngine
+from mrt.reasoning.engines.transformers import TransformersEngine
 from mrt.reasoning.models.loading import load_model
 from mrt.reasoning.models.tiny import RIGHT, WAIT, WRONG, build_model, build_tokenizer
 from mrt.reasoning.probes.base import Probe, Trace
@@ -113,7 +113,7 @@ def make_bench(model: Any, tokenizer: Any, count: int, sizes: Sizes) -> Bench:
 
 def search(problem: Problem, tokenizer: Any, length: int, rng: random.Random) -> list[int]:
     """Ids of attempts at the problem, drawn at random and worked out, `length` of them."""
-    data, ids = problem.data, []
+    data, ids = problem.data, list[int]()
     while len(ids) < length:
         attempt = draw_attempt(data["numbers"], data["operations"], 99, rng)
         assert attempt is not None
@@ -132,7 +132,7 @@ def shared(bench: Bench) -> int:
         for row, trace in enumerate(bench.traces)
         for cut in trace.cuts
     ]
-    answers = engine.answers(prefix, branches, sizes.samples, sizes.answer, (), Sampling())
+    answers = engine.answers(prefix, branches, sizes.samples, sizes.answer, ())
     assert all([*map(len, answer.ids)] == [sizes.answer] * sizes.samples for answer in answers)
     return engine.positions["probed"]
 
@@ -224,7 +224,11 @@ def measure_floor(bench: Bench, repetitions: int, label: str) -> dict[str, dict[
 
     def count(module: Any, args: Any, kwargs: Mapping[str, Any]) -> None:
         nonlocal ran
-        ran += int(kwargs["attention_mask"][:, -kwargs["input_ids"].shape[1] :].sum())
+        mask, ids = kwargs.get("attention_mask"), kwargs["input_ids"]
+        if mask is None:  # a pass over whole traces, padded on the right
+            ran += int((ids != bench.fmt.tokenizer.pad_token_id).sum())
+        else:  # padding sees itself alone
+            ran += int(((mask[:, 0] == 0).sum(-1) > 1).sum())
 
     floor = sum(len(trace.prompt) + len(trace.thought) for trace in bench.traces)
     floor += sum(len(trace.suffix(cut, bench.fmt)) for trace in bench.traces for cut in trace.cuts)
@@ -252,7 +256,7 @@ MEASURES: dict[str, tuple[Measure, float]] = {
 def run(shapes: Mapping[str, Shape], sizes: Sizes, only: str | None = None, model: str | None = None) -> dict[str, Any]:
     """Every key, or the `only` one, over fresh models of these shapes and the one saved at `model` where given."""
     cases: dict[str, dict[str, Any]] = {key: {} for key in MEASURES if only in (None, key)}
-    rounds = [(name, shape, None) for name, shape in shapes.items()]
+    rounds: list[tuple[str, Shape, str | None]] = [(name, shape, None) for name, shape in shapes.items()]
     rounds += [("given", next(iter(shapes.values())), model)] if model else []
     for name, shape, path in rounds:
         tokenizer = build_tokenizer()

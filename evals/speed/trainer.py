@@ -33,7 +33,7 @@ from trl import GRPOConfig, GRPOTrainer
 from evals.speed.common import Clock, compare, interleaved, parser, say, show, summary
 from mrt.reasoning.models.tiny import build_model, build_tokenizer, save_tiny
 from mrt.reasoning.problems import load_problems, to_dataset
-from mrt.reasoning.training import rollout
+from mrt.reasoning.training import rollout, samplers
 from mrt.reasoning.training.config import MRTConfig
 from mrt.reasoning.training.trainer import MRTTrainer
 from mrt.runs.recipe import load_recipe
@@ -88,7 +88,7 @@ SMOKE = Sizes(
 # ---- beside TRL
 
 
-def odd_share(completions: Any, completion_ids: Sequence[Sequence[int]], **_: Any) -> list[float]:
+def odd_share(completions: Any, completion_ids: Sequence[Sequence[int]], **_: Any) -> list[float | None]:
     """A reward that costs next to nothing and varies also with a fresh model: the share of odd token ids."""
     return [sum(i % 2 for i in ids) / len(ids) for ids in completion_ids]
 
@@ -116,7 +116,7 @@ def outcome_trainer(ours: bool, folder: Path, seed: int, sizes: Sizes) -> Any:
         "save_strategy": "no",
         "disable_tqdm": True,
     }
-    args = MRTConfig(credit="outcome", rollout="plain", **common) if ours else GRPOConfig(**common)
+    args: Any = MRTConfig(credit="outcome", rollout="plain", **common) if ours else GRPOConfig(**common)
     trainer = (MRTTrainer if ours else GRPOTrainer)(
         model=build_model(tokenizer),
         reward_funcs=odd_share,
@@ -179,7 +179,7 @@ def watched(trainer: MRTTrainer, clock: Clock) -> Iterator[None]:
     assert trainer.held_out is not None
     with (
         mock.patch.object(rollout, "probe_trials", clock.around("probes", rollout.probe_trials)),
-        mock.patch.object(trainer.rollout, "_act", clock.around("sampling", trainer.rollout._act)),
+        mock.patch.object(samplers, "draw_rows", clock.around("sampling", samplers.draw_rows)),
         mock.patch.object(trainer, "_compute_loss", clock.around("loss", trainer._compute_loss)),
         mock.patch.object(trainer.accelerator, "backward", clock.around("backward", trainer.accelerator.backward)),
         mock.patch.object(trainer.held_out, "look", clock.around("watch", trainer.held_out.look)),

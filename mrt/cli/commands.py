@@ -28,7 +28,7 @@ def say(message: str) -> None:
 
 
 def train(ns: Namespace) -> Outcome:
-    """Trains what the recipe says, from the newest whole checkpoint where there is one, once; or so with each seed."""
+    """Trains what the recipe describes, from the newest whole checkpoint if there is one; `--seeds` runs one a seed."""
     from mrt.runs.recipe import load_recipe
 
     recipe = load_recipe(ns.recipe, ns.overrides, allow_code=ns.allow_code)
@@ -61,12 +61,12 @@ def _train(ns: Namespace, recipe: Any) -> Outcome:
         with locked(run_dir):  # nothing is moved away under another process
             pass
         if aside := set_aside(run_dir):
-            say(f"the run that was there is now {aside}")
+            say(f"the earlier run is now {aside}")
     with locked(run_dir) if main else nullcontext():
         state = RunState.NEW if ns.fresh else inspect_run(run_dir, recipe)
         facts: dict[str, Any] = {"output_dir": str(run_dir), "model": str(run_dir / "model")}
         if state is RunState.FINISHED:
-            text = f"{run_dir} is finished, with this very recipe: nothing to do (--fresh starts over)"
+            text = f"{run_dir} is finished with this recipe: nothing to do (--fresh starts over)"
             return Outcome({"status": "already finished", **facts}, text) if main else Outcome()
         trainer = import_trainer(recipe.trainer, ns.allow_code).from_recipe(recipe, run_dir)
         if main:  # only now: a recipe that cannot be built leaves no trace
@@ -86,7 +86,7 @@ def _fit(trainer: Any, run_dir: Path, resume: bool) -> tuple[int, float, dict[st
     start = time.monotonic()
     checkpoint = newest_checkpoint(run_dir) if resume else None  # the main process tells the others
     if checkpoint is not None:
-        say(f"going on from {checkpoint}")
+        say(f"resuming from {checkpoint}")
     result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     trainer.save_model(str(run_dir / "model"))
     return int(trainer.state.global_step), round(time.monotonic() - start, 2), dict(result.metrics)
@@ -119,9 +119,9 @@ def _evaluate_control(ns: Namespace) -> Outcome:
     from mrt.control.evaluation.suites import load_suite, read_contender, run_suite, suite_table
     from mrt.runs.rundir import locked
 
-    suite, out = load_suite(ns.model), Path(ns.out)
+    suite, out = load_suite(ns.model, ns.allow_code), Path(ns.out)
     named = [item.partition("=") if "=" in item else (None, "", item) for item in ns.policy]
-    contenders = [read_contender(path, name or None) for name, _, path in named]
+    contenders = [read_contender(path, name or None, ns.allow_code) for name, _, path in named]
     with locked(out):
         results = run_suite(suite, contenders, out, count=ns.limit, seed=ns.seed, greedy=not ns.sampled)
         report_file = write_report(out)
@@ -129,7 +129,7 @@ def _evaluate_control(ns: Namespace) -> Outcome:
 
 
 def _problems_of(ns: Namespace, dials: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """The problem set and its dials: as given, or those that the model was trained on."""
+    """The problem set and its options: as given, or those that the model was trained on."""
     from mrt.runs.rundir import read_run
 
     model = Path(ns.model)
@@ -138,7 +138,7 @@ def _problems_of(ns: Namespace, dials: Mapping[str, Any]) -> tuple[str, dict[str
         trained_on = trained_on or dict(read_run(run_dir).get("recipe", {}).get("problems") or {})
     name = ns.problems or trained_on.get("name")
     if not name:
-        raise ConfigError(f"{ns.model} does not lie in a run directory: name the problem set (--problems countdown)")
+        raise ConfigError(f"{ns.model} is not in a run directory: name the problem set (--problems countdown)")
     before = {k: v for k, v in trained_on.items() if k != "name"} if name == trained_on.get("name") else {}
     return name, {**before, **dials}
 
@@ -168,7 +168,7 @@ def report(ns: Namespace) -> Outcome:
 
 
 def compare(ns: Namespace) -> Outcome:
-    """Sets evaluation A against B on the problems that both saw (paired bootstrap)."""
+    """Compares evaluation A with B on the problems that both saw (paired bootstrap)."""
     from mrt.reasoning.evaluation.run import compare as compare_evals
 
     folders = [Path(ns.a), Path(ns.b)]
@@ -203,11 +203,30 @@ def probe(ns: Namespace) -> Outcome:
     return Outcome(found, "\n".join(lines))
 
 
+def merge(ns: Namespace) -> Outcome:
+    """One model of an adapter (LoRA) and its base model, which loads without peft."""
+    from mrt.reasoning.models.adapters import merge_adapter
+
+    folder = Path(ns.run) / "model" if (Path(ns.run) / "model").is_dir() else Path(ns.run)
+    out = merge_adapter(folder, ns.out or Path(ns.run) / "merged")
+    return Outcome({"model": str(out)}, f"merged model: {out}")
+
+
+def grade(ns: Namespace) -> Outcome:
+    """Verdicts for a file of answers; exit code 1 where gold answers cannot be used."""
+    from mrt.reasoning.grading.grade_file import grade_file, grade_table
+
+    columns = dict(item.partition("=")[::2] for item in ns.columns.split(",") if item)
+    out = Path(ns.out) if ns.out else None
+    found = grade_file(ns.file, columns, out, ns.answer_after, boxes=ns.boxes, workers=ns.workers)
+    return Outcome(found, grade_table(found), code=int(bool(found["unreadable"])))
+
+
 def generate(ns: Namespace) -> Outcome:
     """One answer, its thinking stopped at a budget or once J has flattened."""
     prompt = ns.prompt if ns.prompt is not None else sys.stdin.read()
     if not prompt.strip():
-        raise ConfigError("there is no prompt: give --prompt TEXT, or write it to standard input")
+        raise ConfigError("no prompt: give --prompt TEXT, or write it to standard input")
     from mrt.reasoning.inference.generate import generate as generate_answer
 
     found = generate_answer(
@@ -227,7 +246,7 @@ def doctor(ns: Namespace) -> Outcome:
 
 
 def quickstart(ns: Namespace) -> Outcome:
-    """The main job from nothing to report.html."""
+    """Warm start, GRPO and MRT, evaluation and report, from nothing."""
     from mrt.cli.quickstart import run_quickstart
     from mrt.runs.steps import StepFailed
 

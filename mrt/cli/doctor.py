@@ -1,4 +1,4 @@
-"""`mrt doctor`: what stands in the way of a run, found before the run finds it. Loads no torch, no transformers."""
+"""`mrt doctor`: finds what would stop a run, before the run does. Loads neither torch nor transformers."""
 
 import os
 import shutil
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mrt.errors import MRTError
+from mrt.version import DISTRIBUTION, checkout_project, install_command, version
 
 GOOD, NOTE, FAILED = "ok", "note", "failed"
 GIB = 2**30
@@ -32,10 +33,10 @@ class Check:
 def examine(
     recipe: str | None = None, overrides: Sequence[str] = (), allow_code: bool = False, price: float | None = None
 ) -> list[Check]:
-    """Every check of the machine and the installation, and of a recipe where one is named: memory, time, cost.
+    """Every check of the machine and the installation, and of a recipe if one is named: memory, time, cost.
 
     Args:
-        price: of this machine an hour, in whatever currency.
+        price: of this machine per hour, in any currency.
     """
     checks = [_python(), *_packages(), _threads(), _memory(), _disk(), _writable(), _network()]
     if recipe is not None:
@@ -52,9 +53,7 @@ def render(checks: Sequence[Check]) -> str:
         if check.cure and check.status != GOOD:
             lines.append(f"{'':6}  {'':{width}}  -> {check.cure}")
     failed = sum(check.status == FAILED for check in checks)
-    return "\n".join(
-        [*lines, "", f"{failed} of {len(checks)} checks failed" if failed else "nothing stands in the way"]
-    )
+    return "\n".join([*lines, "", f"{failed} of {len(checks)} checks failed" if failed else "no problems found"])
 
 
 def _python() -> Check:
@@ -64,19 +63,25 @@ def _python() -> Check:
 def _packages() -> Iterator[Check]:
     """Each dependency against the range that mrt declares; each extra as a whole."""
     try:
-        declared = metadata.requires("mrt") or []
+        installed = metadata.metadata(DISTRIBUTION)
+        declared, names = metadata.requires(DISTRIBUTION) or [], installed.get_all("Provides-Extra") or []
+        yield Check("mrt", GOOD, version())
     except metadata.PackageNotFoundError:
-        yield Check(
-            "mrt", FAILED, "not installed in this Python", "run `make install`, or `pip install -e .` in the checkout"
+        project = checkout_project()
+        declared, names = list(project.get("dependencies", [])), list(project.get("optional-dependencies", {}))
+        for name in names:
+            declared += [_of_extra(line, name) for line in project["optional-dependencies"][name]]
+        found, cure = (
+            f"{version()}, {DISTRIBUTION} is not installed in this Python",
+            "in the checkout, run `make install`",
         )
-        return
-    yield Check("mrt", GOOD, metadata.version("mrt"))
+        yield Check("mrt", NOTE if project else FAILED, found, f"{cure}, or `pip install -e .`")
     try:
         from packaging.requirements import Requirement
     except ModuleNotFoundError:
         yield Check("packaging", FAILED, "not installed", "pip install packaging")
         return
-    extras: dict[str, list[str]] = {name: [] for name in metadata.metadata("mrt").get_all("Provides-Extra") or []}
+    extras: dict[str, list[str]] = {name: [] for name in names}
     for requirement in map(Requirement, declared):
         if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
             yield _package(requirement.name, str(requirement.specifier))
@@ -87,7 +92,14 @@ def _packages() -> Iterator[Check]:
                 missing += [requirement.name] if check.status == FAILED else []
     for extra, missing in extras.items():
         found = f"not installed ({', '.join(missing)})" if missing else "installed"
-        yield Check(f"[{extra}]", NOTE if missing else GOOD, found, f"only if you want it: pip install 'mrt[{extra}]'")
+        cure = f"optional: {install_command(extra)}, or `pip install -e '.[{extra}]'` in a checkout"
+        yield Check(f"[{extra}]", NOTE if missing else GOOD, found, cure)
+
+
+def _of_extra(requirement: str, extra: str) -> str:
+    """The requirement with the marker that a wheel's metadata would give it."""
+    name, _, marker = requirement.partition(";")
+    return f"{name} ; ({marker}) and extra == '{extra}'" if marker else f"{name} ; extra == '{extra}'"
 
 
 def _package(name: str, wanted: str) -> Check:
@@ -106,7 +118,9 @@ def _threads() -> Check:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     threads = os.environ.get("OMP_NUM_THREADS")
     if threads is None:
-        cure = "side by side, or on a busy machine, set OMP_NUM_THREADS=1: contending threads are many times slower"
+        cure = (
+            "with several runs, or on a busy machine, set OMP_NUM_THREADS=1: contending threads are many times slower"
+        )
         return Check("threads", NOTE, f"{cores} cores, OMP_NUM_THREADS is not set", cure)
     return Check("threads", GOOD, f"{cores} cores, OMP_NUM_THREADS={threads}")
 
@@ -119,7 +133,7 @@ def _memory() -> Check:
     memory = psutil.virtual_memory()
     found = f"{memory.available / GIB:.1f} GiB free of {memory.total / GIB:.1f}"
     if memory.available < MEMORY_GIB * GIB:
-        return Check("memory", NOTE, found, f"the quickstart may take {MEMORY_GIB:.0f} GiB: close something")
+        return Check("memory", NOTE, found, f"the quickstart may need {MEMORY_GIB:.0f} GiB: close other programs")
     return Check("memory", GOOD, found)
 
 
@@ -127,7 +141,7 @@ def _disk() -> Check:
     free = shutil.disk_usage(Path.cwd()).free
     if free < DISK_GIB * GIB:
         return Check(
-            "disk", FAILED, f"{free / GIB:.1f} GiB free here", f"a run with its checkpoints wants {DISK_GIB:.0f} GiB"
+            "disk", FAILED, f"{free / GIB:.1f} GiB free here", f"a run with its checkpoints needs {DISK_GIB:.0f} GiB"
         )
     return Check("disk", GOOD, f"{free / GIB:.1f} GiB free here")
 
@@ -158,8 +172,15 @@ def _recipe(name: str, overrides: Sequence[str], allow_code: bool, price: float 
         yield Check("recipe", FAILED, str(error))
         return
     yield Check("recipe", GOOD, f"{name}: {recipe.trainer}, {len(recipe.args)} args, output_dir {recipe.output_dir}")
+    from mrt.reasoning.models.gguf_files import gguf_file
+
     looks_local = recipe.model.startswith((".", "/", "~", "runs/"))
-    if looks_local and not Path(recipe.model).is_dir():
+    try:
+        file = gguf_file(recipe.model)
+    except MRTError as error:
+        yield Check("model", FAILED, str(error))
+        return
+    if looks_local and file is None and not Path(recipe.model).is_dir():
         yield Check("model", FAILED, f"no directory {recipe.model}", "train or fetch it first, or set model=PATH")
     elif recipe.model:
         yield Check("model", GOOD, recipe.model)
@@ -197,8 +218,8 @@ def _run(recipe: Any, allow_code: bool, price: float | None) -> Iterator[Check]:
     yield Check("memory plan", GOOD, text)
     seconds = seconds_an_update(found)
     hours, cost = found.updates * seconds / 3600, found.updates * found.cost
-    said = f"at most {seconds:.3g} s an update and {hours:.2g} h for {found.updates} updates (traces at full length)"
-    money = f", {hours * price:.2f} at {price:g} an hour" if price is not None else ""
+    said = f"at most {seconds:.3g} s per update and {hours:.2g} h for {found.updates} updates (traces at full length)"
+    money = f", {hours * price:.2f} at {price:g} per hour" if price is not None else ""
     yield Check("time and cost", GOOD, f"{said}; {cost:.2g} positions{money}")
 
 

@@ -1,11 +1,11 @@
-"""`mrt quickstart`: the main job on a laptop, offline, from nothing to report.html, out of ordinary commands.
+"""`mrt quickstart`: warm start, GRPO and MRT, evaluation and report on a laptop, offline, as ordinary commands.
 
     mrt train countdown/warmstart        a tiny model learns to search, in the form that reasoning traces have
     mrt train countdown/grpo | mrt       the same warm start finetuned twice, side by side, one thread each
     mrt eval  warmstart, grpo, mrt       on held-out problems, over a grid of token budgets
     mrt report                           the table, the figures and every trace
 
-Interrupted anywhere, the same command goes on from there.
+After an interruption the same command resumes from there.
 """
 
 import hashlib
@@ -76,7 +76,7 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:
 
 
 def _agree_on_settings(out: Path, scale: Scale, seed: int) -> None:
-    """What was begun is finished as it was begun: steps are skipped by their results, which must be of one piece."""
+    """A quickstart is finished with the settings that it was begun with: finished steps are skipped and must agree."""
     recipes = {arm: hashlib.sha256(_recipe(arm).read_bytes()).hexdigest()[:12] for arm in ARMS}
     evaluation = {"n": scale.n, "problems": scale.problems, "budgets": scale.budgets}
     ours = {"seed": seed, "smoke": scale is SMOKE, "evaluation": evaluation, "recipes": recipes}
@@ -92,7 +92,7 @@ def _agree_on_settings(out: Path, scale: Scale, seed: int) -> None:
 def _recipe(arm: str) -> Path:
     path = recipe_folder() / "countdown" / f"{arm}.yaml"
     if not path.is_file():
-        raise ConfigError(f"the recipe {path} is missing: is the installation whole?")
+        raise ConfigError(f"the recipe {path} is missing: is the installation complete?")
     return path
 
 

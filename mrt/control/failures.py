@@ -24,7 +24,7 @@ CURES = {
 
 
 def shares(env: TensorEnv, trials: Trials) -> dict[str, float]:
-    """What the names above are told by: the share of all steps on the commonest action, and of the trials that ever
+    """What the names above are decided by: the share of all steps on the commonest action, and of the trials that ever
     take the environment's `informative_action`; {} for continuous actions.
     """
     if not env.spec.actions:

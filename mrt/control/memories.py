@@ -2,12 +2,12 @@
 
 A memory has two ways through the same weights: `step`, with a state, for acting, and `forward`, over whole trials, for
 learning. They agree (a test holds 1e-5). Its state is born with a trial and dies with it; the end of an episode does
-not touch it. SNAIL, windowed transformers and the episodic LSTM are in `classic_metarl.black_box`.
+not touch it. Other packages
+bring theirs: a policy names them as `module:Class`.
 """
 
 from __future__ import annotations
 
-import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
@@ -15,7 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mrt.control.agent import rows_of
+from mrt.control.recurrence import gru, weights_of
 from mrt.errors import ConfigError, nearest
+from mrt.runs.code import import_named
 
 Inputs = Mapping[str, Tensor]
 """What was seen: observation (B, [T,] D), action (B, [T,] [A]) the previous one (-1: none), reward, done (B, [T])."""
@@ -40,18 +43,20 @@ class Memory(nn.Module, ABC):
     def forward(self, x: Tensor, seen: Inputs) -> Tensor:
         """x (B, T, size) from the start of the trials -> (B, T, size), causal."""
 
+    def embedded_step(self, embed: nn.Module, x: Tensor, seen: Inputs, state: Any) -> tuple[Tensor, Any]:
+        """`step` on embed(x); a memory that begins with a linear map of its own may take both at once."""
+        return self.step(embed(x), seen, state)
+
+    def embedded(self, embed: nn.Module, x: Tensor, seen: Inputs) -> Tensor:
+        """`forward` on embed(x), in the same way."""
+        return self.forward(embed(x), seen)
+
     def fork(self, state: Any, rows: Tensor) -> Any:
         """An independent state of the rows at these indices (B',) int64; repeats make branches.
 
         A subclass whose state is no tree of tensors (B, ...) says its own.
         """
-        if isinstance(state, Tensor):
-            return state[rows]
-        if isinstance(state, Mapping):
-            return {name: self.fork(value, rows) for name, value in state.items()}
-        if isinstance(state, tuple | list):
-            return type(state)(self.fork(value, rows) for value in state)
-        return state  # None, or a plain number that all rows share
+        return rows_of(state, rows)
 
 
 class Recurrent(Memory):
@@ -84,6 +89,29 @@ class Recurrent(Memory):
 class GRU(Recurrent):
     """The memory of RL2 (Duan et al. 2016, 1611.02779)."""
 
+    cell: nn.GRU
+
+    def embedded_step(self, embed: nn.Module, x: Tensor, seen: Inputs, state: Any) -> tuple[Tensor, Any]:
+        linear = _linear(embed, x)
+        if linear is None:
+            return super().embedded_step(embed, x, seen, state)
+        parts = []
+        for layer, h in enumerate(state[0].unbind(1)):
+            w_i, w_h, b_i, b_h = weights_of(self.cell, layer, None if layer else linear)
+            x = torch.gru_cell(x, h, w_i, w_h, b_i, b_h)
+            parts.append(x)
+        return x, (torch.stack(parts, 1),)
+
+    def embedded(self, embed: nn.Module, x: Tensor, seen: Inputs) -> Tensor:
+        linear = _linear(embed, x)
+        return super().embedded(embed, x, seen) if linear is None else gru(self.cell, x, linear)
+
+
+def _linear(embed: nn.Module, x: Tensor) -> nn.Linear | None:
+    """The linear map that `embed` is, where nothing wraps it and `x` is on the CPU, whose GRU is our own."""
+    inside = embed[0] if isinstance(embed, nn.Sequential) and len(embed) == 1 else embed
+    return inside if type(inside) is nn.Linear and x.device.type == "cpu" else None
+
 
 class LSTM(Recurrent):
     """The memory of Wang et al. 2016 (1611.05763)."""
@@ -102,6 +130,7 @@ class Transformer(Memory):
     def __init__(
         self,
         size: int,
+        *,
         layers: int = 2,
         heads: int = 4,
         backbone: str = "qwen3",
@@ -176,29 +205,29 @@ class Reactive(Memory):
         return torch.tanh(self.layer(x))
 
 
-MEMORIES: dict[str, str] = {
-    "gru": "mrt.control.memories:GRU",
-    "lstm": "mrt.control.memories:LSTM",
-    "transformer": "mrt.control.memories:Transformer",
-    "none": "mrt.control.memories:Reactive",
-    "snail": "classic_metarl.black_box.snail:SNAIL",
-    "long-window": "classic_metarl.black_box.windows:LongWindow",
-    "short-window": "classic_metarl.black_box.windows:ShortWindow",
-    "episodic-lstm": "classic_metarl.black_box.episodic_lstm:EpisodicLSTM",
-}
-"""Name -> module:class, imported when it is asked for. Another package adds its own by assignment."""
+MEMORIES: dict[str, type[Memory]] = {"gru": GRU, "lstm": LSTM, "transformer": Transformer, "none": Reactive}
+"""The memories of this module by name."""
 
 
 def make_memory(name: str, size: int, **options: Any) -> Memory:
-    """The memory `name` of width `size`.
+    """A memory of width `size`: one of `MEMORIES`, or another class of ours as `module:Class`
+    (`classic_metarl.black_box.snail:SNAIL`).
 
     Raises:
-        ConfigError: for an unknown name or option.
+        ConfigError: for an unknown name or option, or a class that is not a memory.
     """
-    if name not in MEMORIES:
-        raise ConfigError(f"unknown memory '{name}'; {nearest(str(name), set(MEMORIES))}")
-    module, _, attribute = MEMORIES[name].partition(":")
+    if ":" in str(name):
+        kind = import_named(str(name), "memory")
+    elif name in MEMORIES:
+        kind = MEMORIES[name]
+    else:
+        raise ConfigError(
+            f"unknown memory '{name}'; {nearest(str(name), set(MEMORIES))}. Others are named as module:Class, as in "
+            "classic_metarl.black_box.snail:SNAIL"
+        )
+    if not (isinstance(kind, type) and issubclass(kind, Memory)):
+        raise ConfigError(f"memory '{name}' is not a Memory of mrt.control.memories")
     try:
-        return getattr(importlib.import_module(module), attribute)(size, **options)
+        return kind(size, **options)
     except TypeError as error:
         raise ConfigError(f"memory '{name}' with {options}: {error}") from error

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from mrt.control.agent import Agent, Choice, Seen, Shape
 from mrt.control.distributions import Categorical, Distribution, Gaussian
 from mrt.control.envs.base import Spec
 from mrt.control.memories import Inputs, make_memory
@@ -37,7 +37,7 @@ class PolicyConfig(PreTrainedConfig):
 
     Args:
         observation, actions, action_size: as in `Spec`.
-        memory: gru | lstm | transformer | none, or one of `classic_metarl`: snail, long-window, ...
+        memory: gru | lstm | transformer | none, or a class as module:Class (`classic_metarl.black_box.snail:SNAIL`).
         memory_options: of that memory (`layers`, `heads`, `backbone`, ...).
         hidden_size: width of the embedding, of the memory and of the heads' input.
         separate_critic: the value head reads a memory of its own (as the baseline of RL2).
@@ -54,6 +54,7 @@ class PolicyConfig(PreTrainedConfig):
         observation: int = 1,
         actions: int = 0,
         action_size: int = 0,
+        *,
         memory: str = "gru",
         memory_options: Mapping[str, Any] | None = None,
         hidden_size: int = 64,
@@ -70,7 +71,7 @@ class PolicyConfig(PreTrainedConfig):
         super().__init__(**kwargs)
 
 
-class ControlPolicy(PreTrainedModel):
+class ControlPolicy(PreTrainedModel, Agent):
     """Actor and critic over a memory. `save_pretrained`, `from_pretrained` and peft's adapters work as for any model.
 
     Raises:
@@ -111,6 +112,7 @@ class ControlPolicy(PreTrainedModel):
         self.register_buffer("value_mean", torch.zeros(()))
         self.register_buffer("value_std", torch.ones(()))
         self.distribution: Distribution = Categorical() if config.actions else Gaussian()
+        self.shape = Shape(config.observation, config.actions, config.action_size)
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -143,14 +145,24 @@ class ControlPolicy(PreTrainedModel):
         critic = self.critic_memory.init_state(rows) if self.critic_memory is not None else None
         return self.memory.init_state(rows), critic, 0
 
+    @torch.no_grad()
+    def act(self, seen: Seen, state: State, greedy: bool = False, generator: torch.Generator | None = None) -> Choice:
+        """One step of all rows, drawn or greedy; the inputs may lie on another device."""
+        if seen["done"].device != self.device:
+            seen = {name: value.to(self.device) for name, value in seen.items()}
+        heads, state = self.step(seen, state)
+        logits, how = heads.logits, self.distribution
+        actions = how.mode(logits) if greedy else how.sample(logits, generator)
+        return Choice(actions, how.logprob(logits, actions), heads.values, state)
+
     def step(self, seen: Inputs, state: State) -> tuple[Heads, State]:
         """One step of all rows: inputs (B, ...) and the state, which is used up -> heads (B, ...), the next state."""
-        x = self._embed(seen, torch.full_like(seen["done"], state[2]))
-        out, mine = self.memory.step(x, seen, state[0])
+        x = self._inputs(seen, torch.full_like(seen["done"], state[2]) if "time" in self.config.see else seen["done"])
+        out, mine = self.memory.embedded_step(self.embed, x, seen, state[0])
         read, theirs = out, None
         if self.critic_memory is not None:
-            read, theirs = self.critic_memory.step(x, seen, state[1])
-        return Heads(self.actor(out), self._value(read)), (mine, theirs, state[2] + 1)
+            read, theirs = self.critic_memory.embedded_step(self.embed, x, seen, state[1])
+        return Heads(self.actor(out), self._value(self.critic(read))), (mine, theirs, state[2] + 1)
 
     def fork(self, state: State, rows: Tensor) -> State:
         """An independent state of some rows (indices, int64), for branches and probes."""
@@ -162,10 +174,24 @@ class ControlPolicy(PreTrainedModel):
     def forward(self, inputs: Inputs) -> Heads:
         """Whole trials at once: inputs (B, T, ...) -> heads (B, T, ...)."""
         steps = torch.arange(inputs["done"].shape[1], device=inputs["done"].device)
-        x = self._embed(inputs, steps.expand_as(inputs["done"]))
-        out = self.memory(x, inputs)
-        read = out if self.critic_memory is None else self.critic_memory(x, inputs)
-        return Heads(self.actor(out), self._value(read))
+        x = self._inputs(inputs, steps.expand_as(inputs["done"]))
+        out = self.memory.embedded(self.embed, x, inputs)
+        read = out if self.critic_memory is None else self.critic_memory.embedded(self.embed, x, inputs)
+        if (
+            read is not out
+            or not _turned(out)
+            or type(self.actor) is not nn.Linear
+            or type(self.critic) is not nn.Linear
+        ):
+            return Heads(self.actor(out), self._value(self.critic(read)))
+        # Rows are the innermost dimension of what the memory returned: one product for both heads, and no copy.
+        weight, bias = (
+            torch.cat([self.actor.weight, self.critic.weight]),
+            torch.cat([self.actor.bias, self.critic.bias]),
+        )
+        steps = out.permute(1, 2, 0)
+        said = torch.baddbmm(bias[:, None], weight.expand(len(steps), -1, -1), steps).permute(2, 0, 1)
+        return Heads(said[..., :-1], self._value(said[..., -1:]))
 
     @torch.no_grad()
     def rescale_values(self, mean: Tensor, std: Tensor) -> None:
@@ -181,10 +207,11 @@ class ControlPolicy(PreTrainedModel):
         self.value_mean.copy_(mean)
         self.value_std.copy_(std)
 
-    def _value(self, read: Tensor) -> Tensor:
-        return self.critic(read)[..., 0] * self.value_std + self.value_mean
+    def _value(self, said: Tensor) -> Tensor:
+        return said[..., 0] * self.value_std + self.value_mean
 
-    def _embed(self, seen: Inputs, time: Tensor) -> Tensor:
+    def _inputs(self, seen: Inputs, time: Tensor) -> Tensor:
+        """(..., width) of what is to be embedded."""
         see, parts = self.config.see, []
         if "observation" in see:
             parts.append(seen["observation"])
@@ -193,9 +220,15 @@ class ControlPolicy(PreTrainedModel):
         parts += [seen[name][..., None].float() for name in ("reward", "done") if name in see]
         if "time" in see:
             parts.append(time[..., None].float() / self.config.horizon)
-        return self.embed(torch.cat(parts, -1))
+        return torch.cat(parts, -1)
 
     def _action(self, action: Tensor) -> Tensor:
         if not self.config.actions:
             return action
-        return F.one_hot(action + 1, self.config.actions + 1)[..., 1:].float()  # -1, none, has no bit
+        names = torch.arange(self.config.actions, device=action.device)
+        return (action[..., None] == names).to(self.dtype)  # -1, none, has no bit
+
+
+def _turned(out: Tensor) -> bool:
+    """Whether B is the innermost dimension of out (B, T, H) in memory."""
+    return out.stride(0) == 1 and not out.is_contiguous()

@@ -1,19 +1,16 @@
 """Stop values of control: J_j is the return of one exploitation episode that is played after episode j.
 
-The exploitation episode is played in a copy: environment and memory are branched at the boundary, the policy acts
-greedily, and nothing of it comes back into the trial. The same measurement as a forced answer in a trace.
+The exploitation episode is played in a copy: environment and memory are branched at the boundary, the agent acts
+greedily, and nothing of it comes back into the trial. It is an episode that pays, also where the next one of the trial
+would explore for free. The same measurement as a forced answer in a trace.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from mrt.control.envs.base import TensorEnv
-from mrt.control.policy import ControlPolicy
+from mrt.control.interaction import Interaction
 from mrt.trials import PROVERS
 
 
@@ -25,25 +22,22 @@ class ExploitProbe:
         greedy: the mode of the policy instead of a draw.
     """
 
-    def __init__(self, policy: ControlPolicy, samples: int = 1, greedy: bool = True) -> None:
-        self.policy, self.samples, self.greedy = policy, samples, greedy
+    def __init__(self, samples: int = 1, greedy: bool = True) -> None:
+        self.samples, self.greedy = samples, greedy
         self.values: Tensor | None = None
 
     @torch.no_grad()
-    def boundary(self, env: TensorEnv, seen: Mapping[str, Tensor], state: Any, rows: Tensor) -> None:
+    def boundary(self, interaction: Interaction, rows: Tensor) -> None:
         """Measures J of the boundary that `rows` (B,) bool have reached."""
+        env = interaction.env
         if self.values is None:
             self.values = torch.full((len(rows), env.spec.episodes + 1), torch.nan, device=rows.device)
             self.errors, self.steps = self.values.clone(), torch.zeros(len(rows), dtype=torch.long, device=rows.device)
         index = torch.nonzero(rows)[:, 0]
-        repeated = index.repeat_interleave(self.samples)
         begun = bool(env.clock[index].any()) or bool(env.episode[index].any())
-        branch = env.select(repeated).with_spec(episodes=env.spec.episodes + 1)
-        branch.waiting = torch.full_like(branch.waiting, begun)
-        branch.generator.manual_seed(int(torch.randint(2**31, (1,))))
-        memory = self.policy.fork(state, repeated)
-        returns, steps = self._episode(branch, {name: value[repeated] for name, value in seen.items()}, memory, begun)
-        returns, steps = returns.view(-1, self.samples), steps.view(-1, self.samples)
+        branch = exploitation(interaction, index.repeat_interleave(self.samples), begun)
+        branch.greedy = self.greedy
+        returns, steps = (part.view(-1, self.samples) for part in _one_episode(branch))
         column = env.episode[index] + int(begun)
         self.values[index, column] = returns.mean(1)
         if self.samples > 1:
@@ -61,19 +55,32 @@ class ExploitProbe:
             "probe_steps": self.steps,
         }
 
-    def _episode(self, env: TensorEnv, seen: dict[str, Tensor], state: Any, closing: bool) -> tuple[Tensor, Tensor]:
-        """Return and length (B',) of one episode; `closing`: the rows stand at the closing row of the one before."""
-        from mrt.control.rollout import next_inputs
 
-        act = self.policy.distribution.mode if self.greedy else self.policy.distribution.sample
-        over = torch.zeros_like(env.waiting)
-        returns, steps = torch.zeros(len(over), device=over.device), torch.zeros_like(env.clock)
-        while not bool(over.all()):
-            heads, state = self.policy.step(seen, state)
-            actions = act(heads.logits)
-            step = env.step(actions)
-            counts = ~over & ~step.fresh
-            returns, steps = returns + torch.where(counts, step.reward, 0.0), steps + counts
-            over = over | ((step.terminated | step.truncated) & counts)
-            seen = next_inputs(env.spec, actions, step)
-        return returns, steps
+def exploitation(interaction: Interaction, rows: Tensor, begun: bool) -> Interaction:
+    """A branch of `rows` (B',) int64 that plays one episode more, with noise of its own, in an episode that pays.
+
+    `begun`: the rows stand at the closing row of an episode; else before their first one.
+    """
+    branch = interaction.branch(rows)
+    branch.generator = None  # the trial's own draws stay what they were
+    spec = branch.env.spec
+    env = branch.env = branch.env.with_spec(episodes=spec.episodes + 1)
+    env.waiting = torch.full_like(env.waiting, begun)
+    env.generator.manual_seed(int(torch.randint(2**31, (1,))))
+    env.episode = env.episode.clamp(min=spec.free_episodes - int(begun))
+    if not begun and spec.free_episodes:  # what is seen may tell whether an episode pays
+        branch.seen = {**branch.seen, "observation": env.observe()}
+    branch.over = torch.zeros_like(branch.over)
+    return branch
+
+
+def _one_episode(branch: Interaction) -> tuple[Tensor, Tensor]:
+    """Return and length (B',) of the next episode of every row."""
+    over = torch.zeros_like(branch.over)
+    returns, steps = torch.zeros(len(over), device=over.device), torch.zeros_like(branch.env.clock)
+    while not bool(over.all()):
+        moment = branch.step()
+        counts = moment.acting & ~over
+        returns, steps = returns + torch.where(counts, moment.step.reward, 0.0), steps + counts
+        over = over | (moment.finished & counts)
+    return returns, steps

@@ -17,9 +17,11 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from mrt.control.agent import Agent
 from mrt.control.envs import EnvTasks, make_tasks
 from mrt.control.failures import CURES, failures, shares
-from mrt.control.oracles import task_bounds
+from mrt.control.loading import load_control_policy
+from mrt.control.oracles import episode_bounds
 from mrt.control.policy import ControlPolicy, Heads
 from mrt.control.probes import ExploitProbe
 from mrt.control.rollout import rollout
@@ -27,11 +29,14 @@ from mrt.credit.returns import gae
 from mrt.credit.table import Credit, make_credit
 from mrt.errors import ConfigError
 from mrt.runs.recipe import Recipe
+from mrt.tasks import own_draws
 from mrt.trainer import TrialConfig, TrialTrainer
+from mrt.training.collection import Batch, Collection
 from mrt.trials import Trials
 
 logger = logging.getLogger(__name__)
-WEIGHTS, TARGETS = "credit", "value_target"  # what a collection carries beside the record
+VALUE = "value"  # the critic's targets among those of a batch
+GROUPED = ("outcome", "leave_one_out")  # credits that compare the trials of one task
 UNITS = 0.1  # how fast the critic's units move
 T = TypeVar("T", bound="ControlTrainer")
 
@@ -45,7 +50,7 @@ class ControlConfig(TrialConfig):
     credit_options: dict[str, Any] | None = field(default=None, metadata={"help": "options of the credit"})
     gamma: float = field(default=0.99, metadata={"help": "discount a step, over the ends of episodes"})
     lam: float = field(default=0.95, metadata={"help": "lambda of GAE, also of the critic's targets"})
-    epochs: int = field(default=1, metadata={"help": "times that a collection is learnt from"})
+    epochs: int = field(default=1, metadata={"help": "times that a collection is learned from"})
     minibatches: int = field(default=1, metadata={"help": "updates an epoch; each sees whole trials"})
     clip: float | None = field(default=0.2, metadata={"help": "PPO's clip of the ratio; null for none (A2C)"})
     entropy: float = field(default=0.01, metadata={"help": "weight of the entropy bonus"})
@@ -59,7 +64,7 @@ class ControlConfig(TrialConfig):
     def __post_init__(self) -> None:
         for name in ("trials_per_task", "epochs", "minibatches"):
             if getattr(self, name) < 1:
-                raise ConfigError(f"{name}={getattr(self, name)} is to be at least 1")
+                raise ConfigError(f"{name}={getattr(self, name)} must be at least 1")
         if self.train_batch_size * self.trials_per_task % self.minibatches:
             raise ConfigError(
                 f"minibatches={self.minibatches} does not divide the {self.train_batch_size * self.trials_per_task} "
@@ -82,6 +87,11 @@ class ControlConfig(TrialConfig):
         elif self.credit == "reward_to_go":
             options = {"gamma": self.gamma, **options}
         credit = make_credit(self.credit, alpha_end=options.pop("alpha_end", None), **options)
+        if self.credit in GROUPED and self.trials_per_task < 2:
+            raise ConfigError(
+                f"credit='{self.credit}' sets a trial against the others of its task: with trials_per_task="
+                f"{self.trials_per_task} every weight is 0. Set trials_per_task to at least 2"
+            )
         if credit.prover != "none" and not self.probe_samples:
             raise ConfigError(f"credit='{self.credit}' needs stop values: set probe_samples to at least 1")
         return credit
@@ -101,10 +111,11 @@ class ControlTrainer(TrialTrainer):
 
     def __init__(self, model: Any, args: ControlConfig, tasks: EnvTasks, **kwargs: Any) -> None:
         super().__init__(model, args, tasks.to(args.device), args.make_credit(), **kwargs)
-        self._collection: Trials | None = None
-        self._left: list[Tensor] = []
+        self.collection = Collection(args.device)
         self._named: set[str] = set()
-        self.register_state("collection", (self._collection_state, self._load_collection))
+        self.register_state("collection", self.collection)
+        if args.bounds and not episode_bounds(self.tasks.env, self.tasks.batch(args.seed, [0])):
+            logger.warning("no bounds are known for %s: regret is not logged", tasks.name)
 
     @classmethod
     def args_class(cls) -> type:
@@ -124,7 +135,7 @@ class ControlTrainer(TrialTrainer):
     def make_policy(cls, recipe: Recipe, tasks: EnvTasks) -> Any:
         """The policy of a recipe: `model` names a saved one, `policy` describes a fresh one; `peft` wraps either."""
         if recipe.model:
-            policy: Any = load_policy(recipe.model)
+            policy: Any = load_control_policy(recipe.model)
             if recipe.policy:
                 raise ConfigError("a recipe has a model to go on from or a policy to build, not both")
         else:
@@ -135,54 +146,59 @@ class ControlTrainer(TrialTrainer):
             policy = get_peft_model(policy, LoraConfig(**recipe.peft))
         return policy
 
+    @classmethod
+    def agent_of(cls, run: Path, recipe: Recipe) -> Agent:
+        """The policy that the run of a recipe left behind."""
+        if recipe.peft is None:
+            return load_control_policy(run)
+        from peft import PeftModel
+
+        with own_draws(recipe.seed, torch.device("cpu")):  # a fresh policy under the adapter is drawn as it was
+            policy = cls.make_policy(dataclasses.replace(recipe, peft=None), make_tasks(**recipe.tasks))
+        return PeftModel.from_pretrained(policy, str(run / "model")).merge_and_unload().eval()
+
     # Collecting.
 
-    def next_trials(self, indices: Sequence[int]) -> Trials:
+    def next_batch(self, indices: Sequence[int]) -> Batch:
         """The next minibatch; plays new trials on the tasks at `indices` when the last collection is used up."""
-        if not self._left:
+        if not self.collection:
             with torch.no_grad():
                 trials = self.play(indices)
             self.record(trials)
             self._watch(trials)
-            self._collection = self._weighed(trials)
-            parts = self.args.minibatches
-            orders = [torch.randperm(len(trials)) for _ in range(self.args.epochs)]
-            self._left = [part for order in orders for part in order.chunk(parts)]
-        index = self._left.pop(0)
-        assert self._collection is not None
-        return self._collection if len(index) == len(self._collection) else self._collection.rows(index)
+            self.collection.fill(self.weighed(trials), self.args.epochs, self.args.minibatches)
+        return self.collection.next()
 
     def play(self, indices: Sequence[int]) -> Trials:
         """`trials_per_task` trials on each task, one group a task."""
+        probe = ExploitProbe(self.args.probe_samples) if self.args.probe_samples else None
+        return self.play_as(self.policy, indices, int(torch.randint(2**31, (1,))), probe)
+
+    def play_as(self, agent: Agent, indices: Sequence[int], seed: int, probe: ExploitProbe | None = None) -> Trials:
+        """The trials of any agent on the tasks at `indices`, with what is known of these tasks; `seed` of the noise."""
         env, repeats = self.tasks.env, self.args.trials_per_task
         params = self.tasks.batch(self.args.seed, indices)
-        params = {name: value.repeat_interleave(repeats, 0) for name, value in params.items()}
+        each = {name: value.repeat_interleave(repeats, 0) for name, value in params.items()}
+        numbers = torch.tensor(indices, device=env.device).repeat_interleave(repeats)
         group = torch.arange(len(indices), device=env.device).repeat_interleave(repeats)
-        keys = env.task_keys(params, len(group), self.rows_written or 0)
-        probe = ExploitProbe(self.policy, self.args.probe_samples) if self.args.probe_samples else None
-        seed = int(torch.randint(2**31, (1,)))
-        trials = rollout(env, self.policy, params, seed=seed, group=group, probe=probe)
-        privileged: dict[str, Tensor] = {}
-        if self.args.bounds:
-            bounds = task_bounds(env, params)
-            privileged = {
-                "oracle": bounds.ceiling / env.spec.episodes,
-                "floor": bounds.floor / env.spec.episodes,
-            }
-        return dataclasses.replace(trials, privileged=privileged, task_keys=keys)
+        keys = env.task_keys(each, len(group), self.rows_written or 0)
+        trials = rollout(env, agent, each, seed=seed, group=group, task=numbers, keys=keys, probe=probe)
+        if not self.args.bounds or not self.log_is_due(self.args.epochs * self.args.minibatches):
+            return trials
+        return dataclasses.replace(trials, privileged=episode_bounds(env, params, repeats))
 
     @property
     def policy(self) -> Any:
         """The policy itself, out of whatever wraps it for training."""
         return self.unwrapped
 
-    def _weighed(self, trials: Trials) -> Trials:
+    def weighed(self, trials: Trials) -> Batch:
         """The trials with credit and value targets; rewards of free episodes count for nothing."""
         free = self.tasks.env.spec.free_episodes
         counted = trials
         if free:
             counted = dataclasses.replace(trials, rewards=torch.where(trials.episode < free, 0.0, trials.rewards))
-        weights = super().weigh(counted)
+        weights = self.weigh(counted)
         advantage = weights
         if self.args.credit != "gae" or self.args.credit_options:
             advantage = gae(counted, self.args.gamma, self.args.lam)
@@ -191,7 +207,7 @@ class ControlTrainer(TrialTrainer):
         if self.args.normalise:
             inside = self._of_all(weights[trials.mask])
             weights = torch.where(trials.mask, (weights - inside.mean()) / (inside.std() + 1e-8), 0.0)
-        return dataclasses.replace(trials, privileged={**trials.privileged, WEIGHTS: weights, TARGETS: targets})
+        return Batch(trials, weights, {VALUE: targets})
 
     def _rescale(self, targets: Tensor) -> None:
         """The critic's units follow the mean and deviation of its targets (N,), over some ten collections."""
@@ -221,25 +237,25 @@ class ControlTrainer(TrialTrainer):
 
     # Learning.
 
-    def weigh(self, trials: Trials) -> Tensor:
-        return trials.privileged[WEIGHTS]
-
-    def losses(self, trials: Trials, weights: Tensor) -> dict[str, Tensor]:
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
         """PPO's clipped surrogate (or the plain policy gradient), the critic's error and the entropy, over `mask`."""
+        trials = batch.trials
         heads: Heads = self.model_wrapped(trials.inputs)
-        distribution, mask = self.policy.distribution, trials.mask
-        logprobs = distribution.logprob(heads.logits, trials.actions)[mask]
-        ratio, advantage = torch.exp(logprobs - trials.logprobs[mask]), weights[mask]  # type: ignore[index]
+        logprobs, entropies = self.policy.distribution.both(heads.logits, trials.actions)
+        weight = trials.mask / trials.mask.sum()  # means over the steps in `mask`, without gathering them
+        change = torch.where(trials.mask, logprobs - trials.logprobs, 0.0)
+        ratio, advantage = torch.exp(change), batch.weights
         gain = ratio * advantage
         if self.args.clip is not None:
             gain = torch.minimum(gain, ratio.clamp(1 - self.args.clip, 1 + self.args.clip) * advantage)
-        entropy = distribution.entropy(heads.logits)[mask].mean()
-        error = ((heads.values - trials.privileged[TARGETS])[mask] / self.policy.value_std).square().mean()
+        entropy = (entropies * weight).sum()
+        error = (((heads.values - batch.targets[VALUE]) / self.policy.value_std).square() * weight).sum()
         with torch.no_grad():
             self.log_metric("entropy", float(entropy))
             self.log_metric("value_error", float(error))
-            self.log_metric("kl", float((ratio - 1 - torch.log(ratio)).mean()))
-        return {"policy": -gain.mean() + self.args.value_weight * error - self.entropy_weight * entropy}
+            self.log_metric("kl", float(((ratio - 1 - change) * weight).sum()))
+        gain = (gain * weight).sum()
+        return {"policy": -gain + self.args.value_weight * error - self.entropy_weight * entropy}
 
     @property
     def entropy_weight(self) -> float:
@@ -247,32 +263,3 @@ class ControlTrainer(TrialTrainer):
         start, end = self.args.entropy, self.args.entropy_end
         done = self.state.global_step / max(self.state.max_steps, 1)
         return start if end is None else start + (end - start) * done
-
-    # What is kept over a resume.
-
-    def _collection_state(self) -> Any:
-        if self._collection is None or not self._left:
-            return None
-        trials = {entry.name: getattr(self._collection, entry.name) for entry in dataclasses.fields(Trials)}
-        return {"trials": trials, "left": list(self._left)}
-
-    def _load_collection(self, state: Any) -> None:
-        if state is not None:
-            self._collection, self._left = Trials(**state["trials"]).to(self.args.device), list(state["left"])
-
-
-def load_policy(path: str | Path) -> ControlPolicy:
-    """A saved policy: its own folder, or a run's (RUN/model).
-
-    Raises:
-        ConfigError: when there is none, or the folder holds something else.
-    """
-    folder = Path(path) / "model" if (Path(path) / "model").is_dir() else Path(path)
-    if not (folder / "config.json").is_file():
-        raise ConfigError(
-            f"{path} holds no policy: a folder with config.json and model.safetensors, or a run, is needed"
-        )
-    try:
-        return ControlPolicy.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise ConfigError(f"{folder} does not load as a policy: {error}") from error

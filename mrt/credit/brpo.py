@@ -7,14 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mrt.credit.grouping import (
-    forward_fill,
-    group_max,
-    group_mean,
-    rank,
-    spread,
-    weighable,
-)
+from mrt.credit.grouping import forward_fill, group_max, group_mean, rank, spread, weighable
 from mrt.credit.outcome import outcome
 from mrt.trials import Trials
 

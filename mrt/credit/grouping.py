@@ -88,6 +88,37 @@ def interpolate(values: Tensor) -> Tensor:
     return torch.where(inside, line, values)
 
 
+def discounted_to_go(gained: Tensor, factor: float) -> Tensor:
+    """(B, K) sum over i >= j of factor^(i-j) gained_i."""
+    total, running = torch.zeros_like(gained), torch.zeros_like(gained[:, 0])
+    for j in reversed(range(gained.shape[1])):
+        running = gained[:, j] + factor * running
+        total[:, j] = running
+    return total
+
+
+def depth_means(weight: Tensor, trials: Trials) -> Tensor:
+    """(B, K) mean of `weight` over the scorable rows of the group that have this episode; 0 where none has."""
+    ranks = rank(trials.group)
+    present = torch.arange(weight.shape[1], device=weight.device) < trials.episodes[:, None]
+    present &= trials.scored[:, None]
+    mean = group_mean(torch.where(present, weight, torch.full_like(weight, torch.nan)), ranks)[ranks]
+    return torch.nan_to_num(mean, nan=0.0)
+
+
+def check_compares(ranks: Tensor, name: str) -> None:
+    """A credit that compares the rows of a group needs a group of two somewhere.
+
+    Raises:
+        ConfigError: when every group has one row: all weights would be zero and nothing would be learned.
+    """
+    if len(ranks) and int(torch.bincount(ranks).max()) < 2:
+        raise ConfigError(
+            f"credit '{name}' compares the rows of a group, and every group has one row: all weights would be zero. "
+            "Cure: several trials a task (trials_per_task, num_generations), or a credit of steps (gae, reward_to_go)"
+        )
+
+
 def check_group_size(batch: int, size: int, processes: int = 1) -> None:
     """Groups of `size` rows must not be split over processes or updates.
 

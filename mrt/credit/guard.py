@@ -6,10 +6,13 @@ bonus alpha (f_i - c) is affine in the outcome, and centring and scaling erase i
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from mrt.credit.grouping import rank
+from mrt.credit.outcome import Gather
 from mrt.errors import ConfigError
 from mrt.trials import Trials
 
@@ -46,21 +49,38 @@ def effective_std(trials: Trials, outcome: Tensor, bonus: Tensor) -> Tensor:
     return torch.stack(left) if left else torch.zeros(0, dtype=torch.float64)
 
 
-def check_bonus(trials: Trials, outcome: Tensor, bonus: Tensor, floor: float = 1e-6) -> float:
-    """Mean effective standard deviation over the groups that can tell; NaN when none can.
+def mean_effective_std(trials: Trials, outcome: Tensor, bonus: Tensor, gather: Gather | None = None) -> float:
+    """Mean of `effective_std` over the groups that can tell, those of other processes too where there is `gather`; NaN
+    when none can.
+    """
+    left = _telling(trials, outcome, bonus, gather)
+    return float(left.mean()) if len(left) else math.nan
+
+
+def check_bonus(
+    trials: Trials, outcome: Tensor, bonus: Tensor, floor: float = NOTHING, gather: Gather | None = None
+) -> float:
+    """As `mean_effective_std`.
 
     Raises:
         ConfigError: when it is below `floor` in every group whose outcomes vary; the message names the cures.
     """
-    left = effective_std(trials, outcome, bonus)
-    left = left[~left.isnan()]
+    left = _telling(trials, outcome, bonus, gather)
     if len(left) and bool((left < floor).all()):
         raise ConfigError(
             "the progress bonus cancels: within every group whose outcomes vary it is affine in the outcome "
             f"(what remains has standard deviation {float(left.max()):.1e}), so centring and scaling erase it. "
             f"Cures: {CURES}"
         )
-    return float(left.mean()) if len(left) else float("nan")
+    return float(left.mean()) if len(left) else math.nan
+
+
+def _telling(trials: Trials, outcome: Tensor, bonus: Tensor, gather: Gather | None) -> Tensor:
+    """The effective standard deviations of the groups of all processes that can tell."""
+    stds = effective_std(trials, outcome, bonus)
+    if gather is not None:
+        stds = gather(stds.to(bonus.device)).cpu()
+    return stds[~stds.isnan()]
 
 
 def check_construction(mode: str, mixed: bool) -> None:

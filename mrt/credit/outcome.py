@@ -8,12 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mrt.credit.grouping import (
-    group_mean,
-    group_std,
-    group_sum,
-    rank,
-)
+from mrt.credit.grouping import group_mean, group_std, group_sum, rank
 from mrt.errors import ConfigError, nearest
 from mrt.trials import Trials
 

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from mrt.credit.brpo import brpo
+from mrt.credit.grouping import check_compares, rank
 from mrt.credit.outcome import Gather, leave_one_out, outcome
 from mrt.credit.progress import progress
 from mrt.credit.returns import gae, reward_to_go
@@ -25,6 +26,7 @@ class Credit:
     `fraction` in [0, 1] is how far training has come: `alpha` moves linearly to `alpha_end` where that is given.
 
     Raises:
+        ConfigError: when the credit only compares the rows of a group, and every group has one row.
         ValueError: when the stop values were measured by another prover than the credit needs.
     """
 
@@ -52,6 +54,8 @@ class Credit:
                 raise ValueError(
                     f"credit '{self.name}' needs stop values from the '{self.prover}' prover, these come from '{found}'"
                 )
+        if self.name in COMPARE:
+            check_compares(rank(trials.group), self.name)
         options = dict(self.options)
         if self.name == "progress":
             options["alpha"] = self.alpha(fraction)
@@ -70,6 +74,9 @@ CREDITS: dict[str, tuple[Callable[..., Tensor], str]] = {
     "vineppo": (vineppo, "continue"),
 }
 """Name -> (function, the prover it needs)."""
+
+COMPARE = ("outcome", "leave_one_out")
+"""Credits that are zero for a row which is alone in its group."""
 
 
 def make_credit(name: str, alpha_end: float | None = None, **options: Any) -> Credit:

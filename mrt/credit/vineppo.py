@@ -5,11 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mrt.credit.grouping import (
-    last_measured,
-    spread,
-    weighable,
-)
+from mrt.credit.grouping import last_measured, spread, weighable
 from mrt.trials import Trials
 
 

@@ -119,7 +119,7 @@ def bootstrap(
 
 
 def paired_bootstrap(
-    a: Rows, b: Rows, statistic: Statistic = mean, n_boot: int = 2000, seed: int = 0, level: float = 0.95
+    a: Rows, b: Rows, statistic: Statistic = mean, *, n_boot: int = 2000, seed: int = 0, level: float = 0.95
 ) -> Interval:
     """Interval of statistic(a) - statistic(b): both arms are given the same problems in every resample.
 

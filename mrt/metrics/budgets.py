@@ -68,6 +68,7 @@ def accuracy_at_budgets(
     own_reward: Rows,
     forced: Rows,
     budgets: ArrayLike,
+    *,
     problems: Sequence[Hashable] | None = None,
     truncated: ArrayLike | None = None,
 ) -> FloatArray:
@@ -136,7 +137,7 @@ def tokens_at_equal_accuracy(budgets: ArrayLike, baseline: ArrayLike, ours: Arra
 
 
 def tokens_at_equal_accuracy_interval(
-    baseline: ArrayLike, ours: ArrayLike, budgets: ArrayLike, n_boot: int = 2000, seed: int = 0, level: float = 0.95
+    baseline: ArrayLike, ours: ArrayLike, budgets: ArrayLike, *, n_boot: int = 2000, seed: int = 0, level: float = 0.95
 ) -> Interval:
     """`tokens_at_equal_accuracy` of the mean curves; paired bootstrap over seeds, then over problems within each.
 

@@ -104,6 +104,7 @@ def mean_normalised_regret(
     j: Rows,
     problems: Sequence[Hashable],
     budget: float,
+    *,
     oracle: float | Curve = 1.0,
     interpolation: Interpolation = "step",
 ) -> float:

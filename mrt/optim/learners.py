@@ -6,6 +6,7 @@ outside (schedulers, accelerate, checkpoints) they are one optimiser with concat
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +19,9 @@ from mrt.errors import ConfigError
 
 @dataclass(frozen=True)
 class Learner:
-    """One learner: the optimiser of its parameters, and the norm its gradient is clipped to (None: `max_grad_norm`)."""
+    """One learner: the optimiser of its parameters, and the norm its gradient is clipped to (None: `max_grad_norm`;
+    0: not at all).
+    """
 
     optimizer: torch.optim.Optimizer
     max_grad_norm: float | None = None
@@ -73,7 +76,7 @@ class CompositeOptimizer(torch.optim.Optimizer):
         norms = []
         for part in self.learners.values():
             limit = default if part.max_grad_norm is None else part.max_grad_norm
-            norms.append(nn.utils.clip_grad_norm_(list(part.parameters()), limit))
+            norms.append(nn.utils.clip_grad_norm_(list(part.parameters()), limit or math.inf))
         return torch.stack(norms).square().sum().sqrt()
 
     def state_dict(self) -> dict[str, Any]:

@@ -68,7 +68,7 @@ def compute_cards(arms: Sequence[Arm]) -> list[Card]:
         (
             "Linearized",
             band_figure("li", _series(arms, "linearized", "budget"), budget, log=True, percent=True),
-            "Only the last few episodes stay in sight while a trial goes on.",
+            "Only the last few episodes stay in context as a trial continues.",
         ),
         (
             "Calibration of J",
@@ -127,7 +127,7 @@ def heat_maps(arms: Sequence[Arm]) -> list[Heat]:
 
 
 def environments(arms: Sequence[Arm]) -> list[tuple[str, list[str]]]:
-    """(name, one value an arm) of what the evaluations ran with: commit, machine, versions."""
+    """(name, one value per arm) of what the evaluations ran with: commit, machine, versions."""
     stored = [arm.results.get("environment") for arm in arms]
     flat: list[dict[str, str]] = []
     for one in stored:
@@ -248,7 +248,7 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def _heat_svg(keys: Sequence[str], table: Mapping[str, Sequence[float]], grid: Sequence[float]) -> str:
-    """A row a problem, a column a budget; equal neighbours are one rectangle, empty ones none."""
+    """One row per problem, one column per budget; equal neighbours share a rectangle, empty ones have none."""
     width, height = 100.0, 3.0
     column = width / len(grid)
     parts = [f'<svg class="heat" viewBox="0 0 {width:g} {height * len(keys):g}" preserveAspectRatio="none">']

@@ -102,7 +102,7 @@ def _check(folder: Path, files: Sequence[str], what: str, command: str) -> Path:
 
 
 def read_arms(evals: Sequence[Path], baseline: str | None) -> tuple[list[Arm], str]:
-    """The arms, and the baseline's name (the first arm's when None). Equal names are told apart by a number.
+    """The arms, and the baseline's name (the first arm's when None). Equal names get a number.
 
     Raises DataError for a directory that holds no evaluation, ConfigError for an unknown baseline.
     """
@@ -119,7 +119,7 @@ def read_arms(evals: Sequence[Path], baseline: str | None) -> tuple[list[Arm], s
             name = f"{unnumbered} ({repeat})"
         names.append(name)
     if baseline is not None and baseline not in names:
-        raise ConfigError(f"baseline '{baseline}' is none of the evaluations: {nearest(baseline, names)}")
+        raise ConfigError(f"baseline '{baseline}' is not one of the evaluations: {nearest(baseline, names)}")
     chosen = baseline or (names[0] if names else "")
     arms: list[Arm] = []
     for name, (folder, config, results) in zip(names, found, strict=True):

@@ -23,13 +23,14 @@ from mrt.report.plots import AXES, Series, band_figure, bar_figure, training_pan
 from mrt.runs.fields import redact
 
 VERDICTS = ("correct", "wrong", "unparsed", "truncated", "timeout", "error")
-_RARE = 0.02  # an episode that fewer of the traces reach stands in the table but not in the figures
+_RARE = 0.02  # an episode that fewer of the traces reach is in the table but not in the figures
 
 
 def write_report(
     out: Path,
     evals: Sequence[Path],
     runs: Sequence[Path] = (),
+    *,
     title: str = "Evaluation report",
     baseline: str | None = None,
     comparisons: Sequence[Mapping[str, Any]] = (),
@@ -71,7 +72,7 @@ def write_report(
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     staged = out.with_name(out.name + ".part")
-    staged.write_bytes(html.encode("utf-8", "replace"))  # a lone surrogate in a trace is no reason to fail
+    staged.write_bytes(html.encode("utf-8", "replace"))  # a lone surrogate in a trace must not make it fail
     os.replace(staged, out)
     return out
 

@@ -124,6 +124,7 @@ def band_figure(
     name: str,
     series: Sequence[Series],
     x_label: str,
+    *,
     log: bool = False,
     percent: bool = False,
     whole: bool = False,

@@ -1,4 +1,4 @@
-"""Values that a person typed, brought to the types of a dataclass: wrong ones are named, never guessed at.
+"""Values that a person typed, brought to the types of a dataclass: wrong ones are reported, never guessed.
 
 YAML reads `1e-4` as text, `no` as false and `7` as a number; the type of the field decides what was meant.
 """
@@ -29,7 +29,7 @@ def is_secret(key: str) -> bool:
 def redact(value: Any, key: str = "", by_key: bool = True) -> Any:
     """The value as it may be written to disk or shown: credentials become `***`, keys become text, at every depth.
 
-    A credential is told by its key (`hub_token`), unless `by_key` is off, or by its own form (`hf_...`).
+    A credential is recognised by its key (`hub_token`), unless `by_key` is off, or by its own form (`hf_...`).
     """
     if by_key and key and is_secret(key) and value is not None and not isinstance(value, bool):
         return "***"
@@ -69,7 +69,7 @@ def convert_fields(
         try:
             converted[key] = convert(value, hints[key], (typed or {}).get(key))
         except (TypeError, ValueError, OverflowError) as error:
-            raise ConfigError(f"{where}: {key} = {show(value, key)} should be {expected(hints[key])}") from error
+            raise ConfigError(f"{where}: {key} = {show(value, key)} must be {expected(hints[key])}") from error
     return converted
 
 
@@ -105,7 +105,7 @@ def _convert_union(value: Any, options: tuple[Any, ...], text: str | None) -> An
             return convert(value, option, text)
         except (TypeError, ValueError, OverflowError):
             continue
-    raise TypeError(f"{value!r} is none of {options}")
+    raise TypeError(f"{value!r} is not one of {options}")
 
 
 def _is_exact(value: Any, hint: Any) -> bool:

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 GIB = 2**30
 PROGRAM = 0.55 * GIB  # Python with torch, transformers and TRL imported, a trainer built, and allocators' slack
 CONTEXT = 0.6 * GIB  # of CUDA, on the accelerator
-MAX_POSITIONS = 65_536  # of an engine's keys and values at work at one time
-GROWING = 2.5  # keys and values, half as much room again, and the old ones while they are copied
+MAX_POSITIONS = 65_536  # of an engine's keys and values at work at one time, by default
+GROWING = 1.25  # keys and values, an eighth as much room again, and one layer's old ones while they are copied
 KEPT = 1.0  # a copy of them, for the probes
 LOGIT_COPIES = 4  # logits in float32, and what sampling makes of them
 SFT_COPIES = 3  # logits, their float32 copy and its gradient
@@ -66,6 +66,7 @@ class Settings:
     fused: bool = True  # the head's logits are never there all at once
     lora: bool = False
     shards: int = 1
+    max_positions: int = MAX_POSITIONS  # of keys and values at work at one time
     reserved: float = 0.0  # bytes that another engine takes for itself (vLLM)
 
 
@@ -102,8 +103,8 @@ SAMPLING, TRAINING = ("keys and values", "logits (sampling)"), ("activations", "
 def plan(shape: Shape, settings: Settings, accelerator: bool = False) -> Plan:
     """The parts of one process. Sharding (FSDP, ZeRO-3) divides weights, gradients and optimiser."""
     s, each = settings, settings.bytes_each
-    positions = min(s.rows * s.length, max(MAX_POSITIONS, s.length))
-    kept = KEPT if s.probed and s.rows * s.length <= MAX_POSITIONS else 0.0
+    positions = min(s.rows * s.length, max(s.max_positions, s.length))
+    kept = KEPT if s.probed and s.rows * s.length <= s.max_positions else 0.0
     tokens = s.micro_batch * s.length
     head = min(tokens, FUSED_TOKENS) if s.fused else tokens
     return Plan(

@@ -1,9 +1,9 @@
-"""A recipe: the YAML file that says what to train, checked against the trainer that it names before anything is built.
+"""A recipe: a YAML file that describes a training, checked against the trainer that it names before anything is built.
 
     trainer: mrt.reasoning.training.trainer:MRTTrainer    # module:class
     model: runs/warmstart/model                  # a path or a hub name
-    problems: {name: countdown}                  # a problem set and its dials
-    tasks: {name: grid-navi, episodes: 4}        # or, for control, an environment and its dials,
+    problems: {name: countdown}                  # a problem set and its options
+    tasks: {name: grid-navi, episodes: 4}        # for control: an environment and its options (docs/environments.md),
     policy: {memory: gru, hidden_size: 64}       # and the policy that is built for it
     args: {learning_rate: 2e-4, max_steps: 60}   # fields of the trainer's own arguments class
     peft: {r: 8}                                 # fields of peft.LoraConfig; leave out to train every weight
@@ -15,12 +15,8 @@ A trainer that recipes can name has two classmethods: `args_class()` (the datacl
 """
 
 import hashlib
-import importlib
 import json
-import os
-import pkgutil
 import re
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import resources
@@ -30,15 +26,15 @@ from typing import Any, Protocol
 import yaml
 
 from mrt.errors import ConfigError, nearest
+from mrt.runs.code import SPEC, import_environments, import_named
 from mrt.runs.fields import convert_fields, field_types, redact, show
 from mrt.runs.strict_yaml import parse_yaml
 
-OUR_PACKAGES = ("mrt", "classic_metarl")
 SECTIONS = ("problems", "tasks", "policy", "args", "peft")
 NAMED = ("problems", "tasks")  # sections that say which one by `name`
+TASK_SOURCES = ("name", "gymnasium", "env")  # tasks also by a Gymnasium id, or by a class of one's own (module:Class)
 SAID_ABOVE = ("output_dir", "seed")  # fields of every arguments class that a recipe states once, at its top level
 MAX_BYTES = 1_000_000
-SPEC = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII)  # module:Name
 
 
 class RecipeTrainer(Protocol):
@@ -82,7 +78,7 @@ class Recipe:
         return digest(self.to_dict())
 
     def build_args(self, args_class: type, output_dir: Path) -> Any:
-        """The trainer's arguments; what its own checks refuse is a ConfigError."""
+        """The trainer's arguments; what its own checks refuse raises ConfigError."""
         try:
             return args_class(output_dir=str(output_dir), seed=self.seed, **self.args)
         except (TypeError, ValueError, ImportError) as error:
@@ -90,7 +86,7 @@ class Recipe:
 
 
 def named_only(value: Any) -> Any:
-    """The same value with every `module:Name` in it as `Name`: where code stands decides no result."""
+    """The same value with every `module:Name` in it as `Name`: where code is does not affect a result."""
     if isinstance(value, Mapping):
         return {key: named_only(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
@@ -111,7 +107,7 @@ def load_recipe(path_or_name: str, overrides: Sequence[str] = (), *, allow_code:
 
     A path is tried first, then the name of a packaged recipe (`countdown/mrt`). Keys are dotted
     (`args.learning_rate=1e-4`); a bare name is a top-level key, or else a field of `args`. Raises ConfigError, and
-    nothing else, for any file whatever.
+    nothing else, whatever the file holds.
     """
     source, text = _read(path_or_name)
     loaded = _parse(text, source)
@@ -138,7 +134,9 @@ def load_recipe(path_or_name: str, overrides: Sequence[str] = (), *, allow_code:
             section, rest = _section_of(key, args_class, sections)
             _set_nested(sections[section], rest, parse_yaml(raw, f"override {key}"), key)
             texts[section][".".join(rest)] = raw
-    return _finish(recipe, args_class, sections, texts, source)
+    recipe = _finish(recipe, args_class, sections, texts, source)
+    import_environments(recipe.tasks, allow_code)
+    return recipe
 
 
 def _finish(
@@ -151,8 +149,10 @@ def _finish(
         for key in sections[name]:
             if not isinstance(key, str):
                 raise ConfigError(f"{source}: {name}: {show(key)} is not a name")
-        if name in NAMED and sections[name] and not isinstance(sections[name].get("name"), str):
-            raise ConfigError(f"{source}: {name} needs a name ({name}: {{name: ..., ...}})")
+        given = [key for key in (TASK_SOURCES if name == "tasks" else ("name",)) if key in sections[name]]
+        if name in NAMED and sections[name] and [type(sections[name][key]) for key in given] != [str]:
+            also = ", or one of gymnasium and env instead" if name == "tasks" else ""
+            raise ConfigError(f"{source}: {name} needs a name ({name}: {{name: ..., ...}}){also}")
     args = convert_fields(args_class, sections["args"], f"{source}: args", texts["args"])
     peft = sections["peft"] or None
     if peft is not None:
@@ -170,47 +170,18 @@ def import_trainer(spec: str, allow_code: bool = False) -> type[RecipeTrainer]:
     Raises ConfigError for a spec of another shape, a module or class that is not there (naming the nearest), and a
     class without `args_class` and `from_recipe`.
     """
-    if not SPEC.fullmatch(spec):
-        raise ConfigError(
-            f"trainer {show(spec)} should read module:Class, as in mrt.reasoning.training.trainer:MRTTrainer"
-        )
-    module_name, class_name = spec.split(":")
-    ours = module_name.split(".")[0] in OUR_PACKAGES
+    trainer = import_named(spec, "trainer", allow_code)
     named = f"trainer {show(spec)}"
-    if not ours and not allow_code:
-        raise ConfigError(f"{named} is code from outside mrt and classic_metarl: allow it with --allow-code")
-    if not ours and os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        missing = error.name or ""
-        if not (module_name + ".").startswith(missing + "."):
-            raise ConfigError(f"{named} needs the package '{missing}', which is not installed") from error
-        hint = f"; {nearest(module_name, _modules())}" if ours else " on the path or in this folder"
-        raise ConfigError(f"{named}: no module {show(missing)}{hint}") from error
-    trainer = getattr(module, class_name, None)
-    if trainer is None:
-        classes = {name for name, value in vars(module).items() if isinstance(value, type)}
-        raise ConfigError(f"{named}: no such class; {nearest(class_name, classes)}")
     if not isinstance(trainer, type) or not (hasattr(trainer, "args_class") and hasattr(trainer, "from_recipe")):
-        raise ConfigError(f"{named} is no trainer: it lacks the classmethods args_class and from_recipe")
+        raise ConfigError(f"{named} is not a trainer: it lacks the classmethods args_class and from_recipe")
     return trainer
-
-
-def _modules() -> set[str]:
-    found = set()
-    for name in OUR_PACKAGES:
-        package = importlib.import_module(name)
-        found |= {m.name for m in pkgutil.walk_packages(package.__path__, name + ".", onerror=lambda _: None)}
-    return found
 
 
 # ---- finding and reading
 
 
 def recipe_folder() -> Path:
-    """Where the packaged recipes lie: `recipes/` of the checkout, or the copy inside an installed wheel."""
+    """Where the packaged recipes are: `recipes/` of the checkout, or the copy inside an installed wheel."""
     here = Path(str(resources.files("mrt")))
     packaged = here / "_packaged" / "recipes"
     return packaged if packaged.is_dir() else here.parent / "recipes"
@@ -237,7 +208,7 @@ def _read(path_or_name: str) -> tuple[str, str]:
                 )
             path = recipe_folder() / f"{name}.yaml"
         if path.stat().st_size > MAX_BYTES:
-            raise ConfigError(f"{path_or_name} has more than {MAX_BYTES} bytes: that is no recipe")
+            raise ConfigError(f"{path_or_name} has more than {MAX_BYTES} bytes: that is not a recipe")
         return str(path), path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:  # unreadable, no text, a name that no file system takes
         raise ConfigError(f"{show(path_or_name)} cannot be read: {error}") from error
@@ -246,7 +217,7 @@ def _read(path_or_name: str) -> tuple[str, str]:
 def _parse(text: str, source: str) -> dict[Any, Any]:
     loaded = parse_yaml(text, source)
     if not isinstance(loaded, dict):
-        raise ConfigError(f"{source} should be a mapping with the keys {', '.join(field_types(Recipe))}")
+        raise ConfigError(f"{source} must be a mapping with the keys {', '.join(field_types(Recipe))}")
     return loaded
 
 
@@ -256,12 +227,12 @@ def _parse(text: str, source: str) -> dict[Any, Any]:
 def _split_override(item: str) -> tuple[str, str]:
     key, equals, raw = item.partition("=")
     if not equals or not key.strip():
-        raise ConfigError(f"override {show(item)} should read key=value, as in args.learning_rate=1e-4")
+        raise ConfigError(f"override {show(item)} must read key=value, as in args.learning_rate=1e-4")
     return key.strip(), raw
 
 
 def _section_of(key: str, args_class: type, sections: Mapping[str, Mapping]) -> tuple[str, list[str]]:
-    """A dotted key names its section; a bare one that is no top-level key can only be a field of args."""
+    """A dotted key names its section; a bare one that is not a top-level key can only be a field of args."""
     first, *rest = key.split(".")
     if first in SECTIONS and rest and all(rest):
         return first, rest
@@ -275,7 +246,7 @@ def _set_nested(target: dict[str, Any], path: Sequence[str], value: Any, key: st
     for name in path[:-1]:
         inner = target.get(name)
         if inner is not None and not isinstance(inner, dict):
-            raise ConfigError(f"override {key}: {name} = {show(inner, name)} is no mapping")
+            raise ConfigError(f"override {key}: {name} = {show(inner, name)} is not a mapping")
         target[name] = dict(inner or {})
         target = target[name]
     target[path[-1]] = value

@@ -1,6 +1,6 @@
-"""The run directory's account of itself, run.json: which recipe, which versions, and whether the run is finished.
+"""The run directory's record of itself, run.json: which recipe, which versions, and whether the run is finished.
 
-A command that finds its run finished has nothing to do; one that finds the same recipe unfinished goes on; one that
+A command that finds its run finished has nothing to do; one that finds the same recipe unfinished resumes; one that
 finds another recipe there stops, and says what differs.
 """
 
@@ -19,13 +19,14 @@ from typing import Any
 from mrt.errors import CheckpointError, ConfigError
 from mrt.runs.fields import is_secret, redact
 from mrt.runs.recipe import Recipe, digest
+from mrt.version import version
 
 SCHEMA_VERSION = 1
-PACKAGES = ("mrt", "torch", "transformers", "trl", "accelerate", "datasets", "peft", "math-verify", "numpy")
+PACKAGES = ("torch", "transformers", "trl", "accelerate", "datasets", "peft", "math-verify", "numpy")
 
 
 class RunState(StrEnum):
-    """What a command finds in the directory that it is to write."""
+    """What a command finds in the directory that it is about to write."""
 
     NEW = "new"
     UNFINISHED = "unfinished"
@@ -69,7 +70,7 @@ def trained_weights(run_dir: Path) -> Path:
     """RUN/model/model.safetensors.
 
     Raises:
-        ConfigError: where no trained model lies there.
+        ConfigError: where there is no trained model.
     """
     path = run_dir / "model" / "model.safetensors"
     if not path.is_file():
@@ -89,7 +90,7 @@ def inspect_run(run_dir: Path, recipe: Recipe) -> RunState:
     theirs, ours = run.get("recipe") or {}, recipe.to_dict()
     if digest(theirs) != digest(ours):
         if not (saved or (run_dir / "model").exists()):
-            return RunState.NEW  # it had come to nothing yet: a recipe may be mended and tried again
+            return RunState.NEW  # nothing was saved yet: a recipe may be fixed and tried again
         raise ConfigError(
             f"{run_dir} belongs to another recipe ({'; '.join(differences(theirs, ours))}): "
             "choose another output_dir, or --fresh to move that run aside and start over"
@@ -117,7 +118,7 @@ def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def start_run(run_dir: Path, recipe: Recipe, command: Sequence[str]) -> None:
-    """Writes run.json before the first step; a run that goes on keeps its start and notes each further one."""
+    """Writes run.json before the first step; a resumed run keeps its start and notes each resume."""
     now = datetime.now(UTC).isoformat(timespec="seconds")
     before = read_run(run_dir)
     run = {
@@ -136,7 +137,7 @@ def start_run(run_dir: Path, recipe: Recipe, command: Sequence[str]) -> None:
 
 
 def finish_run(run_dir: Path, **facts: Any) -> None:
-    """Marks the run finished, with what is worth knowing about its end."""
+    """Marks the run finished, with facts about its end."""
     ended = datetime.now(UTC).isoformat(timespec="seconds")
     write_json(run_dir / "run.json", read_run(run_dir) | {"finished": True, "ended": ended} | facts)
 
@@ -181,7 +182,7 @@ def locked(run_dir: Path) -> Iterator[None]:
 
 
 def redact_command(command: Sequence[str]) -> list[str]:
-    """The command line with the values of credentials left out: told by their key, or by their own form."""
+    """The command line with the values of credentials left out: recognised by their key, or by their own form."""
     parts = (item.partition("=") for item in command)
     return [
         f"{key}=***" if equals and is_secret(key.lstrip("-").replace("-", "_")) else redact(key + equals + value)
@@ -191,7 +192,7 @@ def redact_command(command: Sequence[str]) -> list[str]:
 
 def versions() -> dict[str, str]:
     """Of Python and of the packages that decide a result, without importing any."""
-    found = {"python": sys.version.split()[0]}
+    found = {"python": sys.version.split()[0], "mrt": version()}
     for name in PACKAGES:
         try:
             found[name] = metadata.version(name)

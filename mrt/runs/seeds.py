@@ -1,4 +1,4 @@
-"""One recipe with several seeds, and what they say together: interquartile mean and stratified bootstrap interval.
+"""One recipe with several seeds, and their aggregate: interquartile mean and stratified bootstrap interval.
 
 Every seed is a run of its own in `OUTPUT_DIR/seed-N`, resumed and finished like any other; `seeds.json` holds the
 aggregate (Agarwal et al. 2021, "Deep Reinforcement Learning at the Edge of the Statistical Precipice", 2108.13264).
@@ -32,13 +32,13 @@ def seeded(recipe: Recipe, count: int) -> list[Recipe]:
         ConfigError: for fewer than two seeds, which say nothing about spread.
     """
     if count < 2:
-        raise ConfigError(f"--seeds {count}: at least 2, or leave it out for a single run")
+        raise ConfigError(f"--seeds {count} must be at least 2; leave it out for a single run")
     seeds = range(recipe.seed, recipe.seed + count)
     return [replace(recipe, seed=seed, output_dir=f"{recipe.output_dir}/seed-{seed}") for seed in seeds]
 
 
 def final_scores(run_dir: Path, share: float = LAST) -> dict[str, float]:
-    """{metric: mean over the last `share` of the logs that have it} of metrics.jsonl; nothing that a clock says.
+    """{metric: mean over the last `share` of the logs that have it} of metrics.jsonl; no metric of a clock.
 
     Raises:
         DataError: when there is no metrics.jsonl, or a line of it cannot be read.
@@ -81,7 +81,7 @@ def stratified_interval(scores: ArrayLike, n_boot: int = 2000, seed: int = 0, le
 
 
 def aggregate(scores: Mapping[int, Mapping[str, float]]) -> dict[str, dict[str, Any]]:
-    """{metric: interquartile mean, bounds of the 95 % interval, one value a seed} over {seed: final scores}.
+    """{metric: interquartile mean, bounds of the 95 % interval, one value per seed} over {seed: final scores}.
 
     Metrics that not every seed has are left out.
     """
@@ -100,7 +100,7 @@ def aggregate(scores: Mapping[int, Mapping[str, float]]) -> dict[str, dict[str, 
 
 
 def table(found: Mapping[str, Mapping[str, Any]], seeds: int) -> str:
-    """One line a metric."""
+    """One line per metric."""
     width = max((len(name) for name in found), default=0)
     lines = [
         f"{name.ljust(width)}  {one['iqm']:.4g} [{one['low']:.4g}, {one['high']:.4g}]" for name, one in found.items()

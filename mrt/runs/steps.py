@@ -1,4 +1,4 @@
-"""Commands as subprocesses: in the order of their needs, so many at a time, with live progress and a log each.
+"""Commands as subprocesses: in the order of their dependencies, `width` at a time, with live progress and a log each.
 
 A step that is finished is skipped, whoever finished it; one that fails stops the others and shows the end of its log.
 """
@@ -28,12 +28,12 @@ TAIL_LINES = 15
 
 
 class StepFailed(Exception):
-    """A step's command ended with an error that is no user's mistake; the message holds the end of its log."""
+    """A step's command ended with an error that is not a user's mistake; the message holds the end of its log."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a step has come: `done` of `total` (0 where it is not known yet), and a word on how it goes."""
+    """How far a step has come: `done` of `total` (0 where it is not known yet), and a short note."""
 
     done: int = 0
     total: int = 0
@@ -42,7 +42,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Step:
-    """A command, what has to be finished before it, how its end is told, how its progress is read, its threads."""
+    """A command, what must finish before it, how to tell that it is finished, how to read its progress, its threads."""
 
     name: str
     command: Sequence[str]
@@ -101,7 +101,7 @@ class StepRunner:
             self.timings["peak_resident_gib"] = max(self.timings["peak_resident_gib"], resident_gib())
 
     def _launch(self) -> None:
-        """Starts what is ready. While everything is taken nothing is asked: `finished` may read a recipe."""
+        """Starts what is ready. While all slots are taken nothing is asked: `finished` may read a recipe."""
         for step in self.steps:
             if len(self.running) >= self.width:
                 return
@@ -170,7 +170,7 @@ class Display:
         self.drawn = False
 
     def due(self) -> bool:
-        """Whether `show` would draw something now; reading how far a step has come is not free."""
+        """Whether `show` would draw something now; reading progress is not free."""
         return time.monotonic() - self.last >= (DRAW_SECONDS if self.live else LINE_SECONDS)
 
     def line(self, text: str) -> None:
@@ -179,7 +179,7 @@ class Display:
         print(f"[{self._clock()}] {text}", file=self.stream, flush=True)
 
     def show(self, progress: Mapping[str, Progress]) -> None:
-        """How far everything that runs has come."""
+        """The progress of everything that runs."""
         if not progress or not (self.live or self.due()):
             return
         self.last = time.monotonic()
@@ -193,7 +193,7 @@ class Display:
         self.drawn = True
 
     def clear(self) -> None:
-        """Takes the redrawn line away."""
+        """Clears the redrawn line."""
         if self.drawn:
             self.stream.write("\r\x1b[K")
             self.drawn = False

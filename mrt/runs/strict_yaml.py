@@ -1,4 +1,4 @@
-"""YAML as recipes use it: safe, no key given twice, no aliases, and one kind of error for whatever is in the file."""
+"""YAML as recipes use it: safe, no key given twice, no aliases, and one kind of error whatever the file holds."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ _FAILURES = (yaml.YAMLError, ValueError, KeyError, IndexError, AttributeError, T
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML without its two traps for a reader: a key given twice, and aliases that expand without end."""
+    """Safe YAML without its two pitfalls for a reader: a key given twice, and aliases that expand without end."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):

@@ -13,7 +13,7 @@ MAX_BYTES = 1_000_000
 
 
 def suite_folder() -> Path:
-    """Where the packaged suites lie: `evals/` of the checkout, or the copy inside an installed wheel."""
+    """Where the packaged suites are: `evals/` of the checkout, or the copy inside an installed wheel."""
     here = Path(str(resources.files("mrt")))
     packaged = here / "_packaged" / "evals"
     return packaged if packaged.is_dir() else here.parent / "evals"
@@ -35,7 +35,7 @@ def read_suite(path_or_name: str) -> tuple[dict[str, Any], str]:
     """(content, source) of a suite: a path first, then a packaged name (`control/bandits`, evals/control/bandits.yaml).
 
     Raises:
-        ConfigError: for a file that is not there, no valid YAML, or of no kind.
+        ConfigError: for a file that is missing, not valid YAML, or without a kind.
     """
     path, name = Path(path_or_name), re.sub(r"^(\./)?evals/", "", path_or_name).removesuffix(".yaml")
     if not path.is_file():
@@ -46,10 +46,10 @@ def read_suite(path_or_name: str) -> tuple[dict[str, Any], str]:
         path = suite_folder() / f"{name}.yaml"
     try:
         if path.stat().st_size > MAX_BYTES:
-            raise ConfigError(f"{path} has more than {MAX_BYTES} bytes: that is no suite")
+            raise ConfigError(f"{path} has more than {MAX_BYTES} bytes: that is not a suite")
         content = parse_yaml(path.read_text(encoding="utf-8"), str(path))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read: {error}") from error
     if not isinstance(content, dict) or content.get("kind") not in KINDS:
-        raise ConfigError(f"{path} is no suite: it needs `kind: {'` or `kind: '.join(KINDS)}`")
+        raise ConfigError(f"{path} is not a suite: it needs `kind: {'` or `kind: '.join(KINDS)}`")
     return content, str(path)

@@ -11,9 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from mrt.errors import DataError
+from mrt.errors import ConfigError, DataError, nearest
 
 METRICS, TRIALS = "metrics.jsonl", "trials.jsonl"
+OUR_TRACKERS = ("tensorboard", "trackio", "wandb")  # what the extra `track` installs
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
@@ -72,6 +73,26 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def check_trackers(report_to: Iterable[str]) -> None:
+    """Asks whether the trackers of `args.report_to` can start here.
+
+    Raises:
+        ConfigError: for an unknown tracker, and for one whose package is not installed.
+    """
+    wanted = [name for name in report_to if name != "none"]
+    if not wanted:
+        return
+    from transformers.integrations import integration_utils as known
+
+    every, here = list(known.INTEGRATION_TO_CALLBACK), known.get_available_reporting_integrations()
+    for name in wanted:
+        if name not in every:
+            raise ConfigError(f"report_to={name}: unknown tracker; {nearest(name, every)}")
+        if name not in here and name not in ("azure_ml", "flyte"):  # transformers does not say whether it finds these
+            cure = "'mrt-rl[track]'" if name in OUR_TRACKERS else name
+            raise ConfigError(f"report_to={name}: {name} is not installed (pip install {cure}), or set report_to=none")
+
+
 def tracker_ids(args: Any, known: Mapping[str, str]) -> dict[str, str]:
     """{tracker: id} for the trackers in `args.report_to`: the one given by hand, else the known one, else a new one.
 
@@ -88,7 +109,7 @@ def tracker_ids(args: Any, known: Mapping[str, str]) -> dict[str, str]:
 
 @contextmanager
 def trackers(args: Any, ids: Mapping[str, str]) -> Iterator[None]:
-    """Within it a tracker that starts goes on with the run it belongs to."""
+    """Within it a tracker that starts resumes the run it belongs to."""
     before = {name: os.environ.get(name) for name in ("WANDB_RUN_ID", "WANDB_RESUME")}
     if "trackio" in ids:
         args.run_name = ids["trackio"]

@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or not there: written aside, flushed to disk, listed with hashes, renamed into place.
+"""Checkpoints that are whole or absent: written aside, flushed to disk, listed with hashes, renamed into place.
 
     output_dir/checkpoint-N/manifest.json   sha256 and size of every file; a checkpoint without it does not count
     output_dir/.staging-N/                  a save in progress, or one that was killed
@@ -18,7 +18,7 @@ import random
 import re
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,19 +34,22 @@ MANIFEST = "manifest.json"
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
 
-def write_manifest(directory: Path, **facts: Any) -> None:
+def write_manifest(directory: Path, known: Mapping[str, Any] | None = None, **facts: Any) -> None:
     """Lists every file of `directory` with sha256 and size in manifest.json, with `facts` (JSON) beside the list.
 
+    Args:
+        known: {relative path: {sha256, size}} of files that were hashed when they were written.
+
     Raises:
-        CheckpointError: for a symbolic link or anything else that is no plain file.
+        CheckpointError: for a symbolic link or anything else that is not a plain file.
     """
-    files = {}
+    known, files = known or {}, {}
     for path in _walk(directory):
         relative = path.relative_to(directory).as_posix()
         if not stat.S_ISREG(path.lstat().st_mode):
-            raise CheckpointError(f"{path} is no plain file: a checkpoint holds plain files only")
+            raise CheckpointError(f"{path} is not a plain file: a checkpoint holds plain files only")
         if relative != MANIFEST:
-            files[relative] = {"sha256": _sha256(path), "size": path.stat().st_size}
+            files[relative] = known.get(relative) or {"sha256": _sha256(path), "size": path.stat().st_size}
     content = {**facts, "schema_version": SCHEMA_VERSION, "files": files}
     with (directory / MANIFEST).open("wb") as file:
         file.write(_serialise(content))
@@ -83,7 +86,7 @@ def verify(directory: Path) -> list[str]:
     Paths that lead outside, symbolic links and special files are refused before anything is opened.
     """
     if directory.is_symlink() or not directory.is_dir():
-        return [f"{directory} is no folder"]
+        return [f"{directory} is not a folder"]
     try:
         listed = read_manifest(directory)["files"]
     except CheckpointError as error:
@@ -93,7 +96,7 @@ def verify(directory: Path) -> list[str]:
     for path in _walk(directory):
         relative = path.relative_to(directory).as_posix()
         if not stat.S_ISREG(path.lstat().st_mode):
-            problems.append(f"{relative} is no plain file")
+            problems.append(f"{relative} is not a plain file")
         elif relative != MANIFEST:
             found.add(relative)
     for name in sorted(found - set(listed)):
@@ -131,14 +134,14 @@ def list_checkpoints(output_dir: Path) -> list[Path]:
     return [path for _, path in sorted((int(match[1]), path) for match, path in named if match)]
 
 
-def finalise(staging: Path, target: Path, **facts: Any) -> None:
+def finalise(staging: Path, target: Path, known: Mapping[str, Any] | None = None, **facts: Any) -> None:
     """Makes the files in `staging` the checkpoint `target`: fsync them all, manifest last, one atomic rename.
 
     A target that is there already is moved aside first and deleted only once the new one is in place.
     """
     for path in _walk(staging):
         _fsync(path)
-    write_manifest(staging, **facts)
+    write_manifest(staging, known, **facts)
     for folder in (*(path for path in staging.rglob("*") if path.is_dir()), staging):
         _fsync(folder)
     replaced = target.with_name(f".replaced-{target.name.rpartition('-')[2]}")
@@ -246,7 +249,7 @@ def _serialise(content: dict[str, Any]) -> bytes:
 
 
 def _walk(directory: Path) -> Iterator[Path]:
-    """Every entry that is no plain folder, in a fixed order; links are named, never followed."""
+    """Every entry that is not a plain folder, in a fixed order; links are named, never followed."""
     for root, folders, files in os.walk(directory):
         folders.sort()
         links = [name for name in folders if (Path(root) / name).is_symlink()]

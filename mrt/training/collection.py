@@ -93,7 +93,7 @@ class Cost:
     """Counters of a run: positions through a model, environment steps, probe steps.
 
     `add` counts what this process spent; `total` is of all processes and moves only in `sum_up`, which every process
-    calls once an update. So whatever is decided by a total (the end of training, a schedule) is decided alike
+    calls once an update. So whatever is decided by a total (the end of training, a schedule) is decided the same way
     everywhere.
     """
 
@@ -114,10 +114,10 @@ class Cost:
                 to have counted the same names.
         """
         names = sorted(self._pending)
-        values = torch.tensor([self._pending[name] for name in names], dtype=torch.float64)
+        values = [self._pending[name] for name in names]
         if across is not None and names:
-            values = across(values)
-        for name, value in zip(names, values.tolist(), strict=True):
+            values = across(torch.tensor(values, dtype=torch.float64)).tolist()
+        for name, value in zip(names, values, strict=True):
             self.total[name] = self.total.get(name, 0.0) + value
             self._pending[name] = 0.0
         return dict(self.total)

@@ -20,10 +20,10 @@ MAX_DUMPS = 50
 
 
 class FiniteGuard:
-    """Counts dropped updates; more than `limit` in a row end the run.
+    """Counts dropped updates; `limit` of them in a row end the run.
 
     Args:
-        limit: consecutive dropped updates that are one too many.
+        limit: the run ends after this many consecutive dropped updates.
         folder: where offending batches go, at most `MAX_DUMPS` of them.
     """
 
@@ -60,9 +60,9 @@ class FiniteGuard:
             save_tree(self.folder, f"step-{step}-rank-{rank}", facts, lenient=True)
         if self.consecutive >= self.limit:
             raise MRTError(
-                f"{self.consecutive} updates in a row had a loss or a gradient that is not finite, the last at step "
+                f"{self.consecutive} consecutive updates had a loss or a gradient that is not finite, the last at step "
                 f"{step}. The weights are those before them; the batches are in {self.folder}. Lower learning_rate, "
-                "or look there for the rows and the parameters at fault"
+                "or look there for the rows and parameters that caused it"
             )
         return True
 

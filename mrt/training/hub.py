@@ -1,4 +1,4 @@
-"""Pushing a model to a hub: weights or adapter, tokenizer and card, and nothing else that lies in a run directory.
+"""Pushing a model to a hub: weights or adapter, tokenizer and card, and nothing else of a run directory.
 
 A trainer of transformers uploads its whole output directory: logs, sampled trials, arguments. Here only named files go,
 into a private repository unless asked otherwise.
@@ -27,7 +27,7 @@ def files_to_push(folder: Path) -> list[str]:
     """The names that would be uploaded: of an adapter's folder the adapter alone, never the base model.
 
     Raises:
-        ConfigError: for a folder without weights, and where a file holds what looks like a credential.
+        ConfigError: for a folder without weights, and for a file that holds what looks like a credential.
     """
     named = ADAPTER if (folder / ADAPTER[0]).is_file() else WEIGHTS
     names = sorted(path.name for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
@@ -41,18 +41,18 @@ def files_to_push(folder: Path) -> list[str]:
 
 
 def push(folder: Path, repo: str, private: bool = True, token: str | None = None, api: Any = None) -> str:
-    """Uploads `files_to_push(folder)` to the model repository `repo`, made where it is not there; returns its name.
+    """Uploads `files_to_push(folder)` to the model repository `repo`, created if missing; returns its name.
 
     Args:
-        private: of the repository. True refuses one that is there already and public.
-        api: a `huggingface_hub.HfApi`, or what stands in for one.
+        private: of the repository. True refuses an existing public one.
+        api: a `huggingface_hub.HfApi`, or a stand-in for one.
 
     Raises:
-        ConfigError: for a name that is none, a public repository where a private one was asked for, and as
+        ConfigError: for an invalid name, a public repository where a private one was asked for, and as
             `files_to_push`.
     """
     if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", repo, re.ASCII):
-        raise ConfigError(f"'{repo}' is no name of a repository, as in someone/my-adapter")
+        raise ConfigError(f"'{repo}' is not the name of a repository, as in someone/my-adapter")
     names = files_to_push(folder)
     if api is None:
         from huggingface_hub import HfApi
@@ -61,7 +61,7 @@ def push(folder: Path, repo: str, private: bool = True, token: str | None = None
     made = str(api.create_repo(repo, token=token, private=private, exist_ok=True).repo_id)
     if private and not api.repo_info(made, token=token).private:
         raise ConfigError(
-            f"{made} is there already and public: nothing was pushed. Set hub_private_repo=false to allow"
+            f"{made} already exists and is public: nothing was pushed. Set hub_private_repo=false to allow"
         )
     message = "Adapter" if ADAPTER[0] in names else "Model"
     api.upload_folder(repo_id=made, folder_path=str(folder), allow_patterns=names, commit_message=message, token=token)

@@ -1,4 +1,4 @@
-"""`TrialMixin`: what every trainer of the house has in common, whichever trainer it stands before.
+"""`TrialMixin`: what all trainers share, whichever trainer class comes after it in the bases.
 
     class MRTTrainer(TrialMixin, trl.GRPOTrainer)
     class WarmStartTrainer(TrialMixin, trl.SFTTrainer)
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from mrt.errors import CheckpointError, ConfigError
-from mrt.runs.tracking import METRICS, TRIALS, tracker_ids, trackers
+from mrt.runs.tracking import METRICS, TRIALS, check_trackers, tracker_ids, trackers
 from mrt.training import checkpoint as ckpt
 from mrt.training.finite import FiniteGuard, finite
 from mrt.training.saving import SavingMixin
@@ -40,9 +40,11 @@ class TrialArguments(Behind):
     Use it first among the bases: `class MRTConfig(TrialArguments, GRPOConfig)`.
     """
 
-    max_skipped_steps: int = field(default=10, metadata={"help": "updates in a row that may be dropped as not finite"})
+    max_skipped_steps: int = field(
+        default=10, metadata={"help": "consecutive updates that may be dropped as not finite"}
+    )
     write_trials: bool = field(default=True, metadata={"help": "write every sampled trial to trials.jsonl"})
-    auto_resume: bool = field(default=False, metadata={"help": "train() goes on from the newest whole checkpoint"})
+    auto_resume: bool = field(default=False, metadata={"help": "train() resumes from the newest whole checkpoint"})
     save_total_limit: int | None = field(default=2, metadata={"help": "checkpoints kept: at least 2, None for all"})
     data_seed: int | None = field(default=None, metadata={"help": "seed of the order of the data; `seed` when None"})
     lr_scheduler_type: str = field(default="constant", metadata={"help": "learning rate schedule"})
@@ -56,10 +58,12 @@ class TrialArguments(Behind):
 
     def __post_init__(self) -> None:
         if self.save_total_limit is not None and self.save_total_limit < 2:
-            raise ConfigError(f"save_total_limit={self.save_total_limit}: at least 2 are kept, for one may be damaged")
+            raise ConfigError(
+                f"save_total_limit={self.save_total_limit} must be at least 2, because one may be damaged"
+            )
         if self.max_skipped_steps < 1:
-            raise ConfigError(f"max_skipped_steps={self.max_skipped_steps} is to be at least 1")
-        if self.data_seed is None:  # or else the order of the data hangs on whoever seeded torch last
+            raise ConfigError(f"max_skipped_steps={self.max_skipped_steps} must be at least 1")
+        if self.data_seed is None:  # or else the order of the data depends on who seeded torch last
             self.data_seed = self.seed
         if not torch.accelerator.is_available():
             self.dataloader_pin_memory = False
@@ -67,7 +71,7 @@ class TrialArguments(Behind):
 
 
 class TrialMixin(SavingMixin):
-    """Cooperative: first in the bases, no constructor of its own, every method calls its super.
+    """Cooperative: first in the bases, every method calls its super.
 
     A subclass keeps what it needs over a resume with `register_state`, says what it sampled with `write_trials` and
     what it measured with `log_metric`.
@@ -75,6 +79,11 @@ class TrialMixin(SavingMixin):
 
     _finite_guard: FiniteGuard | None = None
     _session_start = 0
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        for given in (*args, *kwargs.values()):  # among them the training arguments, wherever the trainer has them
+            check_trackers(getattr(given, "report_to", ()))
+        super().__init__(*args, **kwargs)
 
     # What a subclass uses.
 
@@ -86,7 +95,7 @@ class TrialMixin(SavingMixin):
         self._windows()["train" if self.model.training else "eval"][name].append(float(value))
 
     def log_total(self, name: str, value: float) -> None:
-        """Makes the next log report this very value: for counters, whose mean over the window says nothing."""
+        """Makes the next log report this value itself: for counters, whose mean over the window is meaningless."""
         self._windows()["train" if self.model.training else "eval"][name] = [float(value)]
 
     def write_trials(self, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -120,14 +129,11 @@ class TrialMixin(SavingMixin):
         return known[1]
 
     def train(
-        self,
-        resume_from_checkpoint: str | bool | None = None,
-        trial: Any = None,
-        ignore_keys_for_eval: list[str] | None = None,
+        self, resume_from_checkpoint: str | bool | None = None, trial: Any = None, ignore_keys_for_eval: Any = None
     ) -> Any:
         """Trains; a path resumes from that checkpoint, True from the newest whole one, None starts anew.
 
-        With `args.auto_resume` None goes on from the newest whole checkpoint where there is one. A fresh start moves
+        With `args.auto_resume` None resumes from the newest whole checkpoint where there is one. A fresh start moves
         what an earlier run left in `output_dir` to `earlier-N/`, so that two histories never mix.
 
         Raises:
@@ -147,11 +153,7 @@ class TrialMixin(SavingMixin):
         self._trackers = tracker_ids(self.args, facts.get("trackers", {}))
         try:
             with trackers(self.args, self._trackers):
-                return super().train(
-                    resume_from_checkpoint=str(checkpoint) if checkpoint else None,
-                    trial=trial,
-                    ignore_keys_for_eval=ignore_keys_for_eval,
-                )
+                return super().train(str(checkpoint) if checkpoint else None, trial, ignore_keys_for_eval)
         finally:
             for name in (METRICS, TRIALS):
                 self._file(name).close()
@@ -161,21 +163,24 @@ class TrialMixin(SavingMixin):
         loss = super().training_step(model, inputs, num_items_in_batch)
         if self.is_deepspeed_enabled:  # its engine steps inside the backward pass: nothing can be dropped here
             return loss
-        guard = self._guard()
-        clean = guard.see(self.offending_batch(inputs), loss, model)
-        if self.accelerator.sync_gradients:
-            scaled = self.accelerator.scaler is not None  # its gradients overflow now and then: that is its business
-            bad = self._anywhere(not clean or not (scaled or finite(model.parameters())))
-            clean = not guard.close(bad, self.state.global_step, self.args.process_index, model)
-        if not clean and self.accelerator.scaler is None:
-            for parameter in model.parameters():
-                parameter.grad = None
-        if not torch.isfinite(loss).all():  # one NaN would stay in the running sum for ever
+        if not (self.check_update(model, inputs, loss) or torch.isfinite(loss).all()):  # NaN would stay in the sum
             loss = self._tr_loss / (1 + self.state.global_step - self._globalstep_last_logged)
         return loss
 
+    def check_update(self, model: nn.Module, inputs: Any, loss: Tensor) -> bool:
+        """After a backward pass: whether the update may be taken; else its gradients are dropped, on every process."""
+        guard = self._guard()
+        clean = guard.see(self.offending_batch(inputs), loss, model)
+        scaled = self.accelerator.scaler is not None  # its gradients overflow now and then, and it handles that
+        if self.accelerator.sync_gradients:
+            bad = self._anywhere(not clean or not (scaled or finite(model.parameters())))
+            clean = not guard.close(bad, self.state.global_step, self.args.process_index, model)
+        if not clean and not scaled:
+            model.zero_grad(set_to_none=True)
+        return clean
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Logs as the trainer behind does, and writes the same to metrics.jsonl."""
+        """Logs as the parent trainer does, and writes the same to metrics.jsonl."""
         if "loss" in logs:
             logs["guard/skipped_steps"] = self._guard().skipped
         if "train_runtime" in logs and self.state.global_step:
@@ -244,7 +249,7 @@ class TrialMixin(SavingMixin):
         return str(path)
 
     def _prepare_output(self, checkpoint: Path | None, facts: Mapping[str, Any]) -> None:
-        """Leaves in the output directory what belongs to the history that goes on; the rest moves to earlier-N/."""
+        """Keeps in the output directory what belongs to the resumed history; the rest moves to earlier-N/."""
         root = Path(self.args.output_dir)
         ckpt.sweep(root)
         inside = checkpoint is not None and checkpoint.resolve().parent == root.resolve()

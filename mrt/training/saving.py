@@ -1,7 +1,7 @@
 """How a trainer saves and resumes: whole checkpoints without pickle, and every state that decides the next step.
 
 The state of the outer loop is more than weights and optimiser: the sum of losses since the last log, TRL's generation
-buffer and its counters, the random generators, and whatever a trainer registers.
+buffer and its counters, the random generators, and everything that a trainer registers.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from mrt.runs.fields import redact
 from mrt.runs.tracking import METRICS, TRIALS, JsonLines
 from mrt.training import checkpoint as ckpt
 from mrt.training.codec import load_tree, save_tree, tree_bytes, tree_to
+from mrt.training.shards import Sharded, hashed_inside
 
 Behind: Any = object  # a transformers.Trainer by the time it runs: the next class in the bases
 Accessors = tuple[Callable[[], Any], Callable[[Any], Any]]
@@ -36,6 +37,8 @@ class SavingMixin(Behind):
 
     _staging: Path | None = None
     _registered: dict[str, Accessors] | None = None
+    _sharded: Mapping[str, Sharded] = {}  # registered ones that write files of their own
+    _lineage: Path | None = None  # the checkpoint that was saved last, or that this run went on from
     _loop: dict[str, Any] | None = None  # of the checkpoint, until the training loop has made its own variables
     _trackers: Mapping[str, str] = {}
     _files: dict[str, JsonLines] | None = None
@@ -47,17 +50,21 @@ class SavingMixin(Behind):
         Args:
             obj: has `state_dict()` and `load_state_dict(state)`, or is a pair (get, set) of functions, or a generator
                 of Python, numpy or torch. States are trees as in `mrt.training.codec`; each process keeps its own.
+                A `Sharded` one (`mrt.replay.Replay`) has a folder of that name in every checkpoint instead.
         """
         self._registered = {} if self._registered is None else self._registered
         if name in self._registered:
             raise ConfigError(f"a state named '{name}' is registered already")
+        if isinstance(obj, Sharded):
+            self._sharded = {**self._sharded, name: obj}
+            obj = (lambda: None, lambda state: None)  # nothing in the tree
         self._registered[name] = _accessors(name, obj)
 
     def _get_output_dir(self, trial: Any) -> str:
         return str(self._staging) if self._staging else super()._get_output_dir(trial)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Saves under .staging-N, then makes it checkpoint-N in one rename, then deletes what is too old.
+        """Saves under .staging-N, then makes it checkpoint-N in one rename, then deletes the oldest ones.
 
         Raises:
             CheckpointError: when the disk is full or cannot be written; every earlier checkpoint is still there.
@@ -78,9 +85,12 @@ class SavingMixin(Behind):
             super()._save_checkpoint(model, trial)
             if states:
                 save_tree(staging / name, self._ranked("trial_state"), states)
+                for key, obj in self._sharded.items():
+                    obj.save_shards(staging / name / self._ranked(key), self._shards_before(key))
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
                 self._finalise(root, name)
+            self._lineage = root / name
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"{root / name} could not be saved ({error}); no earlier one was touched") from error
         finally:
@@ -100,6 +110,7 @@ class SavingMixin(Behind):
         ckpt.finalise(
             self._staging / name,
             root / name,
+            hashed_inside(self._staging / name) if self._sharded else {},
             step=self.state.global_step,
             processes=self.args.world_size,
             trackers=dict(self._trackers),
@@ -116,7 +127,7 @@ class SavingMixin(Behind):
             (folder / "training_args.json").write_text(json.dumps(arguments, indent=2) + "\n", encoding="utf-8")
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """The card as the trainer behind writes it, without what has the form of a credential."""
+        """The card as the parent trainer writes it, without anything that looks like a credential."""
         super().create_model_card(*args, **kwargs)
         card = Path(self.args.output_dir) / "README.md"
         if self.is_world_process_zero() and card.is_file():
@@ -178,6 +189,9 @@ class SavingMixin(Behind):
         elif not any(folder.glob("optimizer*")) and not any(folder.glob("global_step*")):
             raise CheckpointError(f"{folder} has no state of the optimiser: it cannot be resumed")
         self._load_states(load_tree(folder, self._ranked("trial_state")))
+        for key, obj in self._sharded.items():
+            obj.load_shards(folder / self._ranked(key))
+        self._lineage = folder
 
     def _save_scaler(self, output_dir: str) -> None:
         if self.accelerator.scaler is not None and self.args.should_save:
@@ -250,7 +264,11 @@ class SavingMixin(Behind):
         weights = [p for p in self.model.parameters() if p.requires_grad or not adapter]
         sharded = self.is_deepspeed_enabled or self.is_fsdp_enabled
         optimiser = [] if sharded or self.optimizer is None else list(self.optimizer.state.values())
-        return tree_bytes(weights) + tree_bytes(optimiser) + tree_bytes(states) + SLACK
+        shards = sum(obj.unsaved_bytes(self._shards_before(key)) for key, obj in self._sharded.items())
+        return tree_bytes(weights) + tree_bytes(optimiser) + tree_bytes(states) + shards + SLACK
+
+    def _shards_before(self, key: str) -> Path | None:
+        return self._lineage / self._ranked(key) if self._lineage else None
 
 
 def _accessors(name: str, obj: Any) -> Accessors:

@@ -25,11 +25,13 @@ from classic_metarl.problems.paired import paired_tasks
 from classic_metarl.trainers.loss_curves import TEST_SEED, loss_curve
 from classic_metarl.trainers.meta_rl import GradientRLTrainer
 from classic_metarl.trainers.return_curves import adaptation_returns
+from mrt.control.agent import Entrant
 from mrt.control.envs import ENVS, EnvTasks, make_env, make_tasks
 from mrt.control.evaluation.run import evaluate_policy
+from mrt.control.interaction import first_inputs
 from mrt.control.oracles import task_bounds
 from mrt.control.policy import ControlPolicy
-from mrt.control.rollout import LearnedPolicy, rollout
+from mrt.control.rollout import rollout
 from mrt.control.trainer import ControlConfig, ControlTrainer
 from mrt.runs.recipe import import_trainer, load_recipe
 
@@ -200,9 +202,9 @@ def test_control_trains_and_is_evaluated(name: str, device: str, tmp_path: Path)
     for tasks in (trainer.tasks, trainer.tasks.to("cpu")):
         found = evaluate_policy(trainer.policy, tasks, count=6, progress=False)
         assert math.isfinite(found["players"]["policy"]["measures"]["total"]["mean"])
-    player = LearnedPolicy(trainer.policy.eval())
-    player.reset(2)
-    assert player.act(torch.zeros(2, tasks.env.spec.observation)).device.type == device
+    player = Entrant(trainer.policy.eval())
+    seen = first_inputs(tasks.env.spec, torch.zeros(2, tasks.env.spec.observation))
+    assert player.act(seen, player.init_state(2)).actions.device.type == device
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -211,7 +213,9 @@ def test_meta_rl_trains_and_is_evaluated(name: str, device: str, tmp_path: Path)
     trainer = trained(name, device, tmp_path, *META_RL[name])
     assert (tmp_path / "adaptation" / "results.json").is_file()
     before = torch.get_rng_state(), torch.cuda.get_rng_state() if device == "cuda" else torch.zeros(0)
-    found = adaptation_returns(trainer.learner, trainer.tasks.test.to("cpu"), trainer.args, 2, 1, 3)
+    found = adaptation_returns(
+        trainer.learner, trainer.tasks.test.to("cpu"), trainer.args, count=2, steps=1, episodes=3
+    )
     assert found.device.type == "cpu"
     assert bool(found.isfinite().all())
     if "continuous" in name:

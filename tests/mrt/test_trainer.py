@@ -14,9 +14,12 @@ from torch import Tensor, nn
 from mrt.credit.table import make_credit
 from mrt.errors import ConfigError, MRTError
 from mrt.optim.learners import CompositeOptimizer, Learner, accumulate_own
-from mrt.trainer import TrialConfig, TrialTrainer, check_groups, episode_returns, trial_metrics
+from mrt.trainer import TrialConfig, TrialTrainer
+from mrt.training.collection import Batch
+from mrt.training.records import check_groups, episode_returns, trial_metrics
 from mrt.trials import Trials
 from tests.support import bandit
+from tests.support.compare import interrupted
 
 
 @cache
@@ -104,7 +107,7 @@ def test_the_default_loss_by_hand(tmp_path: Path) -> None:
 
     trainer = bandit.build(tmp_path, Fixed)
     weights = torch.tensor([[1.0, 0.5, 0.0, -1.0], [2.0, 0.0, 9.0, 9.0]])
-    loss = trainer.losses(trials_of(), weights)
+    loss = trainer.losses(Batch(trials_of(), weights))
     assert loss == {"policy": pytest.approx((1 * 1 + 0.5 * 2 - 1 * 4 + 2 * 5) / 6)}
 
 
@@ -136,7 +139,7 @@ class Evolution(bandit.BanditTrainer):
 
     bad_steps: tuple[int, ...] = ()
 
-    def update(self, trials: Trials) -> bool:
+    def update(self, batch: Batch) -> bool:
         with torch.no_grad():
             for parameter in self.model.parameters():
                 parameter.add_(torch.nan if self.state.global_step in self.bad_steps else 1.0)
@@ -154,7 +157,7 @@ def test_update_sets_the_parameters_and_the_optimiser_leaves_them(tmp_path: Path
     assert trainer.optimizer.state_dict()["state"] == {}
     trainer = bandit.build(tmp_path / "bad", Evolution, max_skipped_steps=2)
     trainer.bad_steps = (0, 1)
-    with pytest.raises(MRTError, match="2 updates in a row"):
+    with pytest.raises(MRTError, match="2 consecutive updates"):
         trainer.train()
 
 
@@ -231,3 +234,58 @@ def test_several_learners_are_refused_where_one_optimiser_is_sharded(flag: str, 
     setattr(trainer, flag, True)
     with pytest.raises(ConfigError, match="several learners cannot train under FSDP, DeepSpeed or fp16"):
         trainer.create_optimizer()
+
+
+class Counting(bandit.BanditTrainer):
+    """Remembers which tasks each update met."""
+
+    def next_batch(self, indices: Any) -> Batch:
+        self.__dict__.setdefault("met", []).append(list(indices))
+        return super().next_batch(indices)
+
+
+def test_several_updates_in_one_step_of_the_outer_loop(tmp_path: Path) -> None:
+    """Three steps of four updates are twelve updates: the same tasks, weights and costs as twelve steps of one."""
+    many = bandit.build(tmp_path / "many", Counting, max_steps=3, updates_per_step=4, logging_steps=1)
+    many.train()
+    single = bandit.build(tmp_path / "single", Counting, max_steps=12)
+    single.train()
+    assert many.met == single.met
+    assert many.state.global_step == 3
+    for part in ("model", "optimizer"):
+        states = [bandit.digest_of(getattr(one, part).state_dict()) for one in (many, single)]
+        assert states[0] == states[1], part
+    assert many.cost.total == single.cost.total
+    assert [row["cost/env_steps"] for row in many.state.log_history if "cost/env_steps" in row] == [
+        step * 4 * 8 * bandit.TRIALS * bandit.PULLS for step in (1, 2, 3)
+    ]
+
+
+def test_an_update_inside_a_step_that_is_not_finite_is_dropped(tmp_path: Path) -> None:
+    class Spoilt(Counting):
+        def losses(self, batch: Batch) -> dict[str, Tensor]:
+            scale = torch.nan if len(self.met) == 6 else 1.0
+            return {name: loss * scale for name, loss in super().losses(batch).items()}
+
+    trainer = bandit.build(tmp_path, Spoilt, max_steps=3, updates_per_step=4)
+    trainer.train()
+    assert trainer._guard().skipped == 1
+    assert all(bool(torch.isfinite(parameter).all()) for parameter in trainer.model.parameters())
+    assert len(trainer.met) == 12
+
+
+def test_several_updates_a_step_resume_exactly(tmp_path: Path) -> None:
+    options = {"max_steps": 6, "save_steps": 2, "updates_per_step": 3}
+    whole = bandit.build(tmp_path / "whole", **options)
+    whole.train()
+    parts = interrupted(lambda: bandit.build(tmp_path / "parts", **options), (3, 5))
+    assert bandit.digest(parts) == bandit.digest(whole)
+
+
+def test_several_updates_a_step_have_limits(tmp_path: Path) -> None:
+    for options, message in (
+        ({"updates_per_step": 0}, "updates_per_step=0 must be at least 1"),
+        ({"updates_per_step": 2, "num_tasks": 5}, "num_tasks=0 and gradient_accumulation_steps=1"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            bandit.build(tmp_path, **options)

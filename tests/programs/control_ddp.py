@@ -11,7 +11,7 @@ import torch
 
 from mrt.control.envs import make_tasks
 from mrt.control.policy import ControlPolicy
-from mrt.control.trainer import WEIGHTS, ControlConfig, ControlTrainer
+from mrt.control.trainer import ControlConfig, ControlTrainer
 from tests.support.bandit import digest_of
 
 
@@ -32,11 +32,12 @@ def main(output_dir: str) -> None:
     trainer = ControlTrainer(policy, args, tasks)
     trainer.train()
     units = [float(trainer.policy.value_mean), float(trainer.policy.value_std)]
-    collection = trainer._collection
-    assert collection is not None
-    weights = collection.privileged[WEIGHTS][collection.mask]
+    batch = trainer.collection.batch
+    assert batch is not None
+    weights = batch.weights[batch.trials.mask]
     state = digest_of(trainer.policy.state_dict())
-    print("policy", args.process_index, state, units, float(weights.sum()), len(weights), flush=True)
+    line = f"\npolicy {args.process_index} {state} {units} {float(weights.sum())} {len(weights)}\n"
+    print(line, end="", flush=True)  # in one write: the other process prints too
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mrt.trials import Trials
+from mrt.training.collection import Batch
 from tests.support.bandit import BanditTrainer, TwoLearners, build, digest
 from tests.support.compare import StopAt
 
@@ -20,8 +20,8 @@ from tests.support.compare import StopAt
 class OneBadRank(BanditTrainer):
     bad_step = -1
 
-    def losses(self, trials: Trials, weights: Tensor) -> dict[str, Tensor]:
-        losses = super().losses(trials, weights)
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        losses = super().losses(batch)
         if self.state.global_step == self.bad_step and self.args.process_index == 1:
             losses["policy"] = losses["policy"] * torch.nan
         return losses

@@ -1,9 +1,10 @@
 """Lets one save die at each of its file operations in turn, and looks at what is left.
 
-    python -m tests.programs.faults direct|trainer kill|tear|full|readonly FOLDER [every=N offset=K]
+    python -m tests.programs.faults direct|trainer|replay kill|tear|full|readonly FOLDER [every=N offset=K]
 
 `direct` saves with `mrt.training.checkpoint` alone; `trainer` is a save in the middle of training the bandit, which
-is then resumed and has to end as the run that was left alone. `kill` sends SIGKILL before the operation, `tear`
+is then resumed and has to end as the run that was left alone; `replay` is the same with what was played before kept in
+shards. `kill` sends SIGKILL before the operation, `tear`
 halves a file of tensors that was just written and then kills, `full` answers ENOSPC and `readonly` EROFS. Every trial
 is a fork of this process, so that nothing has to be imported again. Prints a JSON report.
 """
@@ -11,6 +12,7 @@ is a fork of this process, so that nothing has to be imported again. Prints a JS
 from __future__ import annotations
 
 import errno
+import importlib
 import json
 import os
 import shutil
@@ -18,6 +20,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +32,7 @@ from mrt.training import checkpoint as ckpt
 from mrt.training.codec import load_tree, save_tree
 
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
-CHANGES = {"os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.truncate"}
+CHANGES = {"os.rename", "os.link", "os.mkdir", "os.remove", "os.rmdir", "os.truncate"}
 UNLIMITED = 10**9
 REFUSED = {"full": errno.ENOSPC, "readonly": errno.EROFS}
 
@@ -162,9 +165,9 @@ def make_three(base: Path) -> None:
         shutil.copytree(direct_root / "checkpoint-1", base / "checkpoint-1")
 
 
-def trainer(fault: str, folder: Path, choose: Callable[[int], list[int]]) -> dict[str, Any]:
+def trainer(fault: str, folder: Path, choose: Callable[[int], list[int]], program: str = "bandit") -> dict[str, Any]:
     """The save of step 6 of the bandit, resumed from checkpoint-3; then resumed until done."""
-    from tests.support import bandit
+    bandit = importlib.import_module(f"tests.support.{program}")
 
     def left_alone() -> None:
         run = bandit.build(folder / "alone", max_steps=8)
@@ -256,7 +259,8 @@ def main(what: str, fault: str, folder: str, *options: str) -> None:
     def choose(operations: int) -> list[int]:
         return list(range(1 + numbers.get("offset", 0), operations + 1, numbers.get("every", 1)))
 
-    print(json.dumps({"direct": direct, "trainer": trainer}[what](fault, Path(folder), choose)))
+    whole = {"direct": direct, "trainer": trainer, "replay": partial(trainer, program="replaying")}[what]
+    print(json.dumps(whole(fault, Path(folder), choose)))
 
 
 if __name__ == "__main__":

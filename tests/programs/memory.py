@@ -68,7 +68,8 @@ def main(hidden: str, layers: str, heads: str, rows: str, length: str, *flags: s
         processing_class=build_tokenizer(),
         peft_config=adapter,
     )
-    trainer.rollout.fmt = replace(trainer.rollout.fmt, end_ids=())  # every trace has its full length
+    endless = replace(trainer.rollout.fmt, end_ids=())  # every trace has its full length
+    trainer.rollout.fmt, trainer.rollout.sampler = endless, replace(trainer.rollout.sampler, fmt=endless)  # type: ignore[type-var]
     shape = shape_of(trainer.model.config, peft)
     trainer.train()
     settings = Settings(int(rows), 8 + int(length), int(rows), probed=True, lora=adapter is not None)

@@ -31,10 +31,10 @@ def main(output_dir: str) -> None:
     )
     trainer = ProMPTrainer.of(paired_tasks(name="dependent-bandit", kind="easy", pulls=3), args)
     trainer.train()
-    collection = trainer._collection
-    assert collection is not None
+    batch = trainer.collection.batch
+    assert batch is not None
     state = digest_of(trainer.learner.state_dict())
-    print("policy", args.process_index, state, collection.privileged["task"].tolist(), flush=True)
+    print("policy", args.process_index, state, batch.trials.task.tolist(), flush=True)
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
 

@@ -24,8 +24,9 @@ from datasets import Dataset
 from mrt.reasoning.engines.attach import own_engine
 from mrt.reasoning.engines.base import Branch
 from mrt.reasoning.models.tiny import build_model, build_tokenizer
-from mrt.reasoning.traces.trial import read_trial
+from mrt.reasoning.traces.trial import Trial, read_trial
 from mrt.reasoning.training.config import MRTConfig
+from mrt.reasoning.training.samplers import SampleRequest
 from mrt.reasoning.training.trainer import MRTTrainer
 
 TOKENIZER = build_tokenizer()
@@ -48,17 +49,18 @@ class Fixed(MRTTrainer):
         assert rollout is not None
         seen: dict[str, int] = {}
 
-        def act(engine: Any, trainer: Any, prompt_ids: list[list[int]], size: int) -> list[Any]:
-            trials = []
-            for ids in prompt_ids:
-                place = seen[str(ids)] = seen.get(str(ids), -1) + 1
-                rng = random.Random(f"{ids}:{place}")
-                length = rng.randrange(6, 20)
-                trials.append(read_trial([rng.randrange(9, 200) for _ in range(length)], rollout.fmt, rollout.segment))
-            return trials
+        class Drawn:
+            def sample(self, engine: Any, request: SampleRequest) -> list[Trial]:
+                trials = []
+                for ids in request.prompts:
+                    place = seen[str(ids)] = seen.get(str(ids), -1) + 1
+                    rng = random.Random(f"{ids}:{place}")
+                    drawn = [rng.randrange(9, 200) for _ in range(rng.randrange(6, 20))]
+                    trials.append(read_trial(drawn, rollout.fmt, rollout.segment))
+                return trials
 
         if not self.sampled:
-            rollout._act = act  # type: ignore[method-assign]
+            rollout.sampler = Drawn()
         else:  # the longer traces of one process must not wait for the other
             with own_engine(self) as engine:
                 steps = 3 + 20 * self.accelerator.process_index

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from mrt.optim.learners import Learner
 from mrt.tasks import Task, generator
 from mrt.trainer import TrialConfig, TrialTrainer
+from mrt.training.collection import Batch
 from mrt.trials import Trials
 
 PULLS, TRIALS = 10, 8
@@ -104,14 +105,13 @@ class TwoLearners(BanditTrainer):
             "critic": Learner(torch.optim.SGD(critic, lr=0.05, momentum=0.9), max_grad_norm=0.5),
         }
 
-    def losses(self, trials: Trials, weights: Tensor) -> dict[str, Tensor]:
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        trials = batch.trials
         values = self.model.values(trials.inputs["history"])
         to_go = trials.rewards.flip(1).cumsum(1).flip(1)
         losses = {"critic": (values - to_go).square().mean()}
         if self.state.global_step % 2 == 0:
-            losses |= super().losses(
-                trials, to_go - values
-            )  # the critic stays in the graph: its gradient must not leak
+            losses |= super().losses(Batch(trials, to_go - values))  # the critic stays in the graph: it must not leak
         return losses
 
 

@@ -19,6 +19,12 @@ MEMORIES: dict[str, dict[str, Any]] = {
     "short-window": {"window": 4, "layers": 2, "heads": 2},
     "episodic-lstm": {"slots": 2},
 }
+CLASSES = {
+    "snail": "classic_metarl.black_box.snail:SNAIL",
+    "long-window": "classic_metarl.black_box.windows:LongWindow",
+    "short-window": "classic_metarl.black_box.windows:ShortWindow",
+    "episodic-lstm": "classic_metarl.black_box.episodic_lstm:EpisodicLSTM",
+}
 SEES = ["observation", "action", "reward", "done", "time"]
 
 
@@ -32,12 +38,17 @@ def randomised(policy: Any, seed: int = 0) -> Any:
     return policy
 
 
+def named(memory: str) -> str:
+    """The memory as a recipe names it."""
+    return CLASSES.get(memory, memory)
+
+
 def make_policy(memory: str = "gru", continuous: bool = False, **options: Any) -> ControlPolicy:
     """A policy with random weights that reads two numbers a step, and has three actions or two dimensions."""
     torch.manual_seed(1)
     shape = {"observation": 2, "action_size": 2} if continuous else {"observation": 2, "actions": 3}
     settings = {"hidden_size": 8, "memory_options": MEMORIES.get(memory, {}), "see": SEES, **options}
-    return randomised(ControlPolicy(PolicyConfig(**shape, memory=memory, **settings)).eval())
+    return randomised(ControlPolicy(PolicyConfig(**shape, memory=named(memory), **settings)).eval())
 
 
 def make_inputs(rows: int = 4, steps: int = 15, continuous: bool = False, seed: int = 3) -> dict[str, Tensor]:

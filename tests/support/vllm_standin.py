@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 import torch
+from transformers import DynamicCache
 
 from mrt.reasoning.engines.sampling import Sampling
 from mrt.reasoning.engines.vllm_backends import Reply, Request
@@ -22,19 +23,36 @@ BLOCK = 4
 
 
 class Standin:
-    """Answers requests with transformers, one token at a time, and has a prefix cache of whole blocks."""
+    """Answers requests with transformers, one token at a time, and has a prefix cache of whole blocks: keys and values
+    as they were when a block was computed, until it is reset."""
 
-    def __init__(self) -> None:
-        self.blocks: set[tuple[int, ...]] = set()
+    def __init__(self, model: Any = MODEL) -> None:
+        self.model = model
+        self.blocks: dict[tuple[int, ...], list[tuple[torch.Tensor, torch.Tensor]]] = {}
         self.seen: list[Request] = []
+        self.resets = 0
+
+    def reset_prefix_cache(self) -> None:
+        self.resets += 1
+        self.blocks.clear()
 
     def __call__(self, requests: Sequence[Request]) -> list[Reply]:
         self.seen += requests
         return [self._one(request) for request in requests]
 
-    def _logprobs(self, ids: Sequence[int]) -> torch.Tensor:
+    def _logprobs(self, ids: Sequence[int], cached: int = 0) -> torch.Tensor:
+        """(len(ids) - cached, V), behind a cached block; what is computed on the way is kept in blocks."""
+        cache = DynamicCache()
+        if cached:
+            for layer, (keys, values) in enumerate(self.blocks[tuple(ids[:cached])]):
+                cache.update(keys, values, layer)
         with torch.no_grad():
-            return MODEL(torch.tensor([list(ids)])).logits[0].double().log_softmax(-1)
+            out = self.model(torch.tensor([list(ids)[cached:]]), past_key_values=cache, use_cache=True)
+        for end in range(BLOCK, len(ids), BLOCK):
+            if tuple(ids[:end]) not in self.blocks:
+                layers = out.past_key_values.layers
+                self.blocks[tuple(ids[:end])] = [(one.keys[:, :, :end], one.values[:, :, :end]) for one in layers]
+        return out.logits[0].double().log_softmax(-1)
 
     def _one(self, request: Request) -> Reply:
         cached = 0
@@ -43,7 +61,7 @@ class Standin:
         generator = torch.Generator().manual_seed(request.seed)
         ids, reply = list(request.ids), Reply([], [], False, cached)
         for _ in range(request.max_tokens):
-            after = self._logprobs(ids)[-1]
+            after = self._logprobs(ids, cached)[-1]
             greedy = request.sampling.temperature == 0
             token = int(after.argmax() if greedy else torch.multinomial(after.exp(), 1, generator=generator))
             if not reply.ids:
@@ -55,9 +73,9 @@ class Standin:
                 reply.stopped = True
                 break
         if request.whole:
-            table = self._logprobs(request.ids)
+            with torch.no_grad():  # past the prefix cache
+                table = self.model(torch.tensor([list(request.ids)])).logits[0].double().log_softmax(-1)
             reply.whole = [float(table[i, token]) for i, token in enumerate(request.ids[1:])]
-        self.blocks |= {tuple(ids[:end]) for end in range(BLOCK, len(ids), BLOCK)}
         return reply
 
 
@@ -72,6 +90,10 @@ def serving(most: int = 50, **card: Any) -> Iterator[tuple[str, list[dict[str, A
 
         def do_POST(self) -> None:
             content = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            if self.path == "/reset_prefix_cache":
+                standin.reset_prefix_cache()
+                self._say(200, {"success": True})
+                return
             asked.append(content)
             if content["max_tokens"] > most:
                 self._say(400, {"error": "max_tokens is too large"})

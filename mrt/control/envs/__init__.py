@@ -1,4 +1,6 @@
-"""Environments on tensors, by name: `make_env("grid-navi", episodes=4)`, `make_tasks("bernoulli-bandit", arms=5)`."""
+"""Environments by name: `make_env("grid-navi", episodes=4)`, `make_tasks("bernoulli-bandit", arms=5)`; and those of
+others: `make_tasks(gymnasium="Pendulum-v1", vary={"g": [5, 15]})`, `make_tasks(env="my_package:MyEnv")`.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +21,7 @@ from mrt.control.envs.buses import BusGrid, MapGrid
 from mrt.control.envs.corridors import Hallway, TMaze
 from mrt.control.envs.decisions import CueRecall, ObjectChoice, TabularMDP, TwoStep
 from mrt.control.envs.drifting import FadingLegs
+from mrt.control.envs.foreign import foreign_env
 from mrt.control.envs.grids import DarkRoom, GridNavi, KeyToDoor
 from mrt.control.envs.mazes import Maze
 from mrt.control.envs.navigation import FourCorners, Navigation2D, PointRobot, SparseSemicircle
@@ -43,28 +46,34 @@ ENVS: dict[str, Callable[..., TensorEnv]] = {
 """Name -> environment class. Another package adds its own by assignment."""
 
 
-def make_env(name: str, **dials: Any) -> TensorEnv:
-    """The environment `name` with its dials.
+def make_env(name: str = "", **options: Any) -> TensorEnv:
+    """The environment `name` with its options, or one that is not ours: `gymnasium`, an id, or `env`, a class as
+    `module:Class`; see `mrt.control.envs.foreign`.
 
     Raises:
-        ConfigError: for an unknown name or dial, with the nearest valid one, or a value that it cannot take.
+        ConfigError: for an unknown name or option, with the nearest valid one, or a value that it cannot take.
     """
+    others = [key for key in ("gymnasium", "env") if key in options]
+    if len(others) + bool(name) != 1:
+        raise ConfigError("tasks need one of name (an environment of ours), gymnasium (an id) and env (module:Class)")
+    if others:
+        return foreign_env(others[0], **{"identity": options.pop(others[0]), **options})
     if name not in ENVS:
         raise ConfigError(f"unknown environment '{name}'; {nearest(str(name), set(ENVS))}")
     valid = set(inspect.signature(ENVS[name]).parameters)
-    for dial in dials:
-        if dial not in valid:
-            raise ConfigError(f"environment '{name}' has no dial '{dial}'; {nearest(str(dial), valid)}")
+    for option in options:
+        if option not in valid:
+            raise ConfigError(f"environment '{name}' has no option '{option}'; {nearest(str(option), valid)}")
     try:
-        return ENVS[name](**dials)
+        return ENVS[name](**options)
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"environment '{name}' with {dials}: {error}") from error
+        raise ConfigError(f"environment '{name}' with {options}: {error}") from error
 
 
-def make_tasks(name: str, split: str | None = None, **dials: Any) -> EnvTasks:
+def make_tasks(name: str = "", split: str | None = None, **options: Any) -> EnvTasks:
     """p(M) of the environment `name`; `split` (train | test) keeps to tasks whose keys are in it.
 
     Raises:
-        ConfigError: as `make_env`, and for a split that is none.
+        ConfigError: as `make_env`, and for an unknown split.
     """
-    return EnvTasks(make_env(name, **dials), split)
+    return EnvTasks(make_env(name, **options), split)

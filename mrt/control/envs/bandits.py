@@ -67,6 +67,9 @@ class BernoulliBandit(Bandit):
     def task_params(self, u: Tensor) -> State:
         return {"means": u}
 
+    def task_ranges(self) -> dict[str, tuple[float, float]]:
+        return {"means": (0.0, 1.0)}
+
 
 class GaussianBandit(Bandit):
     """k arms that pay N(m_i, deviation^2), m_i ~ U[0, 1] (Lee et al. 2023: k = 5, n = 500).
@@ -85,6 +88,9 @@ class GaussianBandit(Bandit):
 
     def task_params(self, u: Tensor) -> State:
         return {"means": u}
+
+    def task_ranges(self) -> dict[str, tuple[float, float]]:
+        return {"means": (0.0, 1.0)}
 
     def move(self, actions: Tensor, u: Tensor) -> tuple[State, Tensor, Tensor]:
         mean = self.arm_means().gather(1, actions[:, None])[:, 0]
@@ -106,7 +112,7 @@ class DependentBandit(Bandit):
 
     def __init__(self, kind: str = "uniform", pulls: int = 100, device: str | torch.device = "cpu") -> None:
         if kind != "uniform" and kind not in self.BETTER:
-            raise ConfigError(f"kind={kind!r} is no dependent bandit; {nearest(kind, ['uniform', *self.BETTER])}")
+            raise ConfigError(f"kind={kind!r} is not a dependent bandit; {nearest(kind, ['uniform', *self.BETTER])}")
         super().__init__(2, pulls, device=device)
         self.kind = kind
 
@@ -139,6 +145,9 @@ class RestlessBandit(Bandit):
     def task_params(self, u: Tensor) -> State:
         low, high = self.volatility
         return {"start": u[:, 0], "volatility": torch.where(u[:, 1] < 0.5, low, high)}
+
+    def task_ranges(self) -> dict[str, tuple[float, float]]:
+        return {"start": (0.0, 1.0)}
 
     def arm_means(self) -> Tensor:
         return torch.stack([self.state["p"], 1 - self.state["p"]], 1)

@@ -1,6 +1,6 @@
 """Environments on tensors: thousands of tasks step at once, on the CPU or a GPU. No Gymnasium is needed to run one.
 
-A trial is H episodes of one task. Two things end: an episode (the position is reset, the task and whoever remembers it
+A trial is H episodes of one task. Two things end: an episode (the position is reset, the task and the memory of it
 stay) and the trial (the memory is cleared). Conventions at the border are those of Gymnasium's `VectorEnv` with
 NEXT_STEP autoreset: the step that ends an episode returns its last observation, and the next call of `step` ignores
 the action of such a row, returns the first observation of its next episode and reward 0.
@@ -14,63 +14,31 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from mrt.control.envs.draws import reflected
+from mrt.control.envs.spec import Spec, Step
 from mrt.errors import ConfigError
-from mrt.tasks import Task, split_of
+from mrt.tasks import Task, split_of, uniforms
 from mrt.training.codec import tree_to
 
 SPLITS = {"train": 0.8, "test": 0.2}
 ATTEMPTS = 1000  # draws for a task of the split that is asked for; small task sets have few of some splits
+MUTATIONS = 1 << 40  # changes of tasks are drawn from other numbers
 E = TypeVar("E", bound="TensorEnv")
 D = TypeVar("D", bound="EnvTasks")
-
-
-@dataclass(frozen=True)
-class Spec:
-    """What a policy has to know of an environment, and how long a trial is.
-
-    `actions` counts discrete actions; 0 means `action_size` continuous ones in [-1, 1]. `free_episodes` is K: the
-    first K episodes explore for free, their rewards are not part of what is maximised.
-    """
-
-    observation: int
-    episode_steps: int
-    episodes: int
-    actions: int = 0
-    action_size: int = 0
-    free_episodes: int = 0
-
-    @property
-    def trial_steps(self) -> int:
-        """Most environment steps in a trial, without the closing rows."""
-        return self.episode_steps * self.episodes
-
-
-class Step(NamedTuple):
-    """What `step` returns, each (B, ...). `fresh` rows have just begun an episode: their action was ignored.
-
-    `terminated`: the episode ended by itself; `truncated`: by the time limit; `trial_over`: it was the last one.
-    """
-
-    observation: Tensor
-    reward: Tensor
-    terminated: Tensor
-    truncated: Tensor
-    fresh: Tensor
-    trial_over: Tensor
 
 
 class TensorEnv(ABC):
     """B tasks of one kind. A subclass gives `task_params`, `begin_episode`, `move` and `observe`.
 
-    It keeps what a task is in `self.params` and where it stands in `self.state`, both {name: (B, ...)}; nothing else,
+    It keeps what a task is in `self.params` and where it is in `self.state`, both {name: (B, ...)}; nothing else,
     so that `clone` and `select` are the same for all.
     """
 
@@ -78,6 +46,7 @@ class TensorEnv(ABC):
     task_draws = 1
     start_draws = 0
     step_draws = 0
+    on_tensors = True  # False where environments of another kind are stepped behind it
 
     def __init__(self, spec: Spec, device: str | torch.device = "cpu") -> None:
         self.spec, self.device = spec, torch.device(device)
@@ -118,6 +87,32 @@ class TensorEnv(ABC):
         keys = [self.task_key(params, row // each) for row in range(min(written, rows))]
         return (*keys, *[""] * (rows - len(keys)))
 
+    def task_ranges(self) -> dict[str, tuple[float, float]]:
+        """{parameter: (lowest, highest)} of what a task may be a little different in; none where tasks are discrete."""
+        return {}
+
+    def mutation_draws(self, params: Mapping[str, Tensor]) -> int:
+        """Uniform numbers that `mutate` takes a task."""
+        return sum(params[name][0].numel() for name in self.task_ranges())
+
+    def mutate(self, params: Mapping[str, Tensor], u: Tensor, size: float = 0.1) -> dict[str, Tensor]:
+        """Tasks a little different from `params`, as POET changes its environments (Wang et al. 2019, 1901.01753).
+
+        Every parameter of `task_ranges` moves by up to `size` of its range, reflected at the ends; u (B,
+        mutation_draws) uniform numbers.
+
+        Raises:
+            ConfigError: where tasks have no continuous parameters.
+        """
+        if not self.task_ranges():
+            raise ConfigError(f"tasks of '{self.name}' have no continuous parameters, so none can change a little")
+        moved, at = dict(params), 0
+        for name, (low, high) in self.task_ranges().items():
+            width = params[name][0].numel()
+            by = (2 * u[:, at : at + width] - 1).view_as(params[name])
+            moved[name], at = reflected(params[name] + size * (high - low) * by, low, high), at + width
+        return moved
+
     # The trial.
 
     def reset(self, params: Mapping[str, Tensor], seed: int = 0, noise: Tensor | None = None) -> Tensor:
@@ -126,7 +121,7 @@ class TensorEnv(ABC):
         `seed` is that of the noise to come; `noise` (B, start_draws) replaces the numbers of the first start.
         """
         self.params = {name: value.to(self.device) for name, value in params.items()}
-        self.generator.manual_seed(seed)
+        self.generator.manual_seed(int(seed))
         rows = len(next(iter(self.params.values())))
         self.clock = torch.zeros(rows, dtype=torch.long, device=self.device)
         self.episode = torch.zeros_like(self.clock)
@@ -137,7 +132,7 @@ class TensorEnv(ABC):
     def step(self, actions: Tensor, noise: Tensor | None = None) -> Step:
         """One step of all rows; `noise` (B, max(step_draws, start_draws)) replaces the numbers drawn here.
 
-        Rows whose trial is over go on stepping, and may go on paying: whoever collects masks them.
+        Rows whose trial is over go on stepping, and may go on paying: the caller masks them.
         """
         rows = len(self.clock)
         u = self._draw(noise, rows, max(self.step_draws, self.start_draws))
@@ -159,8 +154,7 @@ class TensorEnv(ABC):
         other.params = {name: value.clone() for name, value in self.params.items()}
         other.state = {name: value.clone() for name, value in self.state.items()}
         other.clock, other.episode, other.waiting = self.clock.clone(), self.episode.clone(), self.waiting.clone()
-        other.generator = _generator(self.device)
-        other.generator.set_state(self.generator.get_state())
+        other.generator = self._same_generator()
         return other
 
     def select(self: E, rows: Tensor) -> E:
@@ -174,7 +168,7 @@ class TensorEnv(ABC):
     def with_spec(self: E, **changed: Any) -> E:
         """The same environment with another number of episodes, say, before a reset."""
         other = copy.copy(self)
-        other.spec = replace(self.spec, **changed)
+        other.spec, other.generator = replace(self.spec, **changed), self._same_generator()
         return other
 
     def to(self: E, device: str | torch.device) -> E:
@@ -190,6 +184,11 @@ class TensorEnv(ABC):
         other.device, other.generator = device, _generator(device)
         return other
 
+    def _same_generator(self) -> torch.Generator:
+        other = _generator(self.device)
+        other.set_state(self.generator.get_state())
+        return other
+
     def _draw(self, given: Tensor | None, rows: int, width: int) -> Tensor:
         if given is not None:
             return given.to(self.device)
@@ -201,7 +200,7 @@ class EnvTasks:
     """p(M) of an environment, a pure function of (seed, index). With a `split` tasks are redrawn until they are in it.
 
     Raises:
-        ConfigError: for a split that is none, or one that holds next to no task.
+        ConfigError: for an unknown split, or one that holds almost no task.
     """
 
     env: TensorEnv
@@ -213,7 +212,7 @@ class EnvTasks:
 
     def __post_init__(self) -> None:
         if self.split is not None and self.split not in SPLITS:
-            raise ConfigError(f"split={self.split!r} is none of {sorted(SPLITS)} (or leave it out)")
+            raise ConfigError(f"split={self.split!r} must be one of {sorted(SPLITS)}, or left out")
 
     def sample(self, seed: int, index: int) -> Task:
         """Task `index` of `seed`."""
@@ -226,43 +225,48 @@ class EnvTasks:
         """
         return {name: value.to(self.env.device) for name, value in self._drawn(seed, indices).items()}
 
+    def mutate(
+        self, params: Mapping[str, Tensor], seed: int, indices: Sequence[int], size: float = 0.1
+    ) -> dict[str, Tensor]:
+        """Tasks a little different from `params` {name: (B, ...)}, of the same split; row i is a pure function of
+        params[i] and (seed, indices[i]). See `TensorEnv.mutate`.
+        """
+        index, old = np.asarray(indices, dtype=np.uint64), {name: value.cpu() for name, value in params.items()}
+        width = self.env.mutation_draws(old)
+
+        def draw(rows: Any, attempt: int) -> dict[str, Tensor]:
+            u = uniforms(seed, index[rows], width, MUTATIONS + attempt)
+            return self.env.mutate({name: value[torch.from_numpy(rows)] for name, value in old.items()}, u, size)
+
+        return {name: value.to(self.env.device) for name, value in self._of_split(len(index), draw).items()}
+
     def to(self: D, device: str | torch.device) -> D:
         """The same tasks of an environment on `device`."""
         env = self.env.to(device)
         return self if env is self.env else replace(self, env=env)
 
     def _drawn(self, seed: int, indices: Sequence[int]) -> dict[str, Tensor]:
-        index = np.asarray(indices, dtype=np.uint64)
-        params = self.env.task_params(uniforms(seed, index, self.env.task_draws))
+        index, width = np.asarray(indices, dtype=np.uint64), self.env.task_draws
+        return self._of_split(
+            len(index), lambda rows, attempt: self.env.task_params(uniforms(seed, index[rows], width, attempt))
+        )
+
+    def _of_split(self, count: int, draw: Callable[[Any, int], dict[str, Tensor]]) -> dict[str, Tensor]:
+        """`count` tasks of the split: `draw(rows, attempt)` draws some rows, again until they are in it."""
+        params = draw(np.arange(count), 0)
         if self.split is None:
             return params
-        missing = np.array([i for i in range(len(index)) if not self._inside(params, i)], dtype=np.int64)
+        missing = np.array([i for i in range(count) if not self._inside(params, i)], dtype=np.int64)
         for attempt in range(1, ATTEMPTS):
             if not len(missing):
                 return params
-            again = self.env.task_params(uniforms(seed, index[missing], self.env.task_draws, attempt))
-            for name, value in again.items():
+            for name, value in draw(missing, attempt).items():
                 params[name][torch.from_numpy(missing)] = value
             missing = np.array([i for i in missing if not self._inside(params, int(i))], dtype=np.int64)
         raise ConfigError(f"{ATTEMPTS} draws found no task of {self.name} in split '{self.split}'")
 
     def _inside(self, params: Mapping[str, Tensor], row: int) -> bool:
         return split_of(self.env.task_key(params, row), SPLITS) == self.split
-
-
-def uniforms(seed: int, indices: np.ndarray, width: int, attempt: int = 0) -> Tensor:
-    """(B, width) float32 numbers in [0, 1), each a hash of (seed, index, attempt, column): splitmix64, Steele 2014."""
-    with np.errstate(over="ignore"):
-        base = _mix(np.uint64(seed % 2**64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(attempt))
-        rows = _mix(np.asarray(indices, dtype=np.uint64) ^ base)
-        cells = _mix(rows[:, None] + np.arange(1, width + 1, dtype=np.uint64) * np.uint64(0xD1B54A32D192ED03))
-    return torch.from_numpy(((cells >> np.uint64(40)).astype(np.float64) / 2**24).astype(np.float32))
-
-
-def _mix(x: Any) -> Any:
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
 
 
 def _generator(device: torch.device) -> torch.Generator:
@@ -273,6 +277,13 @@ def _where(rows: Tensor, yes: Tensor, no: Tensor) -> Tensor:
     return torch.where(rows.view(-1, *[1] * (no.ndim - 1)), yes, no)
 
 
+def number_text(value: Any) -> str:
+    """How a parameter is written in a task's key: nine digits of a float, numbers of a list one after the other."""
+    if isinstance(value, list | tuple):
+        return ",".join(number_text(one) for one in value)
+    return f"{value:.9g}" if isinstance(value, float) else str(value)
+
+
 def _text(value: Tensor) -> str:
     numbers = value.flatten().tolist()
-    return ",".join(f"{number:.9g}" if isinstance(number, float) else str(int(number)) for number in numbers)
+    return number_text([number if isinstance(number, float) else int(number) for number in numbers])

@@ -26,10 +26,10 @@ ORDERS = tuple(permutations(range(4)))  # bus i goes to STOPS[order[i]]
 
 
 class BusGrid(FiniteEnv):
-    """Reach a corner that is told, by a bus that has to be found out. The first episode is free exploration.
+    """Reach a corner that is given, by a bus that is not. The first episode is free exploration.
 
     Every episode after the exploration is given one of four corners, drawn at its start: -0.1 a step, +1 for the step
-    that reaches it, which ends the episode. While exploring no corner is told and nothing is paid. Informed: one step,
+    that reaches it, which ends the episode. While exploring no corner is shown and nothing is paid. Informed: one step,
     one ride, one step, 0.8. On foot: 0.3, and that is the best that can be had without exploring, too.
 
     Actions: left, up, right, down, stay, ride (where there is no bus: stay), end the episode, at the price of all the
@@ -98,7 +98,7 @@ class BusGrid(FiniteEnv):
 
 
 class MapGrid(BusGrid):
-    """The bus grid with a map, four steps from the start, that tells the task to whoever stands on it."""
+    """The bus grid with a map, four steps from the start, that tells the task to an agent that stands on it."""
 
     name = "dream-map"
     shows_map = True

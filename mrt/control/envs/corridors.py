@@ -19,11 +19,11 @@ class TMaze(FiniteEnv):
     to choose the arm. active: it starts one cell to the right of the oracle, out of sight of the cue, and has two
     steps more, so that going there costs nothing. The last step of the episode pays 1 in the right arm; before it a
     step that leaves the agent behind schedule (x < t - oracle distance, t counted from 1) costs `penalty`. So the
-    optimum is 1 and whoever has no memory gets at most 1/2.
+    optimum is 1 and an agent without memory gets at most 1/2.
 
     Actions: right, up, left, down. Observations (2,): at the junction (1, y), y = +-1 in an arm; elsewhere (0, cue),
     cue +-1 at the oracle when it is visited for the first time in an episode, else 0. The side is the task: it stays
-    the same where a trial has several episodes. The cue is what a policy is told, the side itself is never shown.
+    the same where a trial has several episodes. The policy sees the cue, never the side itself.
     """
 
     task_draws = 1
@@ -99,6 +99,7 @@ class Hallway(FiniteEnv):
         half: int = 5,
         dead_end: int = 0,
         cost: float = 0.02,
+        *,
         steps: int | None = None,
         episodes: int = 2,
         device: str | torch.device = "cpu",

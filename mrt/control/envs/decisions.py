@@ -70,6 +70,9 @@ class ObjectChoice(TensorEnv):
     def task_params(self, u: Tensor) -> State:
         return {"objects": (2 * u - 1).view(len(u), 2, -1)}  # the first one is rewarded
 
+    def task_ranges(self) -> dict[str, tuple[float, float]]:
+        return {"objects": (-1.0, 1.0)}
+
     def begin_episode(self, u: Tensor) -> State:
         return {"side": (u[:, 0] >= 0.5).long()}  # where the rewarded object lies
 
@@ -98,6 +101,9 @@ class CueRecall(TensorEnv):
 
     def task_params(self, u: Tensor) -> State:
         return {"cue": 2 * u[:, 0] - 1}
+
+    def task_ranges(self) -> dict[str, tuple[float, float]]:
+        return {"cue": (-1.0, 1.0)}
 
     def begin_episode(self, u: Tensor) -> State:
         return {}

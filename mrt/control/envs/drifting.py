@@ -20,6 +20,17 @@ from mrt.control.envs.grids import pick
 Start = Literal["first", "any"]
 
 
+def check_chain(chain: int, stages: int) -> None:
+    """Raises ValueError for a chain that is longer than the stages of a task, or shorter than one."""
+    if not 1 <= chain <= stages:
+        raise ValueError(f"chain={chain} must be from 1 to the {stages} stages of a task")
+
+
+def first_stage(u: Tensor, stages: int, chain: int, start: Start) -> Tensor:
+    """(B,) int64 where a trial begins: u (B,) picks among the stages that leave room for `chain` of them."""
+    return pick(u, stages - chain + 1 if start == "any" else 1)
+
+
 class FadingLegs(TensorEnv):
     """A body that runs on six legs, two of which lose their force from stage to stage, down to none in the last.
 
@@ -35,7 +46,8 @@ class FadingLegs(TensorEnv):
 
     Args:
         stages: from full force to none. each: episodes of a stage. steps: of an episode.
-        start: "first": trials begin in stage 0. "any": in one of all but the last, drawn for each task.
+        start: "first": trials begin in stage 0. "any": where `chain` - 1 others follow, drawn for each task.
+        chain: stages that are played from there, in turn.
         loss: share of their force that the legs have lost in the last stage; 2 turns it round.
         effort: price of a push; above 0, for nothing else bounds it.
     """
@@ -50,25 +62,31 @@ class FadingLegs(TensorEnv):
         stages: int = 7,
         each: int = 5,
         steps: int = 30,
+        *,
         start: Start = "first",
         loss: float = 1.0,
         effort: float = 0.5,
         compass: bool = False,
         device: str | torch.device = "cpu",
+        chain: int = 2,
     ) -> None:
         if stages < 2 or each < 1 or start not in ("first", "any"):
-            raise ValueError(f"stages={stages}, each={each}, start={start!r}: at least 2 and 1; start first or any")
+            raise ValueError(
+                f"stages={stages}, each={each}, start={start!r}: stages must be at least 2, each at "
+                "least 1, start first or any"
+            )
+        check_chain(chain, stages)
         if effort <= 0:
-            raise ValueError(f"effort={effort} is to be above 0")
+            raise ValueError(f"effort={effort} must be above 0")
         legs = len(self.LEVERS)
         super().__init__(Spec(5 if compass else 2, steps, stages * each, action_size=legs), device)
         self.stages, self.each, self.start, self.loss = stages, each, start, loss
-        self.effort, self.compass = effort, compass
+        self.effort, self.compass, self.chain = effort, compass, chain
         self.levers = torch.tensor(self.LEVERS, device=device)
         self.pairs = torch.tensor(list(itertools.combinations(range(legs), 2)), device=device)
 
     def task_params(self, u: Tensor) -> dict[str, Tensor]:
-        begin = pick(u[:, 1], self.stages - 1 if self.start == "any" else 1)
+        begin = first_stage(u[:, 1], self.stages, self.chain, self.start)
         return {"pair": pick(u[:, 0], len(self.pairs)), "stage": begin}
 
     def task_key(self, params: Mapping[str, Tensor], row: int) -> str:

@@ -60,7 +60,7 @@ class Room(FiniteEnv):
 
     Args:
         encoding: "xy" shows (x, y), each scaled to [-1, 1]; "one_hot" shows the cell, (size * size,).
-        start: "corner" (0, 0) | "centre" | "random", anew in each episode | "task", drawn with the task.
+        start: "corner" (0, 0) | "centre" | "random", drawn in each episode | "task", drawn with the task.
     """
 
     def __init__(self, spec: Spec, size: int, encoding: Encoding, start: Start, device: str | torch.device) -> None:
@@ -147,6 +147,7 @@ class DarkRoom(Room):
         size: int = 9,
         steps: int = 20,
         episodes: int = 4,
+        *,
         start: Start = "centre",
         pays: Pays = "every",
         encoding: Encoding = "one_hot",
@@ -170,10 +171,10 @@ class DarkRoom(Room):
         Decision-Pretrained Transformer (Lee 2023, arXiv 2306.14892), 10x10, 100 steps from (0, 0), paid every step.
         """
         if convention == "dpt":
-            return cls(10, 100, episodes, "corner", "every", device=device)
+            return cls(10, 100, episodes, start="corner", pays="every", device=device)
         if convention == "ad_hard":
-            return cls(17, 20, episodes, "centre", "once", device=device)
-        return cls(9, 20, episodes, "centre", "every", device=device)
+            return cls(17, 20, episodes, pays="once", device=device)
+        return cls(9, 20, episodes, device=device)
 
     def task_params(self, u: Tensor) -> dict[str, Tensor]:
         names = ("goal", "start")[: self.task_draws]
@@ -212,6 +213,7 @@ class KeyToDoor(Room):
         size: int = 9,
         steps: int = 50,
         episodes: int = 4,
+        *,
         start: Start = "centre",
         pays: Pays = "once",
         aware: bool = False,

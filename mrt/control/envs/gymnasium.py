@@ -1,47 +1,45 @@
-"""The border to Gymnasium, both ways (extra `[control]`).
+"""Gymnasium environments as task distributions (extra `[control]`), on which rollouts, trainers and evaluation run as
+on tensors:
 
-`GymEnv`: any Gymnasium environment as a task distribution, on which rollout, trainer and evaluation run as on tensors:
+    GymEnv("Pendulum-v1", *ranges(g=(5, 15)), episodes=3)
 
-    GymEnv("Pendulum-v1", task=lambda u: {"g": 5 + 10 * u[0]}, episodes=3)
-
-`TensorVectorEnv`: a tensor environment as a Gymnasium `VectorEnv` with NEXT_STEP autoreset, for whoever has an agent
-written against that.
-
-A `GymEnv` steps one Python environment after the other: it is as slow as they are.
+They live on from trial to trial in a `SyncVectorEnv`, or an `AsyncVectorEnv` with a process each; observations,
+rewards and ends of episodes come at NEXT_STEP autoreset, as everywhere. The other way, a tensor environment for agents
+that are written against Gymnasium, is `TensorVectorEnv`.
 """
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mrt.control.envs.base import EnvTasks, Spec, Step, TensorEnv
+from mrt.control.envs.base import Spec, Step, TensorEnv, number_text
+from mrt.control.envs.variation import Variation
 from mrt.errors import ConfigError
-from mrt.training.codec import tree_to
+from mrt.version import install_command
 
 try:
-    import gymnasium
     from gymnasium import spaces
-    from gymnasium.vector import AutoresetMode, VectorEnv
+
+    from mrt.control.envs.gym_ids import attributes_of, is_environment, maker, registered
+    from mrt.control.envs.gym_slots import BEGIN, STAY, STEP, Assignment, Kind, Lease, Pool, assigned
+    from mrt.control.envs.gym_spaces import check_actions, observation_width, own_actions
+    from mrt.control.envs.gym_vector import TensorVectorEnv
 except ImportError as error:
-    raise ConfigError('this needs Gymnasium, which is not installed: pip install "mrt[control]"') from error
+    raise ConfigError(f"this needs Gymnasium, which is not installed: {install_command('control')}") from error
+
+__all__ = ["GymEnv", "TensorVectorEnv", "attributes_of", "is_environment", "ranges", "registered"]
 
 SEEDS = 2**31 - 1
-
-
-def _width(space: Any) -> int:
-    if not space.is_np_flattenable:
-        raise ConfigError(f"observations of {space} cannot be made one vector: wrap the environment")
-    return int(spaces.flatdim(space))
+MODES = ("sync", "async")
 
 
 class GymEnv(TensorEnv):
-    """B Gymnasium environments of one kind, each built for its own task.
+    """B Gymnasium environments of one kind, each with a task of its own.
 
     Observations are flattened (`gymnasium.spaces.flatten`: discrete ones become one-hot). Discrete actions are numbers
     from 0; box actions are in [-1, 1]^A and are scaled to the box. What an episode is, is the environment's business;
@@ -49,13 +47,19 @@ class GymEnv(TensorEnv):
 
     Args:
         env: an id for `gymnasium.make`, or a function from keyword arguments to an environment.
-        task: from uniform numbers in [0, 1), a list of `task_draws` floats, to the keyword arguments of one task.
+        task: from uniform numbers in [0, 1), a list of `task_draws` floats, to the parameters of one task.
         episode_steps: the time limit of the environment's own registration when left out.
-        fixed: keyword arguments of all tasks.
+        attributes: names of parameters that are set on the unwrapped environment; the others are arguments of its
+            constructor, and an environment whose arguments change is rebuilt.
+        vectorization: "sync" steps the environments in turn, "async" in a process each, which pays where a step takes
+            longer than a message; copies, and so probes of exploitation, need "sync".
+        fixed: parameters of all tasks.
 
     Raises:
-        ConfigError: without a time limit, or for spaces that have no vector form.
+        ConfigError: without a time limit, or for spaces that have no vector form or no bounds.
     """
+
+    on_tensors = False
 
     def __init__(
         self,
@@ -64,88 +68,106 @@ class GymEnv(TensorEnv):
         task_draws: int = 1,
         episodes: int = 1,
         episode_steps: int | None = None,
+        *,
         free_episodes: int = 0,
         name: str = "",
+        attributes: Collection[str] = (),
+        vectorization: str = "sync",
         **fixed: Any,
     ) -> None:
-        self.make = env if callable(env) else lambda **kwargs: gymnasium.make(env, disable_env_checker=True, **kwargs)
+        if vectorization not in MODES:
+            raise ConfigError(f"vectorization={vectorization!r} must be sync or async")
         self.task, self.task_draws, self.fixed = task, task_draws, fixed
-        probe = self._build([0.5] * task_draws)
+        self.attributes, self.vectorization = frozenset(attributes), vectorization
         self.name = name or (env if isinstance(env, str) else getattr(env, "__name__", "gymnasium"))
+        make = env if callable(env) else maker(env)
+        probe = assigned(make, self.name, self._assignment([0.5] * task_draws))
         self.observation_space, self.action_space = probe.observation_space, probe.action_space
         steps = episode_steps or getattr(probe.spec, "max_episode_steps", None)
+        probe.close()
         if not steps:
             raise ConfigError(f"{self.name} has no time limit of its own: give episode_steps")
-        discrete = isinstance(self.action_space, spaces.Discrete)
-        if not discrete and not isinstance(self.action_space, spaces.Box):
-            raise ConfigError(f"actions of {self.action_space} are neither discrete nor a box: wrap the environment")
-        shape = {"actions": int(self.action_space.n)} if discrete else {"action_size": _width(self.action_space)}
-        spec = Spec(_width(self.observation_space), int(steps), episodes, free_episodes=free_episodes, **shape)
-        probe.close()
-        super().__init__(spec)
-        self.envs: list[Any] = []
+        check_actions(self.action_space, self.name)
+        width = observation_width(self.observation_space, self.name)
+        self.pool = Pool(Kind(self.name, make, self.action_space, width), vectorization == "async")
+        self.lease: Lease | None = None
+        super().__init__(Spec(width, int(steps), episodes, free_episodes=free_episodes, **_actions(self.action_space)))
 
-    def _build(self, u: list[float]) -> Any:
-        return self.make(**self.fixed, **self.task(u))
+    # Tasks.
 
     def task_params(self, u: Tensor) -> dict[str, Tensor]:
-        """The uniform numbers themselves: `task` makes keyword arguments of them."""
+        """The uniform numbers themselves: `task` makes parameters of them."""
         return {"u": u}
 
     def task_key(self, params: Mapping[str, Tensor], row: int) -> str:
-        kwargs = self.task(params["u"][row].tolist())
-        return f"{self.name}:{';'.join(f'{key}={value}' for key, value in sorted(kwargs.items()))}"
+        found = sorted(self.task(params["u"][row].tolist()).items())
+        return f"{self.name}:{';'.join(f'{key}={number_text(value)}' for key, value in found)}"
+
+    def mutate(self, params: Mapping[str, Tensor], u: Tensor, size: float = 0.1) -> dict[str, Tensor]:
+        """As everywhere, where `task` says what its parameters are (`ranges`, or `vary` of a recipe)."""
+        if not isinstance(self.task, Variation):
+            raise ConfigError(
+                f"the tasks of '{self.name}' come from a function, which does not say what may change a little: "
+                "give ranges(...) as its task"
+            )
+        return {"u": self.task.mutated(params["u"], u, size)}
+
+    def mutation_draws(self, params: Mapping[str, Tensor]) -> int:
+        return params["u"].shape[1]
+
+    def _assignment(self, u: list[float]) -> Assignment:
+        chosen = {**self.fixed, **self.task(u)}
+        attributes = {key: value for key, value in chosen.items() if key in self.attributes}
+        return Assignment({key: value for key, value in chosen.items() if key not in attributes}, attributes)
+
+    # The trial.
 
     def reset(self, params: Mapping[str, Tensor], seed: int = 0, noise: Tensor | None = None) -> Tensor:
-        self.close()
         self.params = {key: value.to(self.device) for key, value in params.items()}
-        self.generator.manual_seed(seed)
-        self.envs = [self._build(u) for u in self.params["u"].tolist()]
-        rows = len(self.envs)
+        self.generator.manual_seed(int(seed))
+        rows = len(self.params["u"])
+        self._lease(rows)
+        self._asked("set_attr", "task", [self._assignment(u) for u in self.params["u"].tolist()])
         self.clock = torch.zeros(rows, dtype=torch.long, device=self.device)
         self.episode, self.waiting = torch.zeros_like(self.clock), torch.zeros_like(self.clock, dtype=torch.bool)
         seeds = torch.randint(SEEDS, (rows,), generator=self.generator, device=self.device).tolist()
-        seen = [self._flat(env.reset(seed=one)[0]) for env, one in zip(self.envs, seeds, strict=True)]
-        self.state = {"observation": torch.stack(seen).to(self.device), "over": torch.zeros_like(self.waiting)}
+        seen = torch.tensor(self._asked("reset", seed=seeds)[0], device=self.device)
+        self.state = {"observation": seen, "over": torch.zeros_like(self.waiting)}
         return self.observe()
 
     def step(self, actions: Tensor, noise: Tensor | None = None) -> Step:
         """One step of all rows. Rows whose trial is over stand still: an environment may not go on behind its end."""
-        fresh, seen = self.waiting, self.state["observation"].cpu().clone()
-        reward = torch.zeros(len(self.envs))
-        terminated, truncated = (torch.zeros(len(self.envs), dtype=torch.bool) for _ in range(2))
-        begins, over, actions = fresh.tolist(), self.state["over"].tolist(), actions.cpu()
-        for row, env in enumerate(self.envs):
-            if begins[row]:
-                seen[row] = self._flat(env.reset()[0])
-            elif not over[row]:
-                observation, paid, ended, cut, _ = env.step(self._action(actions[row]))
-                seen[row], reward[row] = self._flat(observation), float(paid)
-                terminated[row], truncated[row] = bool(ended), bool(cut)
-        seen, reward, terminated, truncated = tree_to((seen, reward, terminated, truncated), self.device)
+        fresh, over = self.waiting, self.state["over"] & ~self.waiting
+        command = torch.where(fresh, BEGIN, torch.where(over, STAY, STEP)).cpu().numpy()
+        found = self._asked("step", (own_actions(self.action_space, actions.cpu().numpy()), command))
+        seen, reward, terminated, truncated = (torch.tensor(part, device=self.device) for part in found[:4])
+        acted = ~fresh & ~over
+        seen = torch.where(over[:, None], self.state["observation"], seen)
         self.clock = torch.where(fresh, 0, self.clock + 1)
         self.episode = self.episode + fresh
-        acted = ~fresh & ~self.state["over"]
-        truncated = (truncated | (acted & (self.clock >= self.spec.episode_steps))) & ~terminated
+        truncated = acted & (truncated | (self.clock >= self.spec.episode_steps)) & ~terminated
+        terminated = acted & terminated
         ends = (terminated | truncated) & (self.episode >= self.spec.episodes - 1)
         self.waiting = (terminated | truncated) & ~ends
         # A probe begins another episode behind the last one: such a row stands still no longer.
-        self.state = {"observation": seen, "over": (self.state["over"] & ~fresh) | ends}
-        return Step(seen, reward, terminated, truncated, fresh, ends)
+        self.state = {"observation": seen, "over": over | ends}
+        return Step(seen, torch.where(acted, reward, 0.0).float(), terminated, truncated, fresh, ends)
 
     def observe(self) -> Tensor:
         return self.state["observation"]
 
+    # Copies.
+
     def clone(self) -> GymEnv:
         other = super().clone()
-        other.envs = copy.deepcopy(self.envs)
+        other._hold(self._copied(range(len(self.clock))))
         return other
 
     def to(self, device: str | torch.device) -> GymEnv:
-        """As everywhere; the environments themselves stay on the CPU."""
+        """As everywhere; the environments themselves stay on the CPU. With "async" the copy has to be reset."""
         other = super().to(device)
         if other is not self:
-            other.envs = copy.deepcopy(self.envs)
+            other._hold(self._copied(range(len(self.clock))) if self.vectorization == "sync" else None)
         return other
 
     def select(self, rows: Tensor) -> GymEnv:
@@ -153,15 +175,15 @@ class GymEnv(TensorEnv):
         other.params = {key: value[rows] for key, value in other.params.items()}
         other.state = {key: value[rows] for key, value in other.state.items()}
         other.clock, other.episode, other.waiting = other.clock[rows], other.episode[rows], other.waiting[rows]
-        positions = torch.arange(len(self.envs))[rows.cpu()].tolist()
-        other.envs = [copy.deepcopy(self.envs[i]) for i in positions]
+        other._hold(self._copied(torch.arange(len(self.clock))[rows.cpu()].tolist()))
         return other
 
     def close(self) -> None:
-        """Closes the environments of the last trial."""
-        for env in self.envs:
-            env.close()
-        self.envs = []
+        """Closes all environments; the next trial builds new ones."""
+        if self.lease is not None:
+            self.lease.discard()
+        self._hold(None)
+        self.pool.close()
 
     def begin_episode(self, u: Tensor) -> dict[str, Tensor]:
         raise NotImplementedError("Gymnasium environments begin their episodes themselves")
@@ -169,93 +191,59 @@ class GymEnv(TensorEnv):
     def move(self, actions: Tensor, u: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         raise NotImplementedError("Gymnasium environments step themselves")
 
-    def _flat(self, observation: Any) -> Tensor:
-        return torch.as_tensor(np.asarray(spaces.flatten(self.observation_space, observation), dtype=np.float32))
+    def __copy__(self) -> GymEnv:
+        """A copy in the same trial: `with_spec` goes on in it, and a reset of either leaves the other one's alone."""
+        other = object.__new__(type(self))
+        vars(other).update(vars(self))
+        other._hold(self.lease)
+        return other
 
-    def _action(self, action: Tensor) -> Any:
-        space = self.action_space
-        if isinstance(space, spaces.Discrete):
-            return int(action) + int(space.start)
-        low, high = space.low.reshape(-1), space.high.reshape(-1)
-        scaled = low + (action.double().clamp(-1, 1).numpy() + 1) / 2 * (high - low)
-        return scaled.astype(space.dtype).reshape(space.shape)
+    def __deepcopy__(self, memo: dict[int, Any]) -> GymEnv:
+        return self.clone()
 
+    def _hold(self, lease: Lease | None) -> None:
+        if self.lease is not None and self.lease is not lease:
+            self.lease.holders.discard(self)
+        self.lease = lease
+        if lease is not None:
+            lease.holders.add(self)
 
-class TensorVectorEnv(VectorEnv):
-    """`count` trials of a task distribution as a Gymnasium `VectorEnv`, NEXT_STEP autoreset.
+    def _lease(self, rows: int) -> None:
+        """Takes an environment a row that nobody else plays in: the present ones where they are as many."""
+        lease = self.lease
+        if lease is None or lease.vector.num_envs != rows or len(lease.holders) > 1:
+            self._hold(None)
+            del lease  # given back before another one is taken
+            self._hold(self.pool.take(rows))
 
-    An episode's end is Gymnasium's terminated or truncated; behind the last one of a trial a new task begins.
-    `info["trial_over"]` (count,) says where a memory has to be cleared, `info["episode"]` which episode of its trial a
-    row is in. Actions are those of the tensor environment: numbers from 0, or boxes in [-1, 1]^A.
+    def _copied(self, rows: Sequence[int]) -> Lease | None:
+        if self.lease is None:
+            return None
+        if self.vectorization != "sync":
+            raise ConfigError(
+                f"environments of '{self.name}' in processes of their own cannot be copied, as probes of exploitation "
+                "(probe_samples) and branches do: set vectorization: sync"
+            )
+        return self.pool.copied(self.lease, list(rows))
 
-    Args:
-        tasks: p(M); tasks are drawn in the order of their indices, from `reset`'s seed.
-        whole_trials: only the end of a trial counts as one: episodes within it are the agent's business, as in RL2.
-    """
-
-    metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP, "render_modes": []}  # noqa: RUF012
-
-    def __init__(self, tasks: EnvTasks, count: int, whole_trials: bool = False) -> None:
-        self.tasks, self.env, self.num_envs, self.whole_trials = tasks, tasks.env, count, whole_trials
-        spec = self.env.spec
-        self.single_observation_space = spaces.Box(-np.inf, np.inf, (spec.observation,), np.float32)
-        if spec.actions:
-            self.single_action_space: Any = spaces.Discrete(spec.actions)
-        else:
-            self.single_action_space = spaces.Box(-1.0, 1.0, (spec.action_size,), np.float32)
-        self.observation_space = gymnasium.vector.utils.batch_space(self.single_observation_space, count)
-        self.action_space = gymnasium.vector.utils.batch_space(self.single_action_space, count)
-        self.seed, self.next, self.over = 0, 0, torch.zeros(count, dtype=torch.bool)
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """New trials; without a seed the tasks go on where they were."""
-        if seed is not None:
-            self.seed, self.next = seed, 0
-        params = self._draw(self.num_envs)
-        observation = self.env.reset(params, (self.seed * 1_000_003 + self.next) % SEEDS)
-        self.over = torch.zeros(self.num_envs, dtype=torch.bool)
-        return observation.cpu().numpy(), self._info()
-
-    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
-        """Rows that have ended begin again, their action is ignored and pays nothing: an episode, or a new trial."""
-        again = self.over
-        step = self.env.step(torch.as_tensor(np.asarray(actions)))
-        if bool(again.any()):
-            self._begin_trials(torch.nonzero(again)[:, 0])
-        self.over = step.trial_over.cpu() & ~again
-        reward = torch.where(again, 0.0, step.reward.cpu())
-        terminated, truncated = (flag.cpu() & ~again for flag in (step.terminated, step.truncated))
-        if self.whole_trials:
-            terminated, truncated = terminated & self.over, truncated & self.over
-        observation = self.env.observe().cpu().numpy()
-        return observation, reward.numpy(), terminated.numpy(), truncated.numpy(), self._info()
-
-    def _draw(self, count: int) -> dict[str, Tensor]:
-        indices = range(self.next, self.next + count)
-        self.next += count
-        return self.tasks.batch(self.seed, indices)
-
-    def _begin_trials(self, rows: Tensor) -> None:
-        """New tasks for some rows; the others are left as they are."""
-        env, new = self.env, copy.copy(self.env)
-        new.generator = torch.Generator(env.device)
-        new.reset(self._draw(len(rows)), (self.seed * 1_000_003 + self.next) % SEEDS)
-        for mine, theirs in ((env.params, new.params), (env.state, new.state)):
-            for key, value in theirs.items():
-                mine[key] = mine[key].index_copy(0, rows.to(value.device), value)
-        for name in ("clock", "episode", "waiting"):
-            value = getattr(new, name)
-            setattr(env, name, getattr(env, name).index_copy(0, rows.to(value.device), value))
-
-    def _info(self) -> dict[str, Any]:
-        return {"trial_over": self.over.numpy().copy(), "episode": self.env.episode.cpu().numpy().copy()}
+    def _asked(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        """What the vector environment answers. After an error in one of them none is used again."""
+        if self.lease is None:
+            raise ConfigError(f"'{self.name}' has been closed, or never begun: reset it before a step")
+        try:
+            return getattr(self.lease.vector, method)(*args, **kwargs)
+        except Exception:
+            self.lease.discard()
+            self._hold(None)
+            raise
 
 
-def ranges(**bounds: Sequence[float]) -> tuple[Callable[[list[float]], dict[str, float]], int]:
-    """(task, task_draws) of keyword arguments, each uniform between two bounds: `ranges(g=(5, 15), l=(0.5, 1.5))`."""
-    limits = {name: (float(low), float(high)) for name, (low, high) in bounds.items()}
+def _actions(space: Any) -> dict[str, int]:
+    discrete = isinstance(space, spaces.Discrete)
+    return {"actions": int(space.n)} if discrete else {"action_size": int(np.prod(space.shape))}
 
-    def task(u: list[float]) -> dict[str, float]:
-        return {name: low + (high - low) * x for (name, (low, high)), x in zip(limits.items(), u, strict=True)}
 
-    return task, len(limits)
+def ranges(**bounds: Sequence[float]) -> tuple[Variation, int]:
+    """(task, task_draws) of parameters, each uniform between two bounds: `ranges(g=(5, 15), l=(0.5, 1.5))`."""
+    task = Variation({name: {"range": list(limits)} for name, limits in bounds.items()})
+    return task, task.draws

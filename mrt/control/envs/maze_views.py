@@ -67,7 +67,7 @@ def cast(size: int, pixels: int) -> Rays:
     return Rays(steps.cumsum(2), depth, side)
 
 
-def first_person(solid: Tensor, cell: Tensor, goal: Tensor, heading: Tensor, size: int, rays: Rays) -> Tensor:
+def first_person(solid: Tensor, cell: Tensor, goal: Tensor, heading: Tensor, *, size: int, rays: Rays) -> Tensor:
     """(B, 3 * pixels * pixels): what each ray meets first, a wall or the goal.
 
     A column is lit by 1 / (1 + depth), and its wall is pixels / depth high.

@@ -64,6 +64,7 @@ class Maze(FiniteEnv):
         self,
         size: int = 4,
         view: View = "symbolic",
+        *,
         openings: float = 0.0,
         steps: int = 100,
         episodes: int = 2,
@@ -71,7 +72,7 @@ class Maze(FiniteEnv):
         device: str | torch.device = "cpu",
     ) -> None:
         if pixels % 2:
-            raise ConfigError(f"pixels={pixels}: rays through corners are left out by an even number alone")
+            raise ConfigError(f"pixels={pixels}: must be even, so that no ray runs through a corner")
         self.size, self.view, self.openings = size, view, openings
         self.turns = view == "first_person"
         width = {"symbolic": 8, "top_down": 50, "first_person": 3 * pixels * pixels}[view]
@@ -118,7 +119,7 @@ class Maze(FiniteEnv):
             return top_down(walls(passages, self.size), cell, goal, self.size)
         if self.view == "first_person":
             solid = walls(passages, self.size)
-            return first_person(solid, cell, goal, self.state["heading"], self.size, self.rays)
+            return first_person(solid, cell, goal, self.state["heading"], size=self.size, rays=self.rays)
         here = passages.gather(1, cell[:, None])
         free = (here >> torch.arange(4, device=self.device)) & 1
         near = free * (cell[:, None] + self.offsets == goal[:, None])

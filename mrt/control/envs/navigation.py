@@ -8,12 +8,15 @@ the same float32 numbers come out anywhere.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from mrt.control.envs.base import Spec, TensorEnv
+from mrt.control.envs.draws import reflected
 from mrt.control.envs.grids import pick
 
 Move = tuple[dict[str, Tensor], Tensor, Tensor]
@@ -28,7 +31,7 @@ def distance(a: Tensor, b: Tensor) -> Tensor:
 class PointEnv(TensorEnv):
     """What all have in common: params {"goal": (B, 2)}, state {"position": (B, 2)}, both float32.
 
-    `start_reach`: each coordinate of the start is uniform in [-start_reach, start_reach], anew in each episode; 0:
+    `start_reach`: each coordinate of the start is uniform in [-start_reach, start_reach], drawn in each episode; 0:
     always the origin.
     """
 
@@ -60,17 +63,30 @@ class PointEnv(TensorEnv):
 class PointRobot(PointEnv):
     """PEARL's dense point robot (Rakelly 2019, arXiv 1903.08254; as released): start and goal in [-1, 1]^2, 20 steps.
 
-    The reward is minus the distance after the step.
+    The reward is minus the distance after the step. With `show_goal` the observation is (x, y, goal x, goal y): nothing
+    is left to be found out about the task, as for a policy that is told its goal.
     """
 
     name = "point-robot"
     start_reach = 1.0
 
-    def __init__(self, steps: int = 20, episodes: int = 2, device: str | torch.device = "cpu") -> None:
+    def __init__(
+        self, steps: int = 20, episodes: int = 2, show_goal: bool = False, device: str | torch.device = "cpu"
+    ) -> None:
         super().__init__(steps, episodes, device)
+        self.show_goal = show_goal
+        if show_goal:
+            self.spec = replace(self.spec, observation=4)
+
+    def observe(self) -> Tensor:
+        position = self.state["position"]
+        return torch.cat([position, self.params["goal"]], 1) if self.show_goal else position
 
     def task_params(self, u: Tensor) -> dict[str, Tensor]:
         return {"goal": 2 * u - 1}
+
+    def task_ranges(self) -> dict[str, tuple[float, float]]:
+        return {"goal": (-1.0, 1.0)}
 
     def move(self, actions: Tensor, u: Tensor) -> Move:
         position = self.reach(actions)
@@ -101,8 +117,16 @@ class SparseSemicircle(PointEnv):
         self.reward, self.radius = reward, radius
 
     def task_params(self, u: Tensor) -> dict[str, Tensor]:
-        angle = u[:, 0].double() * math.pi  # float64: the last digit of a float32 cosine depends on the machine
-        return {"goal": torch.stack([angle.cos(), angle.sin()], dim=1).float()}
+        return {"goal": _on_circle(u[:, 0].double() * math.pi)}
+
+    def mutation_draws(self, params: Mapping[str, Tensor]) -> int:
+        return 1
+
+    def mutate(self, params: Mapping[str, Tensor], u: Tensor, size: float = 0.1) -> dict[str, Tensor]:
+        """The goal moves along the half circle."""
+        goal = params["goal"].double()
+        angle = torch.atan2(goal[:, 1], goal[:, 0]) + size * math.pi * (2 * u[:, 0].double() - 1)
+        return {"goal": _on_circle(reflected(angle, 0.0, math.pi))}
 
     def move(self, actions: Tensor, u: Tensor) -> Move:
         position = self.reach(actions)
@@ -116,7 +140,7 @@ class Navigation2D(PointEnv):
 
     The reward is minus the distance after the step, the episode ends within 0.01 of the goal in both coordinates. The
     paper writes minus the squared distance; its code, and the numbers it prints, have the distance: `squared` is for
-    whoever wants the former.
+    those who want the former.
     """
 
     name = "navigation-2d"
@@ -130,6 +154,9 @@ class Navigation2D(PointEnv):
 
     def task_params(self, u: Tensor) -> dict[str, Tensor]:
         return {"goal": u - 0.5}
+
+    def task_ranges(self) -> dict[str, tuple[float, float]]:
+        return {"goal": (-0.5, 0.5)}
 
     def move(self, actions: Tensor, u: Tensor) -> Move:
         position = self.reach(actions)
@@ -180,3 +207,8 @@ class FourCorners(PointEnv):
         paid = (position * goal >= 0).all(dim=1) & (position.abs().sum(dim=1) >= self.quiet)
         reward = -after if self.reward == "dense" else torch.where(paid, before - after, 0.0)
         return {"position": position}, reward, torch.zeros_like(paid)
+
+
+def _on_circle(angle: Tensor) -> Tensor:
+    """(B, 2) float32 points at angles (B,), float64: the last digit of a float32 cosine depends on the machine."""
+    return torch.stack([angle.cos(), angle.sin()], dim=1).float()

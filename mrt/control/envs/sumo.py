@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from mrt.control.envs.base import Spec, TensorEnv
-from mrt.control.envs.drifting import Start
-from mrt.control.envs.grids import pick
+from mrt.control.envs.drifting import Start, check_chain, first_stage
 
 Opponent = Callable[[Tensor], Tensor]  # observation (B, 8), its own body first -> actions (B, 2)
 
@@ -33,7 +32,8 @@ class Sumo(TensorEnv):
     adapting. Observation (8): own place and velocity, the other's place and velocity.
 
     Args:
-        start: the round that a trial begins in: "first", or "any" but the last, drawn for each task.
+        start: the round that a trial begins in: "first", or "any" that `chain` - 1 others follow, drawn for each task.
+        chain: rounds that are played from there, in turn.
         opponent: replaces the built-in one; it sees the ring, and acts, from its own side and on the ring's device.
     """
 
@@ -46,19 +46,25 @@ class Sumo(TensorEnv):
         self,
         rounds: int = 7,
         steps: int = 60,
+        *,
         reward: Literal["sparse", "dense"] = "sparse",
         start: Start = "first",
         opponent: Opponent | None = None,
         device: str | torch.device = "cpu",
+        chain: int = 2,
     ) -> None:
         if rounds < 2 or reward not in ("sparse", "dense") or start not in ("first", "any"):
-            raise ValueError(f"rounds={rounds}, reward={reward!r}, start={start!r}: 2; sparse or dense; first or any")
+            raise ValueError(
+                f"rounds={rounds}, reward={reward!r}, start={start!r}: rounds must be at least 2, reward "
+                "sparse or dense, start first or any"
+            )
+        check_chain(chain, rounds)
         super().__init__(Spec(observation=8, episode_steps=steps, episodes=rounds, action_size=2), device)
         self.rounds, self.reward, self.start, self.opponent = rounds, reward, start, opponent
-        self.stages, self.each = rounds, 1  # a stage of the chain is a round
+        self.stages, self.each, self.chain = rounds, 1, chain  # a stage of the chain is a round
 
     def task_params(self, u: Tensor) -> dict[str, Tensor]:
-        begin = pick(u[:, 4], self.rounds - 1 if self.start == "any" else 1)
+        begin = first_stage(u[:, 4], self.rounds, self.chain, self.start)
         return {
             "power": 0.3 + 0.3 * u[:, 0],
             "growth": 0.1 * u[:, 1],
@@ -66,6 +72,9 @@ class Sumo(TensorEnv):
             "drift": 0.4 * (u[:, 3] - 0.5),
             "stage": begin,
         }
+
+    def task_ranges(self) -> dict[str, tuple[float, float]]:
+        return {"power": (0.3, 0.6), "growth": (0.0, 0.1), "lean": (-0.5, 0.5), "drift": (-0.2, 0.2)}
 
     def begin_episode(self, u: Tensor) -> dict[str, Tensor]:
         """Both in the ring's halves, up to 0.2 off the middle line."""

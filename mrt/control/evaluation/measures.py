@@ -14,11 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mrt.control.agent import Agent
 from mrt.control.envs.bandits import Bandit, MovingBandits
-from mrt.control.envs.base import Step, TensorEnv
+from mrt.control.envs.base import TensorEnv
 from mrt.control.envs.decisions import ObjectChoice, TwoStep
 from mrt.control.envs.grids import FiniteEnv, KeyToDoor
-from mrt.control.oracles.base import Policy, play
+from mrt.control.interaction import Moment, interact
 from mrt.control.oracles.bounds import Bounds
 from mrt.errors import ConfigError, nearest
 
@@ -71,49 +72,43 @@ def choices_of(env: TensorEnv) -> int:
 
 
 class Watch:
-    """A policy that is watched while `mrt.control.oracles.play` plays it.
+    """What an interaction came to: `add` every moment of it, then ask for the `outcomes`.
 
     Args:
         keep: also keep state, actions and rewards of each step, for a picture; see `mrt.control.evaluation.scenes`.
     """
 
-    def __init__(self, env: TensorEnv, policy: Policy, keep: bool = False) -> None:
-        self.env, self.policy, self.keep = env, policy, keep
+    def __init__(self, env: TensorEnv, keep: bool = False) -> None:
+        self.env, self.keep = env, keep
         self.states: list[dict[str, Tensor]] = []
         self.actions: list[Tensor] = []
         self.worth: list[Tensor] = []
-
-    def reset(self, rows: int) -> None:
-        """A new batch of trials."""
-        self.policy.reset(rows)
-        self.over = torch.zeros(rows, dtype=torch.bool, device=self.env.device)
         self.rewards: list[Tensor] = []
         self.short: list[Tensor] = []
         self.episodes: list[Tensor] = []
         self.acting: list[Tensor] = []
 
-    def act(self, observation: Tensor) -> Tensor:
-        """The policy's own action; what it misses by it is noted where arms have means."""
-        actions = self.policy.act(observation)
-        if has_means(self.env):
-            means = self.env.arm_means()  # type: ignore[attr-defined]
-            pulled = means.gather(1, actions.to(means.device)[:, None])[:, 0]
+    def look(self, env: TensorEnv, actions: Tensor) -> None:
+        """Before a step: what the actions miss is noted where arms have means, and the state for a picture."""
+        if has_means(env):
+            means = env.arm_means()  # type: ignore[attr-defined]
+            pulled = means.gather(1, actions[:, None])[:, 0]
             self.short.append(means.amax(1) - pulled)
             if self.keep:  # 1 for the best arm, 0 for the worst
                 self.worth.append((pulled - means.amin(1)) / (means.amax(1) - means.amin(1)).clamp(min=1e-9))
         if self.keep:
-            self.states.append({name: value.clone() for name, value in self.env.state.items()})
-            self.actions.append(actions.to(self.env.device))
-        self.acting.append(~self.over & ~self.env.waiting)
-        self.episodes.append(self.env.episode.clamp(max=self.env.spec.episodes - 1))
-        return actions
+            self.states.append({name: value.clone() for name, value in env.state.items()})
+            self.actions.append(actions)
 
-    def update(self, actions: Tensor, step: Step) -> None:
-        """What came of the actions."""
-        self.policy.update(actions, step)
-        self.rewards.append(torch.where(self.acting[-1], step.reward, 0.0))
-        self.over = self.over | step.trial_over
-        if self.keep and bool(self.over.all()):
+    def add(self, moment: Moment) -> None:
+        """After a step."""
+        self.acting.append(moment.acting)
+        self.episodes.append(moment.episode.clamp(max=self.env.spec.episodes - 1))
+        self.rewards.append(torch.where(moment.acting, moment.step.reward, 0.0))
+
+    def end(self) -> None:
+        """After the last step: the picture's last state."""
+        if self.keep:
             self.states.append({name: value.clone() for name, value in self.env.state.items()})
 
     def outcomes(self, bounds: Bounds | None) -> Outcomes:
@@ -157,15 +152,18 @@ class Watch:
 
 def watch(
     env: TensorEnv,
-    policy: Policy,
+    agent: Agent,
     params: Mapping[str, Tensor],
+    *,
     seed: int = 0,
     bounds: Bounds | None = None,
     keep: bool = False,
 ) -> tuple[Outcomes, Watch]:
-    """Plays one trial of each task `params` {name: (N, ...)}; arguments as for `mrt.control.oracles.play`."""
-    watched = Watch(env, policy, keep)
-    play(env, watched, params, seed)
+    """Plays one trial of each task `params` {name: (N, ...)} with this noise and says what it came to."""
+    watched = Watch(env, keep)
+    for moment in interact(env, agent, params, seed=seed, look=watched.look):
+        watched.add(moment)
+    watched.end()
     return watched.outcomes(bounds), watched
 
 
@@ -218,11 +216,11 @@ _OF_EPISODE = {"episode": "returns", "success": "reached", "steps": "first_paid"
 
 
 def measure_of_name(name: str, episodes: int) -> Callable[[Outcomes], Tensor]:
-    """The measure `name` of trials of so many episodes: one of `MEASURES`, or episode_k (return), success_k, steps_k of
-    episode k = 1, 2, ...
+    """The measure `name` of trials of that many episodes: one of `MEASURES`, or episode_k (return), success_k,
+    steps_k of episode k = 1, 2, ...
 
     Raises:
-        ConfigError: for a name that is none, or an episode that trials do not have.
+        ConfigError: for an unknown name, or an episode that trials do not have.
     """
     if name in MEASURES:
         return MEASURES[name]

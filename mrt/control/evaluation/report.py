@@ -64,7 +64,7 @@ def part(name: str, place: int, found: Mapping[str, Any]) -> dict[str, Any]:
     for who, player in found["players"].items():
         cells = [_cell(player["measures"][key]["mean"], player["measures"][key]["se"]) for key in shown]
         unlike = found["unlike_training"].get(who, {})
-        note = "; ".join(f"{dial}: trained with {a}, measured with {b}" for dial, (a, b) in unlike.items())
+        note = "; ".join(f"{option}: trained with {a}, measured with {b}" for option, (a, b) in unlike.items())
         relative = player.get("relative_regret", {})
         cells.append(_cell(relative.get("mean"), relative.get("se")))
         rows.append({"name": who, "colour": colours.get(who), "note": note or player["kind"], "cells": cells})
@@ -95,7 +95,7 @@ def colours_of(players: Mapping[str, Any]) -> dict[str, int]:
     """Grey for random play, a colour for each policy and for as many baselines as there are colours left."""
     order = sorted(players, key=lambda name: ("policy", "baseline", "random").index(players[name]["kind"]))
     drawn = [name for name in order if players[name]["kind"] != "random"][: COLOURS - 1]
-    return {name: i for i, name in enumerate(drawn, 1)} | {"random": 0}
+    return {name: i for i, name in enumerate(drawn, 1)} | {name: 0 for name in players if name == "random"}
 
 
 def _units(found: Mapping[str, Any]) -> int:

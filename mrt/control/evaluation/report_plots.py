@@ -1,7 +1,7 @@
 """The pictures of a control evaluation: adaptation, cumulative regret, paths and choices, as inline SVG.
 
 Drawn by the functions of `mrt.report.plots`, so colours and fonts come from the page here as well. Only numbers and
-our own words stand in a drawing.
+our own words are in a drawing.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def path_figure(name: str, colour: int, scene: Mapping[str, Any]) -> str:
             _ground(axes, scene, (left, right, bottom, top), dx, dy)
             text = f"episode {number}: {episode['return']:.3g}".replace("-", "−")
             axes.text(dx + left, dy + top, text, va="bottom", ha="left", color=_INK, fontsize=8)
-            _walk(axes, episode, scene, colour, dx, dy)
+            _walk(axes, episode, scene, colour=colour, dx=dx, dy=dy)
         axes.autoscale_view()
 
     return _figure(name, draw, "")
@@ -102,7 +102,9 @@ def _ground(axes: Any, scene: Mapping[str, Any], extent: Sequence[float], dx: fl
     axes.add_collection(LineCollection(lines, colors=_INK, linewidths=1.6))
 
 
-def _walk(axes: Any, episode: Mapping[str, Any], scene: Mapping[str, Any], colour: int, dx: float, dy: float) -> None:
+def _walk(
+    axes: Any, episode: Mapping[str, Any], scene: Mapping[str, Any], *, colour: int, dx: float, dy: float
+) -> None:
     from matplotlib.patches import Circle
 
     for name, x, y in episode["marks"]:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from mrt.control.agent import Agent, Entrant, RandomAgent, Shape
 from mrt.control.envs import EnvTasks
 from mrt.control.evaluation.measures import (
     Moments,
@@ -24,14 +25,13 @@ from mrt.control.evaluation.measures import (
     unit_of,
     watch,
 )
-from mrt.control.oracles import Bounds, RandomPolicy, task_bounds
+from mrt.control.oracles import Bounds, task_bounds
 from mrt.control.oracles.references import Player, exact_values, players
-from mrt.control.policy import ControlPolicy
-from mrt.control.rollout import LearnedPolicy
 from mrt.errors import ConfigError, nearest
 
 HELD_OUT = 1 << 40  # added to the seed: a run's own tasks are those of seeds below
 CHUNK = 2000
+FOREIGN_CHUNK = 100  # environments of others, each an object of its own
 STEPS_A_CHUNK = 1_000_000  # rows times steps in memory at once
 RANDOM = "random"
 Chunk = dict[str, Any]
@@ -52,11 +52,11 @@ class Measured(NamedTuple):
 
 
 def measure_policy(
-    policy: ControlPolicy, tasks: EnvTasks, name: str, count: int = 2000, seed: int = 0, **options: Any
+    policy: Agent, tasks: EnvTasks, name: str, count: int = 2000, seed: int = 0, **options: Any
 ) -> Measured:
     """One measure of one policy (`MEASURES` of measures.py, or episode_2, ...) on `count` held-out tasks.
 
-    `options` are those of `evaluate_policy`; only random play stands beside unless they say otherwise.
+    `options` are those of `evaluate_policy`; only random play is measured too, unless they say otherwise.
 
     Raises:
         ConfigError: for an unknown measure.
@@ -70,7 +70,7 @@ def measure_policy(
 
 
 def evaluate_policy(
-    policy: ControlPolicy | Mapping[str, ControlPolicy] | None,
+    policy: Agent | Mapping[str, Agent] | None,
     tasks: EnvTasks,
     *,
     count: int = 2000,
@@ -100,8 +100,9 @@ def evaluate_policy(
     Raises:
         ConfigError: for an unknown reference or measure, or a policy of another shape than the environment.
     """
-    policies = {"policy": policy} if isinstance(policy, ControlPolicy) else dict(policy or {})
-    size = chunk or max(1, min(CHUNK, STEPS_A_CHUNK // tasks.env.spec.trial_steps))
+    policies = {"policy": policy} if isinstance(policy, Agent) else dict(policy or {})
+    most = CHUNK if tasks.env.on_tensors else FOREIGN_CHUNK
+    size = chunk or max(1, min(most, STEPS_A_CHUNK // tasks.env.spec.trial_steps))
     starts = range(0, count, size)
     entrants = _entrants(tasks, policies, greedy, references)
     rows = list(done[: len(starts)])
@@ -109,7 +110,9 @@ def evaluate_policy(
     with tqdm(total=count, initial=min(len(rows) * size, count), desc=tasks.name, unit="task", **shown) as bar:
         for number in range(len(rows), len(starts)):
             indices = range(starts[number], min(starts[number] + size, count))
-            row = play_chunk(tasks, entrants, list(policies), seed, number, indices, measures)
+            row = play_chunk(
+                tasks, entrants, learned=list(policies), seed=seed, number=number, indices=indices, measures=measures
+            )
             rows.append(row)
             if save is not None:
                 save(row)
@@ -118,7 +121,7 @@ def evaluate_policy(
 
 
 def _entrants(
-    tasks: EnvTasks, policies: Mapping[str, ControlPolicy], greedy: bool, references: Sequence[str] | None
+    tasks: EnvTasks, policies: Mapping[str, Agent], greedy: bool, references: Sequence[str] | None
 ) -> dict[str, Player]:
     """Everybody who plays, by name."""
     spec, known = tasks.env.spec, players(tasks.env)
@@ -127,25 +130,21 @@ def _entrants(
             raise ConfigError(f"'{name}' does not play {tasks.name}; {nearest(name, set(known))}")
     entrants: dict[str, Player] = {}
     for name, policy in policies.items():
-        config = policy.config
-        if (config.observation, config.actions, config.action_size) != (
-            spec.observation,
-            spec.actions,
-            spec.action_size,
-        ):
+        shape = policy.shape
+        if shape is not None and shape != Shape.of(spec):
             raise ConfigError(
-                f"policy '{name}' sees {config.observation} numbers and has {config.actions or config.action_size} "
+                f"policy '{name}' sees {shape.observation} numbers and has {shape.actions or shape.action_size} "
                 f"actions; {tasks.name} shows {spec.observation} and takes {spec.actions or spec.action_size}"
             )
         if name in known or name == RANDOM:
             raise ConfigError(f"a policy is called '{name}', as a baseline of {tasks.name} is: give it another name")
-        entrants[name] = _learned(policy.eval(), greedy)
+        entrants[name] = _learned(policy, greedy)
     entrants |= {name: known[name] for name in (known if references is None else references)}
-    return {**entrants, RANDOM: lambda params, seed: RandomPolicy(spec, seed)}
+    return {**entrants, RANDOM: lambda params, seed: RandomAgent(spec, seed)}
 
 
-def _learned(policy: ControlPolicy, greedy: bool) -> Player:
-    return lambda params, seed: LearnedPolicy(policy, greedy, seed)
+def _learned(policy: Agent, greedy: bool) -> Player:
+    return lambda params, seed: Entrant(policy, greedy, seed)
 
 
 def bounds_of(tasks: EnvTasks, params: Mapping[str, Tensor]) -> Bounds | None:
@@ -159,6 +158,7 @@ def bounds_of(tasks: EnvTasks, params: Mapping[str, Tensor]) -> Bounds | None:
 def play_chunk(
     tasks: EnvTasks,
     entrants: Mapping[str, Player],
+    *,
     learned: Sequence[str],
     seed: int,
     number: int,
@@ -173,7 +173,7 @@ def play_chunk(
     row: Chunk = {"chunk": number, "n": len(next(iter(params.values()))), "players": {}}
     totals: dict[str, Tensor] = {}
     for name, make in entrants.items():
-        outcomes, _ = watch(tasks.env, make(params, noise), params, noise, bounds)
+        outcomes, _ = watch(tasks.env, make(params, noise), params, seed=noise, bounds=bounds)
         totals[name] = outcomes.total
         row["players"][name] = _moments(outcomes, names)
     for name in learned:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mrt.control.agent import Agent, Entrant
 from mrt.control.envs.bandits import MovingBandits
 from mrt.control.envs.base import EnvTasks, TensorEnv
 from mrt.control.envs.buses import BUSES, MAP, SIZE, STOPS, BusGrid
@@ -24,27 +25,24 @@ from mrt.control.envs.mazes import Maze, edges
 from mrt.control.envs.navigation import PointEnv, SparseSemicircle
 from mrt.control.evaluation.measures import Watch, has_means, watch
 from mrt.control.evaluation.run import HELD_OUT
-from mrt.control.oracles import Policy
 from mrt.control.oracles.references import players
-from mrt.control.policy import ControlPolicy
-from mrt.control.rollout import LearnedPolicy
 
 TRIALS = 24  # rows of a picture of choices
 Marks = list[tuple[str, float, float]]
 State = Mapping[str, Tensor]
 
 
-def scenes(tasks: EnvTasks, policies: Mapping[str, ControlPolicy], seed: int, greedy: bool) -> list[dict[str, Any]]:
+def scenes(tasks: EnvTasks, policies: Mapping[str, Agent], seed: int, greedy: bool) -> list[dict[str, Any]]:
     """One scene a policy, and one of the first baseline, on the first held-out tasks of `seed`."""
     env = tasks.env
     walks = isinstance(env, Room | Maze | BusGrid | Hallway | TMaze | PointEnv | MovingBandits)
     params = tasks.batch(HELD_OUT + seed, range(1 if walks else TRIALS))
-    entrants: dict[str, Policy] = {n: LearnedPolicy(p.eval(), greedy, seed) for n, p in policies.items()}
+    entrants: dict[str, Agent] = {n: Entrant(p, greedy, seed) for n, p in policies.items()}
     for name, make in list(players(env).items())[:1]:
         entrants[name] = make(params, seed)
     found = []
-    for name, policy in entrants.items():
-        _, watched = watch(env, policy, params, seed, keep=True)
+    for name, agent in entrants.items():
+        _, watched = watch(env, agent, params, seed=seed, keep=True)
         scene = _path(env, watched) if walks else _choices(env, watched)
         found.append({"player": name, **scene})
     return found
@@ -174,7 +172,7 @@ def _(env: MovingBandits, state: State) -> Marks:
     return [("goal" if i == right else "other", *state["places"][0, i].tolist()) for i in (0, 1)]
 
 
-# ---- what one stands on
+# ---- the ground
 
 
 @singledispatch

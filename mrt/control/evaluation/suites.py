@@ -8,6 +8,8 @@
         count: 20000          # held-out tasks
         shown: [total, regret] # measures of the table, the first one first
         references: [Gittins]  # all that there are when left out
+      pendulums:
+        tasks: {gymnasium: Pendulum-v1, vary: {g: [5, 15]}}     # or env: my_package:MyEnv, with --allow-code
 
 A folder holds one suite with the same policies: eval.json says which, chunks.jsonl grows by whole chunks and is never
 written twice, results.json and report.html are made of it.
@@ -22,13 +24,14 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from mrt.control.agent import Agent, Shape
 from mrt.control.envs import EnvTasks, make_tasks
 from mrt.control.evaluation.measures import measure_of_name, measures_of
-from mrt.control.evaluation.run import Chunk, evaluate_policy
-from mrt.control.policy import ControlPolicy
-from mrt.control.trainer import load_policy
+from mrt.control.evaluation.run import HELD_OUT, Chunk, bounds_of, evaluate_policy
+from mrt.control.loading import load_agent
 from mrt.errors import ConfigError, nearest
 from mrt.report.tables import format_table
+from mrt.runs.code import import_environments
 from mrt.runs.fields import convert_fields
 from mrt.runs.rundir import read_run, write_json
 from mrt.runs.suites import read_suite
@@ -36,6 +39,7 @@ from mrt.runs.tracking import JsonLines
 
 SCHEMA_VERSION = 1
 CHUNKS = "chunks.jsonl"
+KINDS = ("name", "gymnasium", "env")  # the options of `tasks` that say which environment it is
 
 
 @dataclass(frozen=True)
@@ -67,37 +71,41 @@ class Contender:
 
     name: str
     path: str
-    policy: ControlPolicy
+    policy: Agent
     trained_on: Mapping[str, Any] = field(default_factory=dict)
 
     def fits(self, entry: Entry, tasks: EnvTasks) -> bool:
         """Whether it plays this environment: the same kind where its training is known, and the same shapes."""
-        config, spec = self.policy.config, tasks.env.spec
-        kind = self.trained_on.get("name", entry.tasks["name"])
-        shape = (config.observation, config.actions, config.action_size)
-        return kind == entry.tasks["name"] and shape == (spec.observation, spec.actions, spec.action_size)
+        same = not self.trained_on or kind_of(self.trained_on) == kind_of(entry.tasks)
+        return same and self.policy.shape == Shape.of(tasks.env.spec)
 
     def unlike_training(self, entry: Entry) -> dict[str, list[Any]]:
-        """{dial: [trained with, measured with]} where they differ; {} where the training is unknown."""
-        names = sorted({*self.trained_on, *entry.tasks} - {"name", "split"}) if self.trained_on else []
+        """{option: [trained with, measured with]} where they differ; {} where the training is unknown."""
+        names = sorted({*self.trained_on, *entry.tasks} - {*KINDS, "split", "vectorization"}) if self.trained_on else []
         both = {name: [self.trained_on.get(name), entry.tasks.get(name)] for name in names}
         return {name: pair for name, pair in both.items() if pair[0] != pair[1]}
 
 
-def load_suite(path_or_name: str) -> Suite:
+def kind_of(tasks: Mapping[str, Any]) -> str:
+    """What kind of environment `tasks` name: one of ours, a Gymnasium id, or a class; "" where they name none."""
+    return next((str(tasks[key]) for key in KINDS if tasks.get(key)), "")
+
+
+def load_suite(path_or_name: str, allow_code: bool = False) -> Suite:
     """Reads a suite, see `mrt.runs.suites.read_suite`.
 
     Raises:
-        ConfigError: for a file that is none, an unknown key, environment, dial or measure.
+        ConfigError: for a file that is not a suite, an unknown key, environment, option or measure, and for an
+            environment that is code from outside and not allowed.
     """
-    return parse_suite(*read_suite(path_or_name))
+    return parse_suite(*read_suite(path_or_name), allow_code=allow_code)
 
 
-def parse_suite(content: Mapping[str, Any], source: str) -> Suite:
+def parse_suite(content: Mapping[str, Any], source: str, allow_code: bool = False) -> Suite:
     """A suite from what its file says; errors as for `load_suite`."""
     keys = {"kind", "description", "environments"}
     if content.get("kind") != "control":
-        raise ConfigError(f"{source} is no suite of `kind: control`")
+        raise ConfigError(f"{source} is not a suite of `kind: control`")
     for key in content:
         if key not in keys:
             raise ConfigError(f"{source}: unknown key '{key}'; {nearest(str(key), keys)}")
@@ -110,8 +118,10 @@ def parse_suite(content: Mapping[str, Any], source: str) -> Suite:
         if not isinstance(fields, dict) or not isinstance(fields.get("tasks"), dict):
             raise ConfigError(f"{where}: needs tasks ({{name: grid-navi, episodes: 4}})")
         entry = Entry(**convert_fields(Entry, fields, where))
-        if not isinstance(entry.tasks.get("name"), str) or entry.count < 2:
-            raise ConfigError(f"{where}: needs tasks with a name, and a count of at least 2")
+        if not kind_of(entry.tasks) or entry.count < 2:
+            raise ConfigError(f"{where}: needs tasks with a name, gymnasium or env, and a count of at least 2")
+        if allow_code:
+            import_environments(entry.tasks, allow_code)
         env = entry.make().env
         for shown in entry.shown:
             measure_of_name(shown, env.spec.episodes)
@@ -119,10 +129,10 @@ def parse_suite(content: Mapping[str, Any], source: str) -> Suite:
     return Suite(Path(source).stem, str(content.get("description", "")), entries)
 
 
-def read_contender(path: str, name: str | None = None) -> Contender:
-    """A run directory, or the folder of a saved policy."""
+def read_contender(path: str, name: str | None = None, allow_code: bool = False) -> Contender:
+    """A run directory, or the folder of a saved policy; errors as for `load_agent`."""
     folder = Path(path)
-    policy = load_policy(folder)
+    policy = load_agent(folder, allow_code)
     trained_on: dict[str, Any] = {}
     for candidate in (folder, folder.parent):
         trained_on = trained_on or dict(read_run(candidate).get("recipe", {}).get("tasks") or {})
@@ -133,6 +143,7 @@ def run_suite(
     suite: Suite,
     contenders: Sequence[Contender],
     out: Path,
+    *,
     count: int | None = None,
     seed: int = 0,
     greedy: bool = True,
@@ -157,17 +168,17 @@ def run_suite(
     pairs = {name: [c for c in contenders if c.fits(suite.environments[name], made[name])] for name in made}
     for contender in contenders:
         if not any(contender in found for found in pairs.values()):
-            played = contender.trained_on.get("name", "unknown tasks")
-            kinds = sorted({str(entry.tasks["name"]) for entry in suite.environments.values()})
+            played = kind_of(contender.trained_on) or "unknown tasks"
+            kinds = sorted({kind_of(entry.tasks) for entry in suite.environments.values()})
             raise ConfigError(
                 f"{contender.path} (trained on {played}) fits nothing in suite '{suite.name}': {', '.join(kinds)}"
             )
     chosen = {n: replace(e, count=count or e.count) for n, e in suite.environments.items() if pairs[n] or not names}
-    _claim(out, suite, chosen, contenders, seed, greedy)
+    _claim(out, suite, chosen, contenders, seed=seed, greedy=greedy)
     results: dict[str, Any] = {"schema_version": SCHEMA_VERSION, "kind": "control", "suite": suite.name}
     results |= {"description": suite.description, "seed": seed, "greedy": greedy, "environments": {}}
     for name, entry in chosen.items():
-        found = _environment(name, entry, made[name], pairs[name], out, seed, greedy, progress)
+        found = _environment(name, entry, made[name], pairs[name], out=out, seed=seed, greedy=greedy, progress=progress)
         results["environments"][name] = found
     write_json(out / "results.json", _finite(results))
     return results
@@ -178,6 +189,7 @@ def _environment(
     entry: Entry,
     tasks: EnvTasks,
     contenders: Sequence[Contender],
+    *,
     out: Path,
     seed: int,
     greedy: bool,
@@ -186,7 +198,8 @@ def _environment(
     from mrt.control.evaluation.scenes import scenes
 
     file, done = JsonLines(out / CHUNKS), read_chunks(out / CHUNKS, name)
-    shown = [*entry.shown, *(m for m in measures_of(tasks.env, True) if m not in entry.shown)]
+    bounded = bounds_of(tasks, tasks.batch(HELD_OUT + seed, [0])) is not None
+    shown = [*entry.shown, *(m for m in measures_of(tasks.env, bounded) if m not in entry.shown)]
     try:
         found = evaluate_policy(
             {c.name: c.policy for c in contenders},
@@ -225,7 +238,7 @@ def read_chunks(path: Path, name: str) -> list[Chunk]:
 
 
 def _claim(
-    out: Path, suite: Suite, chosen: Mapping[str, Entry], contenders: Sequence[Contender], seed: int, greedy: bool
+    out: Path, suite: Suite, chosen: Mapping[str, Entry], contenders: Sequence[Contender], *, seed: int, greedy: bool
 ) -> None:
     """Writes eval.json, or checks that the folder holds this very evaluation."""
     content = {
@@ -249,10 +262,10 @@ def _claim(
         raise ConfigError(f"{out} holds another evaluation ({', '.join(changed)} differ). Cure: another --out")
 
 
-def weights_digest(policy: ControlPolicy) -> str:
+def weights_digest(policy: Agent) -> str:
     """sha256 over every parameter and buffer: the same policy, wherever it lies."""
     digest = sha256()
-    for name, value in sorted(policy.state_dict().items()):
+    for name, value in sorted(policy.state_dict().items()):  # type: ignore[attr-defined]
         digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
 

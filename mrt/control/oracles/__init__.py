@@ -1,15 +1,14 @@
 """What can be reached: exact Bayes-optimal values, classical baselines, the known-task optimum and random play.
 
-`bandits`: exact values by dynamic programming. `bandit_policies` and `mdps`: policies that play the environments.
+`bandits`: exact values by dynamic programming. `bandit_policies` and `mdps`: scripted agents that play
+the environments.
 `bounds`: floor and ceiling of every task. `grids`, `hallway`, `buses`, `navigation`: the same for places,
 `drifting` for worlds that change.
 """
 
-from mrt.control.oracles.base import Policy as Policy
-from mrt.control.oracles.base import RandomPolicy as RandomPolicy
 from mrt.control.oracles.base import mean_and_se as mean_and_se
-from mrt.control.oracles.base import play as play
 from mrt.control.oracles.bounds import Bounds as Bounds
+from mrt.control.oracles.bounds import episode_bounds as episode_bounds
 from mrt.control.oracles.bounds import floor_and_ceiling as floor_and_ceiling
 from mrt.control.oracles.bounds import task_bounds as task_bounds
 

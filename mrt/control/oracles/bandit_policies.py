@@ -1,4 +1,4 @@
-"""Classical bandit policies and the Bayes-optimal ones of the structured bandits, vectorised over B trials.
+"""Classical bandit algorithms and the Bayes-optimal ones of the structured bandits, as agents over B trials.
 
 Ties go to the arm of smallest number, as in the code of Duan et al. 2016 (greedy play depends on it: at n = 10, k = 5
 it is worth 6.569 with this rule and 6.626 with random ties).
@@ -6,24 +6,26 @@ it is worth 6.569 with this rule and 6.626 with random ties).
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from mrt.control.agent import Agent, ScriptedAgent, Seen
 from mrt.control.envs.bandits import HALF_STEP, Bandit
-from mrt.control.envs.base import Step, TensorEnv
+from mrt.control.envs.base import TensorEnv
+from mrt.control.interaction import play
 from mrt.control.oracles.bandits import gittins_table
-from mrt.control.oracles.base import Policy, play
 
 
-def regret(env: Bandit, policy: Policy, params: Mapping[str, Tensor], seed: int = 0) -> Tensor:
+def regret(env: Bandit, agent: Agent, params: Mapping[str, Tensor], seed: int = 0) -> Tensor:
     """(B,) regret of a trial: sum over pulls of the best arm's mean minus the pulled arm's (of the moment, where they
     change). Means in place of rewards take most of the noise out.
     """
-    return play(env, policy, params, seed, score=_shortfall).sum(1)
+    return play(env, agent, params, seed, score=_shortfall).sum(1)
 
 
 def _shortfall(env: TensorEnv, actions: Tensor) -> Tensor:
@@ -32,38 +34,44 @@ def _shortfall(env: TensorEnv, actions: Tensor) -> Tensor:
     return means.amax(1) - means.gather(1, actions[:, None])[:, 0]
 
 
-class BanditPolicy(ABC):
-    """Pulls an arm of largest `scores`; `count` and `paid` (B, k) are pulls and sum of rewards, `time` pulls so far."""
+State = dict[str, Any]
+
+
+class BanditPolicy(ScriptedAgent):
+    """Pulls an arm of largest `scores`. Its memory: `count` and `paid` (B, k), pulls and sum of rewards, `time` pulls
+    so far.
+    """
 
     def __init__(self, arms: int, seed: int = 0) -> None:
         self.arms, self.rng = arms, np.random.default_rng(seed)
 
-    def reset(self, rows: int) -> None:
-        self.count, self.paid = torch.zeros(rows, self.arms), torch.zeros(rows, self.arms)
-        self.time = 0
+    def start(self, rows: int) -> State:
+        return {"count": torch.zeros(rows, self.arms), "paid": torch.zeros(rows, self.arms), "time": 0}
 
     @abstractmethod
-    def scores(self) -> Tensor:
+    def scores(self, state: State) -> Tensor:
         """(B, k) what each arm promises."""
 
-    def act(self, observation: Tensor) -> Tensor:
-        return self.scores().argmax(1)
+    def choose(self, observation: Tensor, state: State) -> Tensor:
+        return self.scores(state).argmax(1)
 
-    def update(self, actions: Tensor, step: Step) -> None:
-        self.time += 1
-        self.count.scatter_add_(1, actions[:, None], torch.ones(len(actions), 1))
-        self.paid.scatter_add_(1, actions[:, None], step.reward.cpu()[:, None])
+    def learn(self, seen: Seen, state: State) -> State:
+        arm = seen["action"][:, None]
+        count = state["count"].scatter_add(1, arm, torch.ones(len(arm), 1))
+        paid = state["paid"].scatter_add(1, arm, seen["reward"][:, None])
+        return {**state, "count": count, "paid": paid, "time": state["time"] + 1}
 
-    def posterior_mean(self) -> Tensor:
-        """(B, k) (s + 1) / (n + 2): Bernoulli arms, uniform prior."""
-        return (self.paid + 1) / (self.count + 2)
+
+def posterior_mean(state: State) -> Tensor:
+    """(B, k) (s + 1) / (n + 2): Bernoulli arms, uniform prior."""
+    return (state["paid"] + 1) / (state["count"] + 2)
 
 
 class Greedy(BanditPolicy):
     """The arm of largest posterior mean."""
 
-    def scores(self) -> Tensor:
-        return self.posterior_mean()
+    def scores(self, state: State) -> Tensor:
+        return posterior_mean(state)
 
 
 class EpsilonGreedy(BanditPolicy):
@@ -73,10 +81,10 @@ class EpsilonGreedy(BanditPolicy):
         super().__init__(arms, seed)
         self.epsilon = epsilon
 
-    def scores(self) -> Tensor:
-        random = torch.from_numpy(self.rng.random(self.count.shape))
-        explore = torch.from_numpy(self.rng.random((len(self.count), 1))) < self.epsilon
-        return torch.where(explore, random, self.posterior_mean())
+    def scores(self, state: State) -> Tensor:
+        random = torch.from_numpy(self.rng.random(state["count"].shape))
+        explore = torch.from_numpy(self.rng.random((len(state["count"]), 1))) < self.epsilon
+        return torch.where(explore, random, posterior_mean(state))
 
 
 class UCB1(BanditPolicy):
@@ -90,8 +98,8 @@ class UCB1(BanditPolicy):
         super().__init__(arms, seed)
         self.c = c
 
-    def scores(self) -> Tensor:
-        return self.posterior_mean() + self.c * (2 * np.log(max(self.time, 1)) / (self.count + 2)).sqrt()
+    def scores(self, state: State) -> Tensor:
+        return posterior_mean(state) + self.c * (2 * np.log(max(state["time"], 1)) / (state["count"] + 2)).sqrt()
 
 
 class Thompson(BanditPolicy):
@@ -105,9 +113,10 @@ class Thompson(BanditPolicy):
         super().__init__(arms, seed)
         self.optimistic = optimistic
 
-    def scores(self) -> Tensor:
-        drawn = torch.from_numpy(self.rng.beta((self.paid + 1).numpy(), (self.count - self.paid + 1).numpy()))
-        return torch.maximum(drawn, self.posterior_mean().double()) if self.optimistic else drawn
+    def scores(self, state: State) -> Tensor:
+        won, lost = state["paid"] + 1, state["count"] - state["paid"] + 1
+        drawn = torch.from_numpy(self.rng.beta(won.numpy(), lost.numpy()))
+        return torch.maximum(drawn, posterior_mean(state).double()) if self.optimistic else drawn
 
 
 class Gittins(BanditPolicy):
@@ -117,9 +126,9 @@ class Gittins(BanditPolicy):
         super().__init__(arms)
         self.table = torch.from_numpy(gittins_table(horizon))
 
-    def scores(self) -> Tensor:
-        wins = self.paid.long()
-        return self.table[self.table.shape[0] - 1 - self.time][wins, self.count.long() - wins]
+    def scores(self, state: State) -> Tensor:
+        wins = state["paid"].long()
+        return self.table[self.table.shape[0] - 1 - state["time"]][wins, state["count"].long() - wins]
 
 
 class GaussianThompson(BanditPolicy):
@@ -132,14 +141,14 @@ class GaussianThompson(BanditPolicy):
         super().__init__(arms, seed)
         self.deviation, self.exact = deviation, exact
 
-    def scores(self) -> Tensor:
-        u = torch.from_numpy(self.rng.random(self.count.shape))
-        count = self.count.double()
+    def scores(self, state: State) -> Tensor:
+        u = torch.from_numpy(self.rng.random(state["count"].shape))
+        count = state["count"].double()
         if not self.exact:
             precision = 12 + count / self.deviation**2
-            mean = (6 + self.paid / self.deviation**2) / precision
+            mean = (6 + state["paid"] / self.deviation**2) / precision
             return mean + torch.special.ndtri(u.clamp(min=HALF_STEP)) / precision.sqrt()
-        mean, spread = self.paid / count.clamp(min=1), self.deviation / count.clamp(min=1).sqrt()
+        mean, spread = state["paid"] / count.clamp(min=1), self.deviation / count.clamp(min=1).sqrt()
         low, high = torch.special.ndtr(-mean / spread), torch.special.ndtr((1 - mean) / spread)
         inside = (low + u * (high - low)).clamp(1e-15, 1 - 1e-15)
         return torch.where(count > 0, (mean + spread * torch.special.ndtri(inside)).clamp(0, 1), u)
@@ -152,9 +161,9 @@ class GaussianUCB(BanditPolicy):
         super().__init__(arms, seed)
         self.c = c
 
-    def scores(self) -> Tensor:
-        bound = self.paid / self.count.clamp(min=1) + self.c / self.count.clamp(min=1).sqrt()
-        return torch.where(self.count > 0, bound, torch.inf)
+    def scores(self, state: State) -> Tensor:
+        bound = state["paid"] / state["count"].clamp(min=1) + self.c / state["count"].clamp(min=1).sqrt()
+        return torch.where(state["count"] > 0, bound, torch.inf)
 
 
 class DependentBayes(BanditPolicy):
@@ -163,8 +172,8 @@ class DependentBayes(BanditPolicy):
     def __init__(self) -> None:
         super().__init__(2)
 
-    def scores(self) -> Tensor:
-        return self.paid + (self.count - self.paid).flip(1)
+    def scores(self, state: State) -> Tensor:
+        return state["paid"] + (state["count"] - state["paid"]).flip(1)
 
 
 class InformativeBayes(BanditPolicy):
@@ -173,8 +182,8 @@ class InformativeBayes(BanditPolicy):
     def __init__(self) -> None:
         super().__init__(11)
 
-    def scores(self) -> Tensor:
-        target = torch.where(self.count[:, 10] > 0, (10 * self.paid[:, 10]).round() - 1, 10.0)
+    def scores(self, state: State) -> Tensor:
+        target = torch.where(state["count"][:, 10] > 0, (10 * state["paid"][:, 10]).round() - 1, 10.0)
         return (torch.arange(11) == target[:, None]).float()
 
 
@@ -191,19 +200,18 @@ class RestlessBayes(BanditPolicy):
         self.centres = ((edges[1:] + edges[:-1]) / 2).float()
         self.moves = torch.stack([_reflected_walk(edges, deviation) for deviation in volatility])  # (V, G, G)
 
-    def reset(self, rows: int) -> None:
-        super().reset(rows)
-        self.belief = torch.full((rows, *self.moves.shape[:2]), 1 / self.moves[:, 0].numel())
+    def start(self, rows: int) -> State:
+        return {"belief": torch.full((rows, *self.moves.shape[:2]), 1 / self.moves[:, 0].numel())}
 
-    def scores(self) -> Tensor:
-        mean = (self.belief.sum(1) * self.centres).sum(1)
+    def scores(self, state: State) -> Tensor:
+        mean = (state["belief"].sum(1) * self.centres).sum(1)
         return torch.stack([mean, 1 - mean], 1)
 
-    def update(self, actions: Tensor, step: Step) -> None:
-        speaks_for_first = (step.reward.cpu() > 0.5) == (actions == 0)
+    def learn(self, seen: Seen, state: State) -> State:
+        speaks_for_first = (seen["reward"] > 0.5) == (seen["action"] == 0)
         chance = torch.where(speaks_for_first[:, None], self.centres, 1 - self.centres)
-        belief = torch.einsum("bvg,vgh->bvh", self.belief * chance[:, None], self.moves)
-        self.belief = belief / belief.sum((1, 2), keepdim=True)
+        belief = torch.einsum("bvg,vgh->bvh", state["belief"] * chance[:, None], self.moves)
+        return {**state, "belief": belief / belief.sum((1, 2), keepdim=True)}
 
 
 def _reflected_walk(edges: Tensor, deviation: float, images: int = 3) -> Tensor:
@@ -220,17 +228,16 @@ def _reflected_walk(edges: Tensor, deviation: float, images: int = 3) -> Tensor:
     return (total / total.sum(1, keepdim=True)).float()
 
 
-class TwoStepBayes:
+class TwoStepBayes(ScriptedAgent):
     """Bayes-optimal on `TwoStep`: aims at the second-stage state that more rewards speak for."""
 
-    def reset(self, rows: int) -> None:
-        self.evidence = torch.zeros(rows)  # for state 0
-        self.stage = torch.zeros(rows, dtype=torch.long)
+    def start(self, rows: int) -> State:
+        return {"evidence": torch.zeros(rows)}  # for state 0
 
-    def act(self, observation: Tensor) -> Tensor:
-        self.stage = observation.argmax(1).cpu()
-        return (self.evidence < 0).long()
+    def learn(self, seen: Seen, state: State) -> State:
+        stage = seen["last"].argmax(1)
+        signed = torch.where((seen["reward"] > 0.5) == (stage == 1), 1.0, -1.0)
+        return {**state, "evidence": state["evidence"] + torch.where(stage > 0, signed, 0.0)}
 
-    def update(self, actions: Tensor, step: Step) -> None:
-        signed = torch.where((step.reward.cpu() > 0.5) == (self.stage == 1), 1.0, -1.0)
-        self.evidence += torch.where(self.stage > 0, signed, 0.0)
+    def choose(self, observation: Tensor, state: State) -> Tensor:
+        return (state["evidence"] < 0).long()

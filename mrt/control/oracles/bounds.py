@@ -1,4 +1,4 @@
-"""Floor and ceiling of each task: uniformly random play, and the best that whoever knows the task can do.
+"""Floor and ceiling of each task: uniformly random play, and the best that an agent can do that knows the task.
 
 Both are expected returns of a whole trial, in closed form or by dynamic programming, never by sampling.
 """
@@ -38,6 +38,22 @@ def floor_and_ceiling(env: TensorEnv, params: Mapping[str, Tensor]) -> Bounds:
             `floor_and_ceiling.register`.
     """
     raise NotImplementedError(f"no bounds are known for {type(env).__name__}")
+
+
+def episode_bounds(env: TensorEnv, params: Mapping[str, Tensor], each: int = 1) -> dict[str, Tensor]:
+    """What `Trials.privileged` holds of the tasks, each repeated `each` times: `oracle` and `floor` (B,), the bounds of
+    one episode that pays, and `free_episodes` (B,), how many first ones do not. {} where no bounds are known.
+    """
+    try:
+        bounds = task_bounds(env, params)
+    except NotImplementedError:
+        return {}
+    spec = env.spec
+    paid = spec.episodes - spec.free_episodes
+    found = {"oracle": bounds.ceiling / paid, "floor": bounds.floor / paid}
+    if spec.free_episodes:
+        found["free_episodes"] = torch.full_like(bounds.floor, spec.free_episodes, dtype=torch.long)
+    return {name: value.repeat_interleave(each, 0) for name, value in found.items()}
 
 
 def task_bounds(env: TensorEnv, params: Mapping[str, Tensor]) -> Bounds:

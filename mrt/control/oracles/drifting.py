@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from mrt.control.envs.base import Step, TensorEnv
+from mrt.control.agent import RandomAgent, ScriptedAgent
+from mrt.control.envs.base import TensorEnv
 from mrt.control.envs.drifting import FadingLegs
 from mrt.control.envs.sumo import Sumo
-from mrt.control.oracles.base import RandomPolicy, play
+from mrt.control.interaction import play
 from mrt.control.oracles.bounds import Bounds, floor_and_ceiling
 
 FLOOR_TRIALS = 16  # of random play, a task
@@ -27,24 +29,20 @@ def straight(forces: Tensor, levers: Tensor) -> Tensor:
     return forces * (1 - torque / lever.clamp(min=1e-12) * levers)
 
 
-class StraightLegs:
-    """Knows every leg's force and never turns; for `mrt.control.oracles.play`. Close to the optimum, which would let
-    the heading go in the very last steps.
+class StraightLegs(ScriptedAgent):
+    """Knows every leg's force and never turns. Close to the optimum, which would give up the heading in the very last
+    steps.
     """
+
+    on_cpu = False
 
     def __init__(self, env: FadingLegs) -> None:
         self.env = env
 
-    def reset(self, rows: int) -> None:
-        """Nothing is remembered."""
-
-    def act(self, observation: Tensor) -> Tensor:
+    def choose(self, observation: Tensor, state: dict[str, Any]) -> Tensor:
         env = self.env
         reach = 1 - 0.7 ** (env.spec.episode_steps - env.clock).to(env.levers.dtype)  # of a push on all speeds to come
         return reach[:, None] * straight(env.forces(), env.levers) / (2 * env.effort)
-
-    def update(self, actions: Tensor, step: Step) -> None:
-        """Nothing is learned."""
 
 
 @floor_and_ceiling.register
@@ -73,5 +71,5 @@ def _sumo(env: Sumo, params: Mapping[str, Tensor]) -> Bounds:
 
 def _random(env: TensorEnv, params: Mapping[str, Tensor]) -> Tensor:
     many = {name: value.repeat_interleave(FLOOR_TRIALS, 0) for name, value in params.items()}
-    found = play(env.with_spec(), RandomPolicy(env.spec, seed=1), many).sum(1).view(-1, FLOOR_TRIALS).mean(1).float()
-    return found.to(next(iter(params.values())).device)
+    found = play(env.with_spec(), RandomAgent(env.spec, seed=1), many).sum(1)
+    return found.view(-1, FLOOR_TRIALS).mean(1).float().to(next(iter(params.values())).device)

@@ -1,7 +1,7 @@
 """Exact values for environments with few states: known-task optimum, random policy, and Bayes-optimal values.
 
 Every number is an undiscounted return. The first two come by backward induction over an environment's own `move`, so
-they hold for whatever size or reward it was built with. What whoever must find out its task can do at best is known for
+they hold for whatever size or reward it was built with. The best of an agent that must find out its task is known for
 GridNavi and for the first episode in a dark room; `hallway` and `buses` hold two more.
 """
 
@@ -25,11 +25,6 @@ ROWS = 1 << 20  # states x actions x tasks in memory at once
 def known_task(env: FiniteEnv, params: Mapping[str, Tensor] | None = None) -> float:
     """Return of one episode when the task is known: mean over `params` {name: (B, ...)}, or over all tasks."""
     return float(episode_values(env, env.all_tasks() if params is None else params).mean())
-
-
-def random_policy(env: FiniteEnv, params: Mapping[str, Tensor] | None = None) -> float:
-    """Return of one episode of uniformly random actions: mean over `params` {name: (B, ...)}, or over all tasks."""
-    return float(episode_values(env, env.all_tasks() if params is None else params, "random").mean())
 
 
 def episode_values(
@@ -120,7 +115,7 @@ class Bayes(NamedTuple):
     path: tuple[int, ...]
 
     def total(self, episodes: int) -> float:
-        """Of a trial of so many episodes."""
+        """Of a trial of `episodes` episodes."""
         return self.first + (episodes - 1) * self.later
 
 
@@ -140,7 +135,7 @@ def first_episode_bound(env: GridNavi | DarkRoom) -> float:
 def sweep(env: GridNavi | DarkRoom, one_path_left: bool = False) -> tuple[int, ...] | None:
     """A path, cells entered at steps 1..T, that reaches `first_episode_bound`; None where there is none.
 
-    With `one_path_left` the cells that it leaves out lie on one shortest path from the start: then whoever walks
+    With `one_path_left` the cells that it leaves out lie on one shortest path from the start: then an agent that walks
     along it in the second episode is at each of them as early as one who knows.
     """
     candidates = set(_candidates(env))
@@ -182,7 +177,7 @@ def _candidates(env: GridNavi | DarkRoom) -> list[int]:
 
 
 def _found_at(env: GridNavi | DarkRoom, step: int) -> float:
-    """Return of an episode that first stands on the goal at that step, and stays."""
+    """Return of an episode that first reaches the goal at that step, and stays."""
     before, after = step - 1, env.spec.episode_steps - step + 1
     if isinstance(env, GridNavi):
         return after - 0.1 * before

@@ -11,14 +11,18 @@ S states, A actions, H steps of an episode, B tasks.
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mrt.control.envs.base import Spec, Step
+from mrt.control.agent import ScriptedAgent, Seen, fresh
+from mrt.control.envs.base import Spec
+
+State = dict[str, Any]
 
 
 def value_iteration(rewards: Tensor, transitions: Tensor, horizon: int) -> Tensor:
@@ -49,64 +53,67 @@ def _backwards(rewards: Tensor, transitions: Tensor, horizon: int, greedy: bool)
     return torch.stack(layers[::-1], 1)
 
 
-class MDPPolicy(ABC):
+class MDPPolicy(ScriptedAgent):
     """Plans at the start of each episode and acts greedily on the plan; counts what it sees.
 
-    `visits` (B, S, A, S): transitions. `pulls`, `paid` (B, S, A): rewards seen, and their sum. The state is read from
-    the one-hot observation of `TabularMDP`, whose episodes are of fixed length, so that all rows plan together.
+    Its memory: `visits` (B, S, A, S), transitions; `pulls`, `paid` (B, S, A), rewards seen, and their sum; the plan `q`
+    (B, H, S, A) and the `time` of the episode. The state is read from the one-hot observation of `TabularMDP`, whose
+    episodes are of fixed length, so that all rows plan together.
     """
 
     def __init__(self, spec: Spec, prior_mean: float = 1.0, seed: int = 0) -> None:
         self.spec, self.prior_mean, self.rng = spec, prior_mean, np.random.default_rng(seed)
 
-    def reset(self, rows: int) -> None:
+    def start(self, rows: int) -> State:
         states, actions = self.spec.observation, self.spec.actions
-        self.visits = torch.zeros(rows, states, actions, states)
-        self.pulls, self.paid = torch.zeros(rows, states, actions), torch.zeros(rows, states, actions)
-        self.rows, self.time = torch.arange(rows), 0
-        self.place = torch.zeros(rows, dtype=torch.long)
-        self.q = self.plan()
+        pulls = torch.zeros(rows, states, actions)
+        state: State = {"visits": torch.zeros(rows, states, actions, states), "pulls": pulls, "paid": pulls}
+        return {**state, "time": 0, "q": self.plan(state)}
 
     @abstractmethod
-    def plan(self) -> Tensor:
+    def plan(self, state: State) -> Tensor:
         """(B, H, S, A) the values to act on in this episode."""
 
-    def act(self, observation: Tensor) -> Tensor:
-        self.place = observation.argmax(1).cpu()
-        return self.q[self.rows, min(self.time, self.spec.episode_steps - 1), self.place].argmax(1)
+    def choose(self, observation: Tensor, state: State) -> Tensor:
+        place = observation.argmax(1)
+        return state["q"][torch.arange(len(place)), min(state["time"], self.spec.episode_steps - 1), place].argmax(1)
 
-    def update(self, actions: Tensor, step: Step) -> None:
-        if bool(step.fresh.any()):  # the next episode has begun
-            self.time, self.q = 0, self.plan()
-            return
-        self.time += 1
-        reached = step.observation.argmax(1).cpu()
-        self.visits[self.rows, self.place, actions, reached] += 1
-        self.pulls[self.rows, self.place, actions] += 1
-        self.paid[self.rows, self.place, actions] += step.reward.cpu()
+    def learn(self, seen: Seen, state: State) -> State:
+        if bool(fresh(seen).any()):  # the next episode has begun
+            return {**state, "time": 0, "q": self.plan(state)}
+        rows, taken = torch.arange(len(seen["action"])), seen["action"]
+        place, reached = seen["last"].argmax(1), seen["observation"].argmax(1)
+        one = torch.ones(len(rows))
+        return {
+            **state,
+            "time": state["time"] + 1,
+            "visits": state["visits"].index_put((rows, place, taken, reached), one, accumulate=True),
+            "pulls": state["pulls"].index_put((rows, place, taken), one, accumulate=True),
+            "paid": state["paid"].index_put((rows, place, taken), seen["reward"], accumulate=True),
+        }
 
-    def mean_rewards(self) -> Tensor:
+    def mean_rewards(self, state: State) -> Tensor:
         """(B, S, A) posterior mean: prior N(m, 1) and n rewards of variance 1 give (m + sum r) / (1 + n)."""
-        return (self.prior_mean + self.paid) / (1 + self.pulls)
+        return (self.prior_mean + state["paid"]) / (1 + state["pulls"])
 
 
 class KnownMDP(MDPPolicy):
-    """The optimum of whoever knows the task: `params` as the environment's."""
+    """The optimum of an agent that knows the task: `params` as the environment's."""
 
     def __init__(self, spec: Spec, params: Mapping[str, Tensor]) -> None:
         super().__init__(spec)
         self.params = {name: value.cpu() for name, value in params.items()}  # where all that is counted is
 
-    def plan(self) -> Tensor:
+    def plan(self, state: State) -> Tensor:
         return value_iteration(self.params["rewards"], self.params["transitions"], self.spec.episode_steps)
 
 
 class PosteriorMean(MDPPolicy):
     """Greedy: plans in the posterior mean MDP. It never explores on purpose."""
 
-    def plan(self) -> Tensor:
-        counts = 1 + self.visits
-        return value_iteration(self.mean_rewards(), counts / counts.sum(3, keepdim=True), self.spec.episode_steps)
+    def plan(self, state: State) -> Tensor:
+        counts = 1 + state["visits"]
+        return value_iteration(self.mean_rewards(state), counts / counts.sum(3, keepdim=True), self.spec.episode_steps)
 
 
 class PSRL(MDPPolicy):
@@ -120,16 +127,17 @@ class PSRL(MDPPolicy):
         super().__init__(spec, prior_mean, seed)
         self.samples = samples
 
-    def plan(self) -> Tensor:
-        q = self._sampled()
+    def plan(self, state: State) -> Tensor:
+        q = self._sampled(state)
         for _ in range(self.samples - 1):
-            q = torch.maximum(q, self._sampled())
+            q = torch.maximum(q, self._sampled(state))
         return q
 
-    def _sampled(self) -> Tensor:
-        gamma = torch.from_numpy(self.rng.standard_gamma((1 + self.visits).numpy(), dtype=np.float32)).clamp(min=1e-30)
-        noise = torch.from_numpy(self.rng.standard_normal(tuple(self.pulls.shape), dtype=np.float32))
-        rewards = self.mean_rewards() + noise / (1 + self.pulls).sqrt()
+    def _sampled(self, state: State) -> Tensor:
+        counts = (1 + state["visits"]).numpy()
+        gamma = torch.from_numpy(self.rng.standard_gamma(counts, dtype=np.float32)).clamp(min=1e-30)
+        noise = torch.from_numpy(self.rng.standard_normal(tuple(state["pulls"].shape), dtype=np.float32))
+        rewards = self.mean_rewards(state) + noise / (1 + state["pulls"]).sqrt()
         return value_iteration(rewards, gamma / gamma.sum(3, keepdim=True), self.spec.episode_steps)
 
 
@@ -146,13 +154,13 @@ class UCRL2(MDPPolicy):
         super().__init__(spec, prior_mean)
         self.scaling, self.delta = scaling, delta
 
-    def plan(self) -> Tensor:
+    def plan(self, state: State) -> Tensor:
         states, actions = self.spec.observation, self.spec.actions
-        tried = self.pulls.clamp(min=1)
-        steps = float(self.pulls[0].sum())
+        tried = state["pulls"].clamp(min=1)
+        steps = float(state["pulls"][0].sum())
         width = self.scaling * (4 * math.log(2 * states * actions * (steps + 1) / self.delta) / tried).sqrt()
-        rewards = torch.where(self.pulls > 0, self.paid / tried, self.prior_mean) + width
-        transitions = torch.where(self.pulls[..., None] > 0, self.visits / tried[..., None], 1 / states)
+        rewards = torch.where(state["pulls"] > 0, state["paid"] / tried, self.prior_mean) + width
+        transitions = torch.where(state["pulls"][..., None] > 0, state["visits"] / tried[..., None], 1 / states)
         half = 0.5 * states**0.5 * width
         values, layers = rewards.new_zeros(len(rewards), states), []
         for _ in range(self.spec.episode_steps):

@@ -1,22 +1,23 @@
-"""The navigation tasks' known-task optimum, standing still, and random play; undiscounted returns of one episode.
+"""The navigation tasks' known-task optimum and standing still; undiscounted returns of one episode.
 
-All but random play come by quadrature in float64. A step reaches a box, so both coordinates can run towards the goal at
+Both come by quadrature in float64. A step reaches a box, so both coordinates can run towards the goal at
 once, each as fast as it can: that makes every distance on the way as small as it can be, and is the optimum wherever a
-smaller distance pays no less. It is no optimum of the four corners' sparse reward, which can be farmed: there it is the
-return of going straight to the goal.
+smaller distance pays no less. It is not the optimum of the four corners' sparse reward, which can be farmed: there it
+is the return of going straight to the goal.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from mrt.control.envs.base import EnvTasks, Step
+from mrt.control.agent import RandomAgent, ScriptedAgent
 from mrt.control.envs.navigation import FourCorners, Navigation2D, PointEnv, PointRobot, SparseSemicircle
-from mrt.control.oracles.base import RandomPolicy, mean_and_se, play
+from mrt.control.interaction import play
 from mrt.control.oracles.bounds import Bounds, floor_and_ceiling
 
 NODES = 160  # of the quadrature, a coordinate; the error is about 1e-4
@@ -36,48 +37,17 @@ def stay(env: PointEnv, nodes: int = NODES) -> float:
     return float((_returns(env, offsets, 0.0) * weights).sum())
 
 
-def random_policy(env: PointEnv, tasks: int = 2000, seed: int = 0) -> tuple[float, float]:
-    """Return of an episode of uniformly random actions: mean over so many tasks, and its standard error."""
-    once = env.with_spec(episodes=1)
-    params = EnvTasks(once).batch(seed, range(tasks))
-    # Not the environment's own seed: start and first action would come from the same numbers.
-    return mean_and_se(play(once, RandomPolicy(once.spec, seed + 1), params, seed)[:, 0])
+class StraightPolicy(ScriptedAgent):
+    """Knows the goal and runs to it. Where it is the optimum, see above."""
 
-
-class StraightPolicy:
-    """Knows the goal and runs to it; for `mrt.control.oracles.play`. Where it is the optimum, see above."""
+    on_cpu = False
 
     def __init__(self, env: PointEnv) -> None:
         self.env = env
 
-    def reset(self, rows: int) -> None:
-        """Nothing is remembered."""
-
-    def act(self, observation: Tensor) -> Tensor:
+    def choose(self, observation: Tensor, state: dict[str, Any]) -> Tensor:
         """(B, 2) in [-1, 1] from the positions (B, 2)."""
         return ((self.env.params["goal"] - observation) / self.env.stride).clamp(-1, 1)
-
-    def update(self, actions: Tensor, step: Step) -> None:
-        """Nothing is learned."""
-
-
-class FarmingPolicy(StraightPolicy):
-    """Shows that the four corners' sparse reward can be farmed: out of the unpaid middle and back in, all the episode.
-
-    Stepping out pays the progress made, stepping back in costs nothing. It runs to the goal in time for the end.
-    """
-
-    def __init__(self, env: FourCorners) -> None:
-        super().__init__(env)
-        self.corner = env.corner - env.quiet / 2
-
-    def act(self, observation: Tensor) -> Tensor:
-        """(B, 2) in [-1, 1] from the positions (B, 2)."""
-        left = self.env.spec.episode_steps - self.env.clock
-        outside = observation.abs().sum(dim=1) >= self.env.quiet  # type: ignore[attr-defined]
-        back = outside & (left > self.corner / self.env.stride + 1)
-        toward = torch.where(back[:, None], -self.env.params["goal"].sign(), self.env.params["goal"] - observation)
-        return (toward / self.env.stride).clamp(-1, 1)
 
 
 @floor_and_ceiling.register
@@ -86,7 +56,7 @@ def _point(env: PointEnv, params: Mapping[str, Tensor]) -> Bounds:
     paid = env.spec.episodes - env.spec.free_episodes
     once = env.with_spec(episodes=1, free_episodes=0)
     many = {name: value.repeat_interleave(FLOOR_TRIALS, 0) for name, value in params.items()}
-    floor = play(once, RandomPolicy(once.spec, seed=1), many)[:, 0].view(-1, FLOOR_TRIALS).mean(1)
+    floor = play(once, RandomAgent(once.spec, seed=1), many)[:, 0].view(-1, FLOOR_TRIALS).mean(1)
     goals, which = torch.unique(params["goal"].double().cpu(), dim=0, return_inverse=True)
     axis = (2 * _midpoints(START_NODES) - 1) * env.start_reach if env.start_reach else torch.zeros(1).double()
     starts = torch.cartesian_prod(axis, axis)

@@ -1,4 +1,4 @@
-"""Who stands beside a learned policy: the players and the exact values that are known for an environment.
+"""What a learned policy is compared with: the players and the exact values that are known for an environment.
 
 Random play and the known-task optimum are bounds of every environment (`mrt.control.oracles.floor_and_ceiling`); here
 is what lies between them.
@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
+from mrt.control.agent import Agent
 from mrt.control.envs.bandits import (
     BernoulliBandit,
     DependentBandit,
@@ -29,15 +30,14 @@ from mrt.control.envs.navigation import PointEnv
 from mrt.control.oracles import bandit_policies as bandits
 from mrt.control.oracles import bandits as values
 from mrt.control.oracles import mdps
-from mrt.control.oracles.base import Policy
 from mrt.control.oracles.buses import uninformed_bus
 from mrt.control.oracles.drifting import StraightLegs
 from mrt.control.oracles.grids import first_episode_bound, grid_navi_bayes
 from mrt.control.oracles.hallway import hallway_bayes, hallway_posterior_sampling, hallway_steps
 from mrt.control.oracles.navigation import StraightPolicy
 
-Player = Callable[[Mapping[str, Tensor], int], Policy]
-"""(parameters of the tasks, seed) -> a policy that plays them."""
+Player = Callable[[Mapping[str, Tensor], int], Agent]
+"""(parameters of the tasks, seed) -> an agent that plays them."""
 GITTINS_PULLS = 100  # the table grows as n^3
 BAYES_PULLS = {2: 200}  # number of arms -> pulls up to which the exact value is a matter of a second
 MOST_BAYES = 12  # the same for any number of arms
@@ -55,11 +55,11 @@ def exact_values(env: TensorEnv) -> dict[str, dict[str, float]]:
     return {}
 
 
-def _seeded(kind: Callable[..., Policy], *args: Any, **options: Any) -> Player:
+def _seeded(kind: Callable[..., Agent], *args: Any, **options: Any) -> Player:
     return lambda params, seed: kind(*args, seed=seed, **options)
 
 
-def _plain(kind: Callable[..., Policy], *args: Any, **options: Any) -> Player:
+def _plain(kind: Callable[..., Agent], *args: Any, **options: Any) -> Player:
     return lambda params, seed: kind(*args, **options)
 
 
@@ -225,5 +225,5 @@ def _(env: PointEnv) -> dict[str, Player]:
     return {"known task": partial(_straight, env)}
 
 
-def _straight(env: PointEnv, params: Mapping[str, Tensor], seed: int) -> Policy:
+def _straight(env: PointEnv, params: Mapping[str, Tensor], seed: int) -> Agent:
     return StraightPolicy(env)

@@ -7,20 +7,14 @@ from contextlib import contextmanager
 from typing import Any
 
 from mrt.reasoning.engines.base import Engine
+from mrt.reasoning.engines.opening import engine_on
 from mrt.reasoning.engines.sampling import Sampling
-from mrt.reasoning.engines.transformers import TransformersEngine
+from mrt.runs.plan import MAX_POSITIONS
 
 
 def sampling_of(trainer: Any) -> Sampling:
     """Temperature, top-p and top-k of a trainer's arguments."""
     return Sampling(trainer.args.temperature, trainer.args.top_p, trainer.args.top_k or 0)
-
-
-def samples_plainly(trainer: Any) -> bool:
-    """Whether temperature, top-p and top-k are all that shapes the samples: then an engine of ours draws them."""
-    args = trainer.args
-    other = (args.min_p, args.generation_kwargs, getattr(args, "use_transformers_paged", False))
-    return args.repetition_penalty == 1.0 and not any(other)
 
 
 @contextmanager
@@ -31,14 +25,20 @@ def engine_of(trainer: Any) -> Iterator[Engine]:
     if trainer.use_vllm:
         from mrt.reasoning.engines.vllm import of_trainer
 
-        yield of_trainer(trainer)
+        vllm = of_trainer(trainer)
+        try:
+            yield vllm
+        except GeneratorExit:  # left early, in order
+            vllm.close()
+            raise
+        vllm.close()
         return
     with own_engine(trainer) as engine:
         yield engine
 
 
 @contextmanager
-def own_engine(trainer: Any) -> Iterator[TransformersEngine]:
+def own_engine(trainer: Any) -> Iterator[Engine]:
     """An engine on the weights that are being trained."""
     from trl.models import unwrap_model_for_generation
 
@@ -49,7 +49,8 @@ def own_engine(trainer: Any) -> Iterator[TransformersEngine]:
         trainer._dist.summon_full_params(trainer.model_wrapped, recurse=False),
         gathered(model),
     ):
-        yield TransformersEngine(model, trainer._tokenizer.pad_token_id)
+        limit = getattr(trainer.args, "max_positions", None) or MAX_POSITIONS
+        yield engine_on(model, trainer._tokenizer.pad_token_id, limit)
 
 
 @contextmanager

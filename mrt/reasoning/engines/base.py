@@ -96,6 +96,7 @@ class Engine(Protocol):
         n: int,
         max_new_tokens: int,
         stop_ids: Sequence[int],
+        *,
         sampling: Sampling = Sampling(),  # noqa: B008  (frozen)
         purpose: str = "probed",
         keep: bool = False,
@@ -115,7 +116,7 @@ class Engine(Protocol):
     ) -> list[Tensor]:
         """Log-probability (temperature 1) of every continuation of every branch, float64 (continuations,) a branch.
 
-        With a `tolerance` unlikely continuations may be let go (-inf), up to that much probability a branch.
+        With a `tolerance` unlikely continuations may be pruned (-inf), up to that much probability a branch.
         """
         ...
 

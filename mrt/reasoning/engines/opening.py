@@ -5,6 +5,7 @@ Light to import: settings are checked with it.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,13 +13,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mrt.errors import ConfigError
+from mrt.reasoning.models.gguf_files import resolve_model
 from mrt.reasoning.models.loading import load_model, load_tokenizer, pad_id
+from mrt.runs.plan import MAX_POSITIONS
 
 if TYPE_CHECKING:
     from mrt.reasoning.engines.base import Engine
 
 NAMES = ("transformers", "vllm")
 ADDRESSES = ("http://", "https://")
+
+
+_SAID: set[str] = set()  # warnings, once a process
 
 
 @dataclass(frozen=True)
@@ -40,13 +46,19 @@ def check_engine(name: str, options: Mapping[str, Any]) -> None:
         raise ConfigError(f"engine_options are those of a vLLM in this process; engine '{name}' takes none")
 
 
-def open_engine(model: str, name: str = "transformers", options: Mapping[str, Any] | None = None) -> Opened:
+def open_engine(
+    model: str,
+    name: str = "transformers",
+    options: Mapping[str, Any] | None = None,
+    max_positions: int = MAX_POSITIONS,
+) -> Opened:
     """Loads `model` into the engine called `name`, in float32 on the CPU and bfloat16 on an accelerator.
 
     Args:
         name: `transformers`; `vllm`; or the address of a server that was started with `vllm serve MODEL
             --enable-prompt-tokens-details --logprobs-mode processed_logprobs`, whose precision is its own affair.
         options: arguments of vLLM's `LLM` (max_model_len, gpu_memory_utilization, tensor_parallel_size, ...).
+        max_positions: keys and values that are at work at one time, of all rows together (transformers).
 
     Raises:
         ConfigError: when the model cannot be loaded, vLLM is missing or cannot start, or the server holds another
@@ -57,11 +69,30 @@ def open_engine(model: str, name: str = "transformers", options: Mapping[str, An
         return _in_process(model, dict(options or {}))
     if name.startswith(ADDRESSES):
         return _served(model, name)
-    from mrt.reasoning.engines.transformers import TransformersEngine
-
     loaded, tokenizer = load_model(model)
     context = getattr(loaded.config, "max_position_embeddings", None)
-    return Opened(TransformersEngine(loaded, pad_id(tokenizer)), tokenizer, context)
+    return Opened(engine_on(loaded, pad_id(tokenizer), max_positions), tokenizer, context)
+
+
+def engine_on(model: Any, pad_id: int, max_positions: int = MAX_POSITIONS) -> Engine:
+    """The engine in this process that is right for a model: one that shares keys and values, or one that reads every
+    branch anew where the past is more than those; then a warning says so.
+
+    Raises:
+        ConfigError: for a model that is no causal language model.
+    """
+    from mrt.reasoning.engines.attention import attention_of
+    from mrt.reasoning.engines.transformers import TransformersEngine, unshareable
+    from mrt.reasoning.engines.unshared import UnsharedEngine
+
+    if attention_of(model) is not None:
+        return TransformersEngine(model, pad_id, max_positions)
+    engine = UnsharedEngine(model, pad_id, max_positions)
+    why = unshareable(model)
+    if why not in _SAID:
+        _SAID.add(why)
+        logging.getLogger(__name__).warning("%s: every boundary is read anew, which is slow; vLLM is not", why)
+    return engine
 
 
 def _in_process(model: str, options: dict[str, Any]) -> Opened:
@@ -86,6 +117,7 @@ def _in_process(model: str, options: dict[str, Any]) -> Opened:
     require_vllm()
     from vllm import LLM
 
+    model = resolve_model(model)
     tokenizer = load_tokenizer(model)
     defaults: dict[str, Any] = {"dtype": "float32", "enforce_eager": True} if on_cpu else {"dtype": "bfloat16"}
     try:

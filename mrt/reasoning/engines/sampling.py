@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+SLICE = 2**22  # logits that are worked on at one time
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -17,11 +19,24 @@ class Sampling:
     top_k: int = 0
 
 
+@dataclass(frozen=True)
+class Draws:
+    """Until when and how tokens are drawn: a stop token, or `max_new_tokens`."""
+
+    max_new_tokens: int
+    stop_ids: tuple[int, ...]
+    sampling: Sampling = Sampling()
+
+
 def draw(logits: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
     """One token (N,) of each row of `logits` (N, V) and its log-probability (N,) after temperature, top-k and top-p."""
     if sampling.temperature == 0:
         best = logits.argmax(-1)
         return best, torch.zeros_like(logits[:, 0])
+    rows = max(1, SLICE // logits.shape[1])
+    if len(logits) > rows:  # each of the steps below makes a copy of what it is given
+        parts = [draw(part, sampling) for part in logits.split(rows)]
+        return torch.cat([tokens for tokens, _ in parts]), torch.cat([said for _, said in parts])
     logits = logits.float() / sampling.temperature
     if sampling.top_k > 0 or sampling.top_p < 1:
         from transformers.generation.logits_process import TopKLogitsWarper, TopPLogitsWarper

@@ -1,87 +1,73 @@
-"""Any Hugging Face causal LM as an engine: a prefix goes through the model once, whatever is asked at its boundaries.
+"""A Hugging Face causal LM as an engine: a prefix goes through the model once, whatever is asked at its boundaries.
 
 `prefill` keeps the keys and values of every row. A branch is (row, cut, suffix): the first `cut` tokens of a row, then
-the suffix. Its answers are sampled (`answers`) or scored (`score`) on a copy of the row's keys and values, masked
-beyond the cut, with position ids that go on from the cut; nothing before the cut is computed again. Counts are
-positions through the model without padding.
+the suffix. Its answers are sampled (`answers`) or scored (`score`) behind the row, masked beyond the cut, with position
+ids that go on from the cut; nothing before the cut is computed again, and nothing of it is copied for a branch. Counts
+are positions through the model without padding.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from mrt.reasoning.engines.base import Answers, Branch, Counts
-from mrt.reasoning.engines.cache import Kept, State, growing_cache, join_rows, keep_row
-from mrt.reasoning.engines.prefix import Prefix
-from mrt.reasoning.engines.sampling import Sampling, draw
-from mrt.reasoning.engines.scoring import score_levels, score_tree
+from mrt.errors import ConfigError
+from mrt.reasoning.engines.attention import attention_of
+from mrt.reasoning.engines.base import Answers, Branch
+from mrt.reasoning.engines.cache import Kept, Prefix, join_rows, keep_row, stack_rows
+from mrt.reasoning.engines.counted import CountedEngine
+from mrt.reasoning.engines.pruning import Pruned, score_levels
+from mrt.reasoning.engines.sampling import Draws, Sampling, draw
+from mrt.reasoning.engines.scoring import score_tree
+from mrt.reasoning.engines.streams import WASTE, Rows, Streams, enter, shares
 from mrt.reasoning.engines.trie import Trie
+from mrt.runs.plan import MAX_POSITIONS
+
+PASS = 2048  # positions of a prefill at one time: what layers compute on the way takes as much as keys and values
 
 
-class TransformersEngine:
-    """One model, counted. `positions` holds how many positions each purpose has run through it so far.
+class TransformersEngine(CountedEngine):
+    """`mrt.reasoning.engines.base.Engine` on a model whose past is its keys and values, with full, sliding or chunked
+    attention.
 
-    `max_positions` bounds the keys and values that are at work at one time, in positions of all rows together.
+    Raises:
+        ConfigError: for a model with other states, which `mrt.reasoning.engines.opening.engine_on` gives an engine that
+            shares nothing.
     """
 
-    def __init__(self, model: Any, pad_id: int, max_positions: int = 65_536) -> None:
-        self.model, self.pad_id, self.max_positions = model, pad_id, max_positions
-        self.positions: dict[str, int] = {"sampled": 0, "probed": 0}
-        self.counts = Counts()
-
-    @property
-    def device(self) -> torch.device:
-        return next(self.model.parameters()).device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return next(self.model.parameters()).dtype
-
-    @contextmanager
-    def _running(self) -> Iterator[None]:
-        """Evaluation mode (no dropout) without gradients, whatever the trainer was doing."""
-        training = self.model.training
-        self.model.eval()
-        try:
-            with torch.no_grad():
-                yield
-        finally:
-            self.model.train(training)
-
-    def chunks(self, lengths: Sequence[int], rows_each: int = 1) -> Iterator[list[int]]:
-        """Row indices in chunks of similar length, each below `max_positions` with `rows_each` copies of a row."""
-        order = sorted(range(len(lengths)), key=lambda i: lengths[i])
-        chunk: list[int] = []
-        for i in order:
-            if chunk and (len(chunk) + 1) * rows_each * max(1, lengths[i]) > self.max_positions:
-                yield chunk
-                chunk = []
-            chunk.append(i)
-        if chunk:
-            yield chunk
+    def __init__(self, model: Any, pad_id: int, max_positions: int = MAX_POSITIONS) -> None:
+        super().__init__(model, pad_id, max_positions)
+        attention = attention_of(model)
+        if attention is None:
+            raise ConfigError(f"{unshareable(model)}: open it with engine_on, or set use_vllm=true")
+        self.attention = attention
 
     def prefill(self, sequences: Sequence[Sequence[int]], purpose: str = "sampled") -> Prefix:
-        """One forward pass over right-padded `sequences` (each of at least one token)."""
-        ids, lengths = self._pad(sequences)
-        mask = torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]
-        with self._running():
-            out = self.model(
+        """Forward passes over right-padded `sequences` (each of at least one token); no logits are computed."""
+        parts = []
+        longest = max(map(len, sequences))
+        step = max(1, PASS // longest)
+        for start in range(0, len(sequences), step):
+            parts.append(self._pass(sequences[start : start + step], longest))
+        self._ran(purpose, sum(map(len, sequences)))
+        return stack_rows(parts)
+
+    def _pass(self, sequences: Sequence[Sequence[int]], width: int) -> Prefix:
+        ids, lengths = self._pad(sequences, width)
+        cache = DynamicCache()  # of keys and values in full, whatever the model's window: a cut may lie far back
+        with self.passes.running():
+            last = self.passes.hidden(
+                torch.arange(len(ids), device=ids.device),
+                lengths - 1,
                 input_ids=ids,
-                attention_mask=mask.long(),
-                past_key_values=DynamicCache(),
+                past_key_values=cache,
                 use_cache=True,
-                logits_to_keep=1 if bool((lengths == lengths[0]).all()) else 0,
             )
-        self._ran(purpose, int(lengths.sum()))
-        last = torch.zeros_like(lengths) if out.logits.shape[1] == 1 else lengths - 1
-        ends = out.logits[torch.arange(len(lengths), device=ids.device), last]
-        return Prefix(out.past_key_values, lengths, ends)
+        return Prefix(cache, lengths, last)
 
     def answers(
         self,
@@ -90,6 +76,7 @@ class TransformersEngine:
         n: int,
         max_new_tokens: int,
         stop_ids: Sequence[int],
+        *,
         sampling: Sampling = Sampling(),  # noqa: B008  (frozen)
         purpose: str = "probed",
         keep: bool = False,
@@ -97,20 +84,28 @@ class TransformersEngine:
         """As `Engine.answers`; with `keep` come the keys and values of all but a stop token, for `restore`."""
         results: list[Answers] = [Answers() for _ in branches]
         self.counts.asked += n * sum(branch.cut + len(branch.suffix) for branch in branches)
-        cost = [(branch.cut + len(branch.suffix) + max_new_tokens) for branch in branches]
-        for chunk in self.chunks(cost, n):
-            part = [branches[i] for i in chunk]
-            with self._running():
-                state = self._enter(prefix, part, purpose)
-                state.repeat(n)
-                sinks = [results[i] for i in chunk for _ in range(n)]
-                self._decode(state, sinks, max_new_tokens, stop_ids, sampling, purpose, keep)
+        shared = not keep and shares(branches, n, max_new_tokens)
+        for chunk in (
+            self._together(prefix, branches, n * max_new_tokens) if shared else self._apart(branches, n, max_new_tokens)
+        ):
+            part, width = [branches[i] for i in chunk], prefix.width
+            sinks = [results[i] for i in chunk for _ in range(n)]
+            with self.passes.running():
+                try:
+                    streams = self._enter(prefix, part, purpose, shared)
+                    streams.repeat(n, own_rows=not shared)
+                    decoding = _Decoding(
+                        self, streams, Draws(max_new_tokens, tuple(stop_ids), sampling), own_rows=not shared, keep=keep
+                    )
+                    self.positions[purpose] += decoding.run()
+                finally:
+                    prefix.shorten(width)
+            self.counts.decoded += decoding.give(sinks)
         return results
 
     def restore(self, rows: Sequence[Kept]) -> Prefix:
         """Rows that were sampled with `keep`, as a prefix for branches; nothing runs through the model."""
-        cache, lengths = join_rows(rows)
-        return Prefix(cache, lengths, None)
+        return join_rows(rows)
 
     def score(
         self,
@@ -123,9 +118,9 @@ class TransformersEngine:
 
         The continuations of a branch form a trie: a shared beginning runs through the model once, under a tree mask in
         which every node sees its prefix, the suffix and its own ancestors. With a `tolerance` the trie runs level by
-        level, and unlikely parts of it are let go: the summed probability of a branch is then low by at most that.
+        level, and unlikely parts of it are pruned: the summed probability of a branch is then low by at most that.
         """
-        results: list[Tensor] = [torch.zeros(0)] * len(branches)
+        results: list[Tensor] = [torch.zeros(0, dtype=torch.float64)] * len(branches)
         known: dict[tuple[Any, ...], Trie] = {}  # the boundaries of one problem share their trie
         tries = []
         for branch, group in zip(branches, continuations, strict=True):
@@ -134,150 +129,155 @@ class TransformersEngine:
                 known[key] = Trie.build(branch.suffix, group)
             tries.append(known[key])
             self.counts.asked += sum(branch.cut + len(branch.suffix) + len(one) - 1 for one in group)
-        for chunk in self._parts(branches, tries, together=tolerance > 0):
-            with self._running():
-                part, those = [branches[i] for i in chunk], [tries[i] for i in chunk]
+        wanted = [i for i, trie in enumerate(tries) if trie.paths]
+        for chunk in self._parts([branches[i] for i in wanted], [tries[i] for i in wanted], together=tolerance > 0):
+            part, those = [branches[wanted[i]] for i in chunk], [tries[wanted[i]] for i in chunk]
+            with self.passes.running():
                 if tolerance:
-                    scores, count = score_levels(self, prefix, part, those, tolerance)
+                    rows = sorted({branch.row for branch in part})
+                    pruned = Pruned(self.passes, self.attention, prefix, rows)
+                    scores, count = score_levels(pruned, part, those, tolerance)
                 else:
-                    scores, count = score_tree(self, prefix, part, those)
+                    scores, count = score_tree(self.passes, self.attention, prefix, part, those)
             self._ran("probed", count)
             for i, one in zip(chunk, scores, strict=True):
-                results[i] = one
+                results[wanted[i]] = one
         return results
-
-    def token_logprobs(self, sequences: Sequence[Sequence[int]]) -> list[Tensor]:
-        """As `Engine.token_logprobs`, in a plain pass of its own that shares nothing."""
-        results: list[Tensor] = [torch.zeros(0)] * len(sequences)
-        for chunk in self.chunks([len(sequence) for sequence in sequences]):
-            ids, lengths = self._pad([sequences[i] for i in chunk])
-            mask = torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]
-            with self._running():
-                logits = self.model(input_ids=ids, attention_mask=mask.long()).logits[:, :-1].double()
-            picked = logits.log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0].cpu()
-            for row, i in enumerate(chunk):
-                results[i] = picked[row, : len(sequences[i]) - 1]
-        return results
-
-    def _ran(self, purpose: str, count: int) -> None:
-        """Notes given tokens that went through the model."""
-        self.positions[purpose] += count
-        self.counts.prefilled += count
 
     def _parts(self, branches: Sequence[Branch], tries: Sequence[Trie], together: bool) -> Iterator[list[int]]:
-        """Indices of branches in chunks; with `together`, all those of a prefix row are in one."""
-        sizes = [branch.cut + len(trie.tokens) for branch, trie in zip(branches, tries, strict=True)]
-        if not together:
-            yield from self.chunks(sizes)
-            return
-        rows: dict[int, list[int]] = {}
-        for i, branch in enumerate(branches):
-            rows.setdefault(branch.row, []).append(i)
-        members = list(rows.values())
-        longest = [max(branches[i].cut for i in row) + sum(len(tries[i].tokens) for i in row) for row in members]
-        for chunk in self.chunks(longest):
+        """Indices of branches in chunks of rows. With `together` all branches of a row are in one chunk; else a row
+        whose tries are many times its prefix comes in several.
+        """
+        rows: dict[tuple[int, int], list[int]] = {}
+        for row in sorted({branch.row for branch in branches}):
+            mine = [i for i, branch in enumerate(branches) if branch.row == row]
+            most = WASTE * max(branches[i].cut for i in mine)
+            turn, size = 0, 0
+            for i in mine:
+                if size and size + len(tries[i].tokens) > most and not together:
+                    turn, size = turn + 1, 0
+                size += len(tries[i].tokens)
+                rows.setdefault((turn, row), []).append(i)
+        for turn in sorted({turn for turn, _ in rows}):
+            members = [rows[key] for key in sorted(rows) if key[0] == turn]
+            longest = [max(branches[i].cut for i in row) + sum(len(tries[i].tokens) for i in row) for row in members]
+            yield from ([i for r in chunk for i in members[r]] for chunk in self._side_by_side(longest))
+
+    def _side_by_side(self, sizes: Sequence[int]) -> Iterator[list[int]]:
+        """Neighbours in chunks below `max_positions`, each as wide as its widest."""
+        chunk: list[int] = []
+        for i, size in enumerate(sizes):
+            if chunk and (len(chunk) + 1) * max(size, max(sizes[k] for k in chunk)) > self.max_positions:
+                yield chunk
+                chunk = []
+            chunk.append(i)
+        if chunk:
+            yield chunk
+
+    def _apart(self, branches: Sequence[Branch], n: int, max_new_tokens: int) -> Iterator[list[int]]:
+        """Indices of branches in chunks whose streams have a row each."""
+        yield from self.chunks([branch.cut + len(branch.suffix) + max_new_tokens for branch in branches], n)
+
+    def _together(self, prefix: Prefix, branches: Sequence[Branch], each: int) -> Iterator[list[int]]:
+        """Indices of branches in chunks of whole rows, with all that their streams write."""
+        members = [[i for i, b in enumerate(branches) if b.row == row] for row in sorted({b.row for b in branches})]
+        sizes = [prefix.width + sum(each + len(branches[i].suffix) for i in row) for row in members]
+        for chunk in self._side_by_side(sizes):
             yield [i for r in chunk for i in members[r]]
 
-    def _enter(self, prefix: Prefix, branches: list[Branch], purpose: str) -> State:
-        """The state of every branch after its suffix: cache, key mask, next position, next logits."""
-        cache, cuts = self.gather(prefix, branches)
-        width = cache.get_seq_length()
-        mask = torch.arange(width, device=self.device) < cuts[:, None]
-        if not branches[0].suffix:
-            if prefix.ends is None or any(
-                branch.suffix or branch.cut != int(prefix.lengths[branch.row]) for branch in branches
-            ):
-                raise ValueError("a branch without a suffix must cut at the end of its row, and none may have one then")
-            rows = torch.tensor([branch.row for branch in branches], device=self.device)
-            return State(cache, mask, cuts, prefix.ends[rows])
-        ids, lengths = self._pad([branch.suffix for branch in branches])
-        fresh = torch.arange(ids.shape[1], device=self.device)
-        mask = torch.cat([mask, fresh < lengths[:, None]], 1)
-        out = self.model(
-            input_ids=ids,
-            attention_mask=mask.long(),
-            position_ids=cuts[:, None] + fresh,
-            past_key_values=cache,
-            use_cache=True,
-        )
-        self._ran(purpose, int(lengths.sum()))
-        logits = out.logits[torch.arange(len(branches), device=self.device), lengths - 1]
-        return State(out.past_key_values, mask, cuts + lengths, logits)
+    def _enter(self, prefix: Prefix, branches: list[Branch], purpose: str, shared: bool) -> Streams:
+        """The streams of all branches, behind their suffixes."""
+        rows, places = self._rows(prefix, branches, shared)
+        if branches[0].suffix:
+            self._ran(purpose, sum(len(branch.suffix) for branch in branches))
+            return enter(self.passes, self.attention, rows, places, branches)
+        ends = prefix.lengths.tolist()
+        if prefix.last is None or any(branch.suffix or branch.cut != ends[branch.row] for branch in branches):
+            raise ValueError("a branch without a suffix must cut at the end of its row, and none may have one then")
+        number = torch.arange(len(branches), device=self.device)
+        cut = torch.tensor([branch.cut for branch in branches], device=self.device)
+        logits = self.passes.of_hidden(prefix.last[[branch.row for branch in branches]])
+        return Streams(rows, torch.tensor(places, device=self.device), cut, number, number, cut, logits)
 
-    def _decode(
-        self,
-        state: State,
-        sinks: list[Answers],
-        max_new_tokens: int,
-        stop_ids: Sequence[int],
-        sampling: Sampling,
-        purpose: str,
-        keep: bool,
+    def _rows(self, prefix: Prefix, branches: Sequence[Branch], shared: bool) -> tuple[Rows, list[int]]:
+        """Rows to write behind, and the place of each branch's row among them."""
+        if not shared:
+            cache = prefix.copy_of([branch.row for branch in branches], max(branch.cut for branch in branches))
+            return Rows.of(cache, len(branches), self.device), list(range(len(branches)))
+        rows = sorted({branch.row for branch in branches})
+        place = {row: i for i, row in enumerate(rows)}
+        places = [place[branch.row] for branch in branches]
+        if len(rows) == len(prefix.lengths):
+            return Rows.of(prefix.cache, len(rows), self.device, prefix), places
+        cache = prefix.copy_of(rows, max(branch.cut for branch in branches))
+        return Rows.of(cache, len(rows), self.device), places
+
+
+class _Decoding:
+    """Streams that are decoded token by token; finished ones leave once a quarter of them is done."""
+
+    def __init__(
+        self, engine: TransformersEngine, streams: Streams, draws: Draws, *, own_rows: bool, keep: bool
     ) -> None:
-        """Token by token; finished rows leave the batch once a quarter of it is done."""
-        stops = torch.tensor(list(stop_ids), device=self.device)
-        tokens: list[list[int]] = [[] for _ in sinks]
-        scores: list[list[float]] = [[] for _ in sinks]
-        ended = [False] * len(sinks)
-        kept: list[Kept | None] = [None] * len(sinks)
-        alive = torch.arange(len(sinks), device=self.device)
-        running = torch.ones(len(sinks), dtype=torch.bool, device=self.device)
-        given = state.mask.sum(1).tolist()
+        self.engine, self.streams, self.draws, self.own_rows, self.keep = engine, streams, draws, own_rows, keep
+        count = len(streams.row)
+        self.tokens: list[list[int]] = [[] for _ in range(count)]
+        self.logprobs: list[list[float]] = [[] for _ in range(count)]
+        self.ended = [False] * count
+        self.kept: list[Kept | None] = [None] * count
+        self.alive = list(range(count))
+        self.given = streams.next.tolist()
 
-        def harvest(places: list[int]) -> None:
-            for place in places if keep else ():
-                row = int(alive[place])
-                length = given[row] + len(tokens[row]) - ended[row]
-                kept[row] = keep_row(state.cache, place, state.mask[place].nonzero()[:length, 0])
-
-        for step in range(max_new_tokens):
-            token, logprob = draw(state.logits, sampling)
+    def run(self) -> int:
+        """Decodes to the end; the positions that were fed."""
+        fed, streams, limit = 0, self.streams, self.draws.max_new_tokens
+        stops = torch.tensor(list(self.draws.stop_ids), device=self.engine.device)
+        running = torch.ones(len(self.alive), dtype=torch.bool, device=self.engine.device)
+        for step in range(limit):
+            token, logprob = draw(streams.logits, self.draws.sampling)
             stopped = torch.isin(token, stops)
-            rows, ids, lps, ends, live = (x.tolist() for x in (alive, token, logprob, stopped, running))
-            for row, one, lp, end, is_live in zip(rows, ids, lps, ends, live, strict=True):
-                if is_live:
-                    tokens[row].append(one)
-                    scores[row].append(lp)
-                    ended[row] = end
+            drawn = (self.alive, token.tolist(), logprob.tolist(), stopped.tolist(), running.tolist())
+            for stream, one, score, end, live in zip(*drawn, strict=True):
+                if live:
+                    self.tokens[stream].append(one)
+                    self.logprobs[stream].append(score)
+                    self.ended[stream] = end
             running &= ~stopped
             left = int(running.sum())
-            if left == 0 or (step == max_new_tokens - 1 and not keep):
+            if left == 0 or (step == limit - 1 and not self.keep):
                 break
             if left <= 0.75 * len(running):
-                harvest((~running).nonzero()[:, 0].tolist())
+                self._harvest((~running).nonzero()[:, 0].tolist())
                 stay = running.nonzero()[:, 0]
-                state.select(stay)
-                alive, token, running = alive[stay], token[stay], running[stay]
-            self.positions[purpose] += left  # the last token of a cut row runs only where its keys are kept
-            state.advance(self.model, token)
-        harvest(list(range(len(alive))))
-        for sink, ids_, scores_, end, row_kept in zip(sinks, tokens, scores, ended, kept, strict=True):
-            sink.ids.append(ids_)
-            sink.logprobs.append(scores_)
-            sink.stopped.append(end)
-            self.counts.decoded += len(ids_)
-            if row_kept is not None:
-                sink.kept.append(row_kept)
+                streams.select(stay, self.own_rows)
+                self.alive, token, running = [self.alive[i] for i in stay.tolist()], token[stay], running[stay]
+            fed += left  # the last token of a cut row runs only where its keys are kept
+            streams.advance(self.engine.passes, self.engine.attention, token)
+        self._harvest(range(len(self.alive)))
+        return fed
 
-    def gather(self, prefix: Prefix, branches: list[Branch]) -> tuple[DynamicCache, Tensor]:
-        """A copy of the rows' keys and values, as wide as the longest cut, and the cuts (branches,)."""
-        cuts = torch.tensor([branch.cut for branch in branches], device=self.device)
-        return self.rows_of(prefix, [branch.row for branch in branches], int(cuts.max())), cuts
+    def _harvest(self, places: Sequence[int]) -> None:
+        for place in places if self.keep else ():
+            stream = self.alive[place]
+            length = self.given[stream] + len(self.tokens[stream]) - self.ended[stream]
+            columns = self.streams.keys_of(place)[:length]
+            self.kept[stream] = keep_row(self.streams.rows.cache, int(self.streams.row[place]), columns)
 
-    def rows_of(self, prefix: Prefix, rows: Sequence[int], width: int) -> DynamicCache:
-        """A copy of the first `width` keys and values of these rows."""
-        index = torch.tensor(rows, device=self.device)
-        layers: list[Any] = list(prefix.cache.layers)
-        return growing_cache(
-            [
-                (layer.keys[:, :, :width].index_select(0, index), layer.values[:, :, :width].index_select(0, index))
-                for layer in layers
-            ]
-        )
+    def give(self, sinks: Sequence[Answers]) -> int:
+        """Hands every stream's tokens to its answers; how many tokens there are."""
+        streams = zip(sinks, self.tokens, self.logprobs, self.ended, self.kept, strict=True)
+        for sink, tokens, logprobs, ended, kept in streams:
+            sink.ids.append(tokens)
+            sink.logprobs.append(logprobs)
+            sink.stopped.append(ended)
+            if kept is not None:
+                sink.kept.append(kept)
+        return sum(map(len, self.tokens))
 
-    def _pad(self, sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-        lengths = torch.tensor([len(sequence) for sequence in sequences], device=self.device)
-        ids = torch.full((len(sequences), int(lengths.max())), self.pad_id, device=self.device)
-        for row, sequence in enumerate(sequences):
-            ids[row, : len(sequence)] = torch.tensor(list(sequence), device=self.device)
-        return ids, lengths
+
+def unshareable(model: Any) -> str:
+    """Why nothing of a model's past can be shared, naming its attention."""
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    config = inner.config.get_text_config(decoder=True)
+    kinds = ", ".join(dict.fromkeys(getattr(config, "layer_types", None) or [str(config.model_type)]))
+    return f"{type(inner).__name__} ({kinds}) keeps more of its past than keys and values at known positions"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -71,10 +71,19 @@ class Trie:
             ends.setdefault(nodes[-1] if nodes else self.root, []).append((index, last))
         return ends
 
-    def path_scores(self, logprobs: Tensor) -> Tensor:
-        """(number of continuations,) sums along the paths of `logprobs` (nodes, V), the log-softmax after each node."""
-        sums = []
-        for *nodes, last in self.paths:
-            sources, targets = [self.root, *nodes], [*(self.tokens[node] for node in nodes), last]
-            sums.append(logprobs[sources, targets].sum())
-        return torch.stack(sums) if sums else logprobs.new_zeros(0)
+    def wanted(self) -> dict[int, list[int]]:
+        """The tokens whose log-probability after each node is asked for, without repetition."""
+        found: dict[int, dict[int, None]] = {}
+        for path in self.paths:
+            for node, token in self.steps(path):
+                found.setdefault(node, {})[token] = None
+        return {node: list(tokens) for node, tokens in found.items()}
+
+    def steps(self, path: Sequence[int]) -> list[tuple[int, int]]:
+        """The (node, token behind it) of one of `paths`."""
+        *nodes, last = path
+        return list(zip([self.root, *nodes], [*(self.tokens[node] for node in nodes), last], strict=True))
+
+    def sums(self, known: Mapping[tuple[int, int], float]) -> Tensor:
+        """(continuations,) float64: `known` log-probabilities of (node, token behind it), summed along each path."""
+        return torch.tensor([sum(known[step] for step in self.steps(path)) for path in self.paths], dtype=torch.float64)

@@ -15,11 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mrt.errors import ConfigError
 from mrt.reasoning.engines.base import Answers, Branch, Counts
 from mrt.reasoning.engines.sampling import Sampling
 from mrt.reasoning.engines.trie import Trie
-from mrt.reasoning.engines.vllm_backends import MOST_WANTED, Backend, Colocated, Reply, Request, Served
+from mrt.reasoning.engines.vllm_backends import MOST_WANTED, Backend, Colocated, Reply, Request, Served, TensorParallel
 
 
 class VLLMEngine:
@@ -51,6 +50,7 @@ class VLLMEngine:
         n: int,
         max_new_tokens: int,
         stop_ids: Sequence[int],
+        *,
         sampling: Sampling = Sampling(),  # noqa: B008  (frozen)
         purpose: str = "probed",
         keep: bool = False,
@@ -84,7 +84,7 @@ class VLLMEngine:
             trie = Trie.build(branch.suffix, group)
             tries.append(trie)
             self.counts.asked += sum(branch.cut + len(branch.suffix) + len(one) - 1 for one in group)
-            for node, wanted in _after(trie).items():
+            for node, wanted in trie.wanted().items():
                 ids = (*prefix[branch.row][: branch.cut], *_path(trie, node))
                 for start in range(0, len(wanted), MOST_WANTED):
                     requests.append(Request(ids, wanted=tuple(wanted[start : start + MOST_WANTED])))
@@ -93,15 +93,20 @@ class VLLMEngine:
         replies = self._run(requests, "probed", asked=False, decoded=False)
         for (b, node), request, reply in zip(owners, requests, replies, strict=True):
             known[b] |= {(node, token): reply.wanted[token] for token in request.wanted}
-        return [_scores(trie, one) for trie, one in zip(tries, known, strict=True)]
+        return [trie.sums(one) for trie, one in zip(tries, known, strict=True)]
 
     def token_logprobs(self, sequences: Sequence[Sequence[int]]) -> list[Tensor]:
         """As `Engine.token_logprobs`; vLLM computes them anew, past its prefix cache."""
         replies = self.backend([Request(tuple(sequence), whole=True) for sequence in sequences])
         return [torch.tensor(reply.whole, dtype=torch.float64) for reply in replies]
 
+    def close(self) -> None:
+        """Where processes run one vLLM together: serves the others until they are done too."""
+        if isinstance(self.backend, TensorParallel):
+            self.backend.close()
+
     def _run(self, requests: Sequence[Request], purpose: str, asked: bool = True, decoded: bool = True) -> list[Reply]:
-        replies = self.backend(requests) if requests else []
+        replies = self.backend(requests)
         given = sum(len(request.ids) for request in requests)
         ran = given - sum(reply.cached for reply in replies)
         drawn = sum(len(reply.ids) for reply in replies) if decoded else 0
@@ -116,8 +121,8 @@ def of_trainer(trainer: Any) -> VLLMEngine:
     generation = trainer.vllm_generation
     if generation.mode == "server":
         return VLLMEngine(Served(generation.server_base_url or _address(generation)))
-    if generation.enable_sleep_mode:
-        raise ConfigError("probes need vLLM awake: set vllm_enable_sleep_mode=false")
+    if generation.tensor_parallel_size > 1:
+        return VLLMEngine(TensorParallel.of_group(Colocated(generation.llm), generation.tp_group))
     return VLLMEngine(Colocated(generation.llm))
 
 
@@ -136,21 +141,3 @@ def _path(trie: Trie, node: int) -> list[int]:
         tokens.append(trie.tokens[node])
         node = trie.parents[node]
     return tokens[::-1]
-
-
-def _after(trie: Trie) -> dict[int, list[int]]:
-    """The tokens whose probability is asked for after each node, without repetition."""
-    wanted: dict[int, dict[int, None]] = {}
-    for *nodes, last in trie.paths:
-        tokens = [*(trie.tokens[node] for node in nodes), last]
-        for node, token in zip([trie.root, *nodes], tokens, strict=True):
-            wanted.setdefault(node, {})[token] = None
-    return {node: list(tokens) for node, tokens in wanted.items()}
-
-
-def _scores(trie: Trie, known: dict[tuple[int, int], float]) -> Tensor:
-    sums = []
-    for *nodes, last in trie.paths:
-        tokens = [*(trie.tokens[node] for node in nodes), last]
-        sums.append(sum(known[node, token] for node, token in zip([trie.root, *nodes], tokens, strict=True)))
-    return torch.tensor(sums, dtype=torch.float64)

@@ -9,12 +9,13 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
-from mrt.errors import ConfigError
+from mrt.errors import ConfigError, SyncError
 from mrt.reasoning.engines.sampling import Sampling
+from mrt.version import install_command
 
 MOST_WANTED = 128  # tokens whose log-probability one request may ask for (vLLM's own limit)
 CONCURRENT = 64  # requests in flight to a server
@@ -67,7 +68,12 @@ class Reply:
     whole: list[float] = field(default_factory=list)
 
 
-Backend = Callable[[Sequence[Request]], list[Reply]]
+class Backend(Protocol):
+    """Answers requests, in their order; `reset_prefix_cache` makes it forget what it computed with older weights."""
+
+    def __call__(self, requests: Sequence[Request]) -> list[Reply]: ...
+
+    def reset_prefix_cache(self) -> None: ...
 
 
 class Colocated:
@@ -104,6 +110,63 @@ class Colocated:
             )
         return replies
 
+    def reset_prefix_cache(self) -> None:
+        """Raises SyncError where vLLM does not: requests are still running."""
+        if self.llm.reset_prefix_cache() is False:
+            raise SyncError("vLLM did not empty its prefix cache after a synchronisation: requests are still running")
+
+
+class TensorParallel:
+    """An `LLM` that several processes run together (tensor parallel): each has to be given the same requests.
+
+    Every call is a round: the requests of all are gathered, all run all of them, and each keeps its own replies. A
+    process that has nothing left to ask stays for the rounds of the others (`close`): they need not ask equally often.
+    """
+
+    def __init__(self, backend: Backend, gather: Callable[[Any], list[Any]], place: int) -> None:
+        self.backend, self.gather, self.place = backend, gather, place
+
+    @staticmethod
+    def of_group(backend: Backend, group: Any) -> TensorParallel:
+        """Over a group of `torch.distributed`, whose timeout is the deadline of a round."""
+        from torch import distributed
+
+        def gather(mine: Any) -> list[Any]:
+            found: list[Any] = [None] * distributed.get_world_size(group)
+            try:
+                distributed.all_gather_object(found, mine, group=group)
+            except RuntimeError as error:
+                raise SyncError(
+                    f"a process of the tensor parallel group did not come to vLLM's next round ({error}): look at what "
+                    "the others did last"
+                ) from error
+            return found
+
+        return TensorParallel(backend, gather, distributed.get_rank(group))
+
+    def __call__(self, requests: Sequence[Request]) -> list[Reply]:
+        return self._round(list(requests), done=False)
+
+    def reset_prefix_cache(self) -> None:
+        self.backend.reset_prefix_cache()
+
+    def close(self) -> None:
+        """Serves the others until they are done too."""
+        while not self._done(self.gather((True, []))):
+            pass
+
+    def _done(self, asked: Sequence[tuple[bool, list[Request]]]) -> bool:
+        if all(done for done, _ in asked):
+            return True
+        self.backend([request for _, theirs in asked for request in theirs])
+        return False
+
+    def _round(self, requests: list[Request], done: bool) -> list[Reply]:
+        asked = self.gather((done, requests))
+        replies = self.backend([request for _, theirs in asked for request in theirs])
+        start = sum(len(theirs) for _, theirs in asked[: self.place])
+        return replies[start : start + len(requests)]
+
 
 class Served:
     """A server started with `vllm serve MODEL --enable-prompt-tokens-details --logprobs-mode processed_logprobs`.
@@ -120,6 +183,10 @@ class Served:
     def __call__(self, requests: Sequence[Request]) -> list[Reply]:
         with ThreadPoolExecutor(CONCURRENT) as pool:
             return list(pool.map(self._one, requests))
+
+    def reset_prefix_cache(self) -> None:
+        """Asks the server, which has to run with VLLM_SERVER_DEV_MODE=1 for it."""
+        self._call("/reset_prefix_cache", {})
 
     def _one(self, request: Request) -> Reply:
         asked = {"model": self.model, "prompt": list(request.ids), "return_token_ids": True}
@@ -145,7 +212,7 @@ class Served:
             with urllib.request.urlopen(
                 urllib.request.Request(self.url + path, data, headers), timeout=self.timeout
             ) as answer:
-                return json.loads(answer.read())
+                return json.loads(answer.read() or b"{}")
         except urllib.error.HTTPError as error:
             said = error.read().decode(errors="replace")[:300]
             raise ConfigError(f"the vLLM server at {self.url} refused {path} ({error.code}): {said}") from error
@@ -164,8 +231,9 @@ def prepare_vllm(args: Any) -> None:
     the weights can be synchronised, at some speed.
 
     Raises:
-        ConfigError: where vLLM is not installed.
+        ConfigError: where vLLM is not installed, and for settings under which it cannot be probed or watched.
     """
+    check_vllm(args)
     require_vllm()
     if not args.use_cpu:
         return
@@ -181,6 +249,16 @@ def prepare_vllm(args: Any) -> None:
     theirs.LLM = partial(LLM, enforce_eager=True, dtype="bfloat16" if args.bf16 else "float32")
 
 
+def check_vllm(args: Any) -> None:
+    """Raises ConfigError, before anything is built, where a TRL trainer's vLLM could not answer us."""
+    asked = getattr(args, "rollout", "plain") != "plain" or getattr(args, "sync_check_every", 1) > 0
+    if args.vllm_mode == "colocate" and args.vllm_enable_sleep_mode and asked:
+        raise ConfigError(
+            "probes and the sync canary ask vLLM at any time, and vllm_enable_sleep_mode throws its weights away in "
+            "between: set vllm_enable_sleep_mode=false (and a lower vllm_gpu_memory_utilization), or vllm_mode=server"
+        )
+
+
 def precision(generation: Any) -> torch.dtype:
     """The dtype that a TRL trainer's vLLM computes in; half precision where a server does not say."""
     return generation.llm.llm_engine.model_config.dtype if generation.mode == "colocate" else torch.bfloat16
@@ -192,6 +270,6 @@ def require_vllm() -> None:
         import vllm  # noqa: F401
     except ImportError as error:
         raise ConfigError(
-            f"this needs vLLM, which cannot be imported ({error}): pip install 'mrt[vllm]', or set use_vllm=false "
+            f"this needs vLLM, which cannot be imported ({error}): {install_command('vllm')}, or set use_vllm=false "
             "(an evaluation: engine=transformers)"
         ) from error

@@ -13,8 +13,8 @@ from mrt.metrics.bootstrap import FloatArray
 from mrt.metrics.intervals import interval, plain
 from mrt.metrics.regret import trace_regrets
 from mrt.reasoning.evaluation.measures import (
+    boundary_at,
     calibration,
-    held_at,
     maj_at_k_curve,
     majority_after_episodes,
     pass_at_k_curve,
@@ -82,26 +82,50 @@ def thinking(samples: Samples) -> dict[str, Any] | None:
     ]
     if not known:
         return None
+    drawn = answers_behind(samples)
     traces = [
-        thinking_of(samples.ends[i], samples.stop_values[i], bool(at_full[i] > 0.5), float(samples.thinking[i]))
+        thinking_of(
+            samples.ends[i],
+            samples.stop_values[i],
+            bool(at_full[i] > 0.5),
+            float(samples.thinking[i]),
+            answers=drawn[i] if drawn else None,
+        )
         for i in known
     ]
     return {"level": 0.5, **thinking_summary(traces, [samples.keys[i] for i in known])}
+
+
+def answers_behind(samples: Samples) -> list[list[list[float]]] | None:
+    """For every sample and boundary the rewards of the answers that J was estimated from; None where J is exact (no
+    answers were kept, or no estimate has an error).
+    """
+    errors = [error for row in samples.rows for error in row.get("stop_value_se") or ()]
+    if not any(errors) or not all(row.get("votes") for row in samples.rows):
+        return None
+    return [
+        [[one["reward"] for one in group if one["reward"] is not None] for group in row["votes"]]
+        for row in samples.rows
+    ]
 
 
 def calibrations(samples: Samples) -> dict[str, Any] | None:
     """J after the last episode against the answer that the model then gave by itself (`at_end`), and J held at every
     budget against the answer forced there (`at_budgets`)."""
     whole = ~samples.truncated
+    drawn = answers_behind(samples)
     last = np.array([values[-1] if values else np.nan for values in samples.stop_values])
-    end = calibration(np.where(whole, last, np.nan), samples.own, samples.keys)
-    forecasts, outcomes, keys = [], [], []
+    behind = [group[-1] if group else None for group in drawn] if drawn else None
+    end = calibration(np.where(whole, last, np.nan), samples.own, samples.keys, answers=behind)
+    forecasts, outcomes, keys, held_answers = [], [], [], list[Sequence[float] | None]()
     for i, row in enumerate(samples.rows):
         for item in row["forced"]:
-            forecasts.append(held_at(samples.ends[i], samples.stop_values[i], item["budget"]))
+            j = boundary_at(samples.ends[i], item["budget"])
+            forecasts.append(np.nan if j is None else samples.stop_values[i][j])
             outcomes.append(np.nan if item["reward"] is None else float(item["reward"]))
             keys.append(samples.keys[i])
-    held = calibration(forecasts, outcomes, keys) if keys else None
+            held_answers.append(drawn[i][j] if drawn and j is not None else None)
+    held = calibration(forecasts, outcomes, keys, answers=held_answers if drawn else None) if keys else None
     found = {"at_end": end, "at_budgets": held}
     return {name: part for name, part in found.items() if part} or None
 

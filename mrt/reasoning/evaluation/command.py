@@ -61,7 +61,7 @@ def evaluate(
     if ns.export:
         from mrt.reasoning.evaluation.export import write_lm_eval
 
-        return write_lm_eval(Path(ns.out), asked["problems"], asked["dials"], ns.split, ns.limit, ns.name)
+        return write_lm_eval(Path(ns.out), asked["problems"], asked["dials"], ns.split, ns.limit, name=ns.name)
     if not asked["model"]:
         raise ConfigError("a reasoning suite measures a model: name it with --model M")
     return _run(ns, asked | ({"budgets": budgets} if budgets else {}), settings)

@@ -11,10 +11,12 @@ from typing import Any
 
 from mrt.errors import ConfigError
 from mrt.reasoning.engines.opening import check_engine
+from mrt.reasoning.models.gguf_files import resolve_model
 from mrt.reasoning.problems import Problem
 
 CHUNK = 50  # problems sampled together, at most
 CHUNK_TOKENS = 250_000  # thinking tokens that a kill may cost, at most, save that a chunk holds a whole problem
+VLLM_CHUNK_TOKENS = 8_000_000  # with vLLM, which has hundreds of sequences in flight, and waits for the last of a chunk
 CUES = ("Wait", "But wait", "Alternatively", "But hold on")  # the authors' order (pass_at_k_extrapolate.py)
 
 
@@ -22,7 +24,9 @@ CUES = ("Wait", "But wait", "Alternatively", "But hold on")  # the authors' orde
 class EvalConfig:
     """What decides the samples; a folder holds the evaluation of one such setting.
 
-    `answer_tokens` bounds every answer, the model's own and the forced ones (default: what the format allows). `votes`
+    `answer_tokens` bounds every forced answer (default: what the format allows), `own_answer_tokens` the answer that
+    the model writes behind a thought that it closed itself (default: `answer_tokens`, or else 2,048 as far as the
+    context allows). `thinking` and `think_tags` are those of `mrt.reasoning.traces.templates.prepare_thinking`. `votes`
     answers are forced at every boundary for [maj@p]_j; a sampled probe takes its J from the same answers.
     `extensions` are numbers of continue cues appended where a thought ends, each followed by at most
     `extension_tokens` tokens, cue included. `window` is the number of episodes that the linearized evaluation keeps in
@@ -53,6 +57,9 @@ class EvalConfig:
     window: int = 0
     window_tokens: int = 512
     window_budgets: tuple[int, ...] = ()
+    thinking: str = "auto"
+    think_tags: tuple[str, ...] = ()
+    own_answer_tokens: int | None = None
     engine: str = "transformers"
     engine_options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -83,6 +90,8 @@ class EvalConfig:
     @property
     def chunk(self) -> int:
         """Problems sampled, written and seeded together: all of them, or none, are there after a kill."""
+        if self.engine != "transformers":
+            return max(1, VLLM_CHUNK_TOKENS // (self.n * self.full))
         return max(1, min(CHUNK, CHUNK_TOKENS // (self.n * self.full)))
 
     def to_dict(self) -> dict[str, Any]:
@@ -114,7 +123,7 @@ def fingerprint_model(path: str) -> dict[str, str]:
     Raises:
         ConfigError: for a folder without weights, and a hub model that cannot be found.
     """
-    folder = Path(path)
+    folder = Path(resolve_model(path))
     if not folder.is_dir():
         return {"weights": _hub_revision(path)}
     weights = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))

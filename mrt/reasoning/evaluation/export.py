@@ -28,6 +28,7 @@ def write_lm_eval(
     dials: Mapping[str, Any],
     split: str = "test",
     limit: int | None = None,
+    *,
     name: str | None = None,
     max_tokens: int = 2048,
 ) -> dict[str, Any]:
@@ -47,12 +48,8 @@ def write_lm_eval(
     out.mkdir(parents=True, exist_ok=True)
     data = out / f"{task}.jsonl"
     rows = [
-        {
-            "key": problem.key,
-            "prompt": problem.prompt,
-            "answers": problem_set.solutions(problem) or [problem.solution],
-        }
-        for problem in chosen
+        {"key": one.key, "prompt": one.prompt, "answers": problem_set.solutions(one) or [one.solution]}
+        for one in chosen
     ]
     data.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     described = {

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from mrt.metrics.bootstrap import FloatArray, Interval, bootstrap, bootstrap_sum
 from mrt.metrics.budgets import area_under_budget, maj_at_k, pass_at_k, rewards_at_budgets
 
 BINS = 10
+SURE = 0.95  # of a level that J has to have reached
 
 
 def answer_form(text: str | None) -> str | None:
@@ -111,15 +113,38 @@ class Thinking:
         return self.reached and not self.right
 
 
+@lru_cache(maxsize=4096)
+def chance_above(successes: float, n: int, level: float = 0.5) -> float:
+    """P(J >= level) after `successes` in `n` answers, under Jeffreys' prior Beta(1/2, 1/2)."""
+    import mpmath
+
+    return float(mpmath.betainc(successes + 0.5, n - successes + 0.5, level, 1, regularized=True))
+
+
 def thinking_of(
-    ends: Sequence[float], stop_values: Sequence[float], right: bool, tokens: float, level: float = 0.5
+    ends: Sequence[float],
+    stop_values: Sequence[float],
+    right: bool,
+    tokens: float,
+    level: float = 0.5,
+    *,
+    answers: Sequence[Sequence[float]] | None = None,
 ) -> Thinking:
     """Over- and underthinking of one trace from J_0..J_K at `ends` (0, then the end of every episode).
 
     A trace overthinks by the tokens behind the first boundary where J >= `level`; it underthinks where it had reached
     the level and ends wrong.
+
+    Args:
+        answers: the rewards of the answers that each J was estimated from; None for an exact J. A boundary has then
+            reached the level where that is at least 95 % sure (`chance_above`): the first of many noisy estimates above
+            it is nearly always there, whatever J is.
     """
-    first = next((end for end, value in zip(ends, stop_values, strict=True) if value >= level), None)
+    if answers is None:
+        above = [value >= level for value in stop_values]
+    else:
+        above = [bool(drawn) and chance_above(sum(drawn), len(drawn), level) >= SURE for drawn in answers]
+    first = next((end for end, reached in zip(ends, above, strict=True) if reached), None)
     return Thinking(0.0 if first is None else max(0.0, tokens - first), tokens, first is not None, right)
 
 
@@ -164,7 +189,12 @@ def overthinking_adjusted(
 
 
 def calibration(
-    forecast: ArrayLike, outcome: ArrayLike, problems: Sequence[Hashable], bins: int = BINS
+    forecast: ArrayLike,
+    outcome: ArrayLike,
+    problems: Sequence[Hashable],
+    bins: int = BINS,
+    *,
+    answers: Sequence[Sequence[float] | None] | None = None,
 ) -> dict[str, Any] | None:
     """How far J can be trusted as a probability: reliability curve, expected calibration error, Brier score.
 
@@ -173,21 +203,32 @@ def calibration(
 
     Args:
         forecast: (S,) J in [0, 1]; outcome: (S,) 0 or 1. Pairs with a NaN are left out.
+        answers: (S,) the rewards that each J was estimated from, None for an exact J. The noise of an estimate would
+            count as miscalibration: so every answer is set against the outcome in the bin that the *other* answers
+            choose, and the variance of the estimate is taken off the Brier score. Pairs with a single answer are left
+            out.
 
     Returns:
         {"n", "ece", "brier", "curve": [{"low", "high", "n", "forecast", "outcome"}]}, ece and brier with intervals;
         None where no pair is measured.
     """
-    j, y = np.asarray(forecast, dtype=float), np.asarray(outcome, dtype=float)
+    j, y = np.array(forecast, dtype=float), np.asarray(outcome, dtype=float)
+    if answers is not None:
+        j = np.where([one is not None and len(one) > 1 for one in answers], j, np.nan)
     known = ~np.isnan(j) & ~np.isnan(y)
     if not known.any():
         return None
     j, y = j[known], y[known]
     keys = [key for key, kept in zip(problems, known, strict=True) if kept]
-    place = np.minimum((j * bins).astype(int), bins - 1)
-    cells = np.zeros((len(j), bins, 3))
-    cells[np.arange(len(j)), place] = np.stack([np.ones_like(j), j, y], axis=1)
     squares = (j - y) ** 2
+    if answers is None:
+        cells = np.zeros((len(j), bins, 3))
+        place = np.minimum((j * bins).astype(int), bins - 1)
+        cells[np.arange(len(j)), place] = np.stack([np.ones_like(j), j, y], axis=1)
+    else:
+        drawn = [np.asarray(one, dtype=float) for one, kept in zip(answers, known, strict=True) if kept and one]
+        cells = np.stack([_cross_fitted(one, right, bins) for one, right in zip(drawn, y, strict=True)])
+        squares -= np.array([one.var(ddof=1) / len(one) for one in drawn])
     sums = np.concatenate([cells.reshape(len(j), -1), squares[:, None]], axis=1)
 
     def ece(total: FloatArray) -> FloatArray:
@@ -198,27 +239,36 @@ def calibration(
         return total[..., -1] / total[..., :-1].reshape(*total.shape[:-1], bins, 3)[..., 0].sum(-1)
 
     table = _by_problem(sums, keys)
-    curve = []
-    for b in range(bins):
-        count, forecasts, outcomes = cells[:, b].sum(0)
-        if count:
+    found = {"ece": asdict(bootstrap_sums(table, ece)), "brier": asdict(bootstrap_sums(table, brier))}
+    return {"n": len(j), **found, "curve": _reliability(cells.sum(0))}
+
+
+def _reliability(cells: FloatArray) -> list[dict[str, Any]]:
+    """The reliability curve from count, sum of forecasts and sum of outcomes of every bin (bins, 3)."""
+    bins, curve = len(cells), []
+    for b, (count, forecasts, outcomes) in enumerate(cells):
+        if count > 0:
             means = {"forecast": forecasts / count, "outcome": outcomes / count}
-            curve.append({"low": b / bins, "high": (b + 1) / bins, "n": int(count), **means})
-    return {
-        "n": len(j),
-        "ece": asdict(bootstrap_sums(table, ece)),
-        "brier": asdict(bootstrap_sums(table, brier)),
-        "curve": curve,
-    }
+            curve.append({"low": b / bins, "high": (b + 1) / bins, "n": round(float(count)), **means})
+    return curve
 
 
-def held_at(ends: Sequence[float], values: Sequence[float], at: float) -> float:
-    """J at `at` thinking tokens: that of the last boundary by then, as the regret has it."""
-    held = float("nan")
-    for end, value in zip(ends, values, strict=True):
-        if end <= at:
-            held = value
-    return held
+def _cross_fitted(rewards: FloatArray, right: float, bins: int) -> FloatArray:
+    """(bins, 3) count, forecast and outcome of one J: each answer is a forecast, in the bin of the others' mean.
+
+    Given the others an answer's expectation is J: forecast and outcome agree on average where J is calibrated.
+    """
+    n = len(rewards)
+    others = (rewards.sum() - rewards) / (n - 1)
+    place = np.clip((others * bins).astype(int), 0, bins - 1)
+    cells = np.zeros((bins, 3))
+    np.add.at(cells, place, np.stack([np.ones(n), rewards, np.full(n, right)], axis=1) / n)
+    return cells
+
+
+def boundary_at(ends: Sequence[float], at: float) -> int | None:
+    """The last boundary by `at` thinking tokens, whose J holds there as the regret has it."""
+    return next((j for j in reversed(range(len(ends))) if ends[j] <= at), None)
 
 
 def _by_problem(sums: FloatArray, problems: Sequence[Hashable]) -> FloatArray:

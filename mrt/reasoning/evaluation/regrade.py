@@ -52,7 +52,7 @@ def regrade(out: Path, problem_set: ProblemSet | None = None) -> dict[str, Any]:
                 )
                 raise DataError(f"{path}, line {number}: this sample {cause}, so it cannot be graded again")
             _regrade_row(row, problem_set, by_key[row["key"]], tally)
-            if isinstance(probe, Sampled) and probe.temperature > 0:
+            if isinstance(probe, Sampled) and probe.sampling.temperature > 0:
                 row["stop_values"], row["stop_value_se"] = values_from_votes(row["votes"], probe)
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
         file.flush()

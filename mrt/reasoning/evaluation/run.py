@@ -23,7 +23,7 @@ from mrt.reasoning.evaluation.samples import Chunks, claim
 from mrt.reasoning.evaluation.stored import Samples
 from mrt.reasoning.evaluation.summary import by_problem, summarise
 from mrt.reasoning.evaluation.summary import compare as compare
-from mrt.reasoning.problems import Problem, ProblemSet, load_problems
+from mrt.reasoning.problems import Problem, ProblemSet, load_problems, validate
 from mrt.runs.rundir import write_json
 
 WAIT_SECONDS = 0.5  # between two looks at what the other processes have written
@@ -38,6 +38,7 @@ def run_eval(
     out: Path,
     dials: Mapping[str, Any] | None = None,
     split: str = "test",
+    *,
     n: int = 4,
     budgets: Sequence[int] | None = None,
     limit: int | None = None,
@@ -65,31 +66,42 @@ def run_eval(
 
     Raises:
         ConfigError: when `out` holds another evaluation, or an option cannot work.
+        DataError: naming the rows whose gold answers cannot be used; nothing has been run then.
     """
-    grid = tuple(budgets or (range(0, 121, 15) if problems in TINY_SETS else (0, *(2**k for k in range(8, 14)))))
     if problems in TINY_SETS:
         options.setdefault("segmenter_options", {"min_paragraphs": 0})  # an attempt is one paragraph
     options = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
+    grid = tuple(budgets or _usual_budgets(problems))
     config = EvalConfig(model, problems, dials or {}, split, n, grid, limit, seed, **options)
     problem_set = problem_set or load_problems(problems, **config.dials)
     chosen = problem_set.problems(split)[:limit]
     if not chosen:
         raise DataError(f"problem set '{problems}' has no problem in split '{split}'")
+    validate(problem_set, split, limit)
     out.mkdir(parents=True, exist_ok=True)
     chunks = Chunks(out / "samples.jsonl", [problem.key for problem in chosen], n, config.chunk)
-    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    rank, _ = _rank_and_world()
     if rank == 0:
         finished = (out / "eval.json").is_file() and len(chunks.finished()) == chunks.count
         identity = {"problems": fingerprint_problems(chosen)}
         if not finished or Path(model).is_dir():  # a finished evaluation can be summed up without its model
             identity |= fingerprint_model(model)
-        claim(out, config.to_dict(), name or Path(model).name, EvalConfig.defaults(), identity, notes)
-    _sample_all(config, problem_set, chosen, chunks, rank, world, name or model)
+        claim(out, config.to_dict(), name or Path(model).name, EvalConfig.defaults(), identity, notes=notes)
+    _sample_all(config, problem_set, chosen, chunks, name or model)
     if rank != 0:
         return {}
     if train_files:
         write_json(out / "contamination.json", contamination_report(problem_set, chosen, train_files, ngram))
     return write_results(out)
+
+
+def _usual_budgets(problems: str) -> Sequence[int]:
+    return range(0, 121, 15) if problems in TINY_SETS else (0, *(2**k for k in range(8, 14)))
+
+
+def _rank_and_world() -> tuple[int, int]:
+    """This process among those of torchrun, and how many there are."""
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def write_results(out: Path) -> dict[str, Any]:
@@ -106,11 +118,10 @@ def _sample_all(
     problem_set: ProblemSet,
     chosen: Sequence[Problem],
     chunks: Chunks,
-    rank: int,
-    world: int,
     name: str,
 ) -> None:
     """Every `world`-th chunk from `rank` on that is not there yet; the main process waits for the others."""
+    rank, world = _rank_and_world()
     there = chunks.finished()
     mine = [index for index in range(rank, chunks.count, world) if index not in there]
     evaluator = Evaluator(config, problem_set, chosen) if mine else None

@@ -7,27 +7,26 @@ import math
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import zip_longest
 from typing import Any
 
 import torch
 
 from mrt.errors import ConfigError
-from mrt.reasoning.engines.base import Branch
 from mrt.reasoning.engines.opening import open_engine
 from mrt.reasoning.engines.sampling import Sampling
 from mrt.reasoning.evaluation.config import EvalConfig
+from mrt.reasoning.evaluation.thoughts import Thinker
 from mrt.reasoning.grading.verdict import Grade, Verdict
-from mrt.reasoning.inference.longer import Stop, extend, linearize
+from mrt.reasoning.inference.longer import Extension, Stop, Window, extend, linearize
 from mrt.reasoning.probes.base import MAX_SOLUTIONS, Probe, Trace
 from mrt.reasoning.probes.forced import Forced, Sampled, force_answers
-from mrt.reasoning.probes.run import probe_trials
-from mrt.reasoning.probes.schedule import Schedule
+from mrt.reasoning.probes.run import ProbePlan, ProbeRequest, probe_trials
 from mrt.reasoning.probes.table import make_probe
 from mrt.reasoning.problems import Problem, ProblemSet
 from mrt.reasoning.traces.prompts import ThinkFormat, render, think_format
 from mrt.reasoning.traces.segmentation import make_segmenter
-from mrt.reasoning.traces.trial import Trial, read_trial
+from mrt.reasoning.traces.templates import prepare_thinking
+from mrt.reasoning.traces.trial import Trial
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,8 @@ class Evaluator:
         self.probe = choose_probe(config, self.solutions.values())
         opened = open_engine(config.model, config.engine, config.engine_options)
         self.engine, self.tokenizer, self.context = opened.engine, opened.tokenizer, opened.context
-        fmt = think_format(self.tokenizer)
+        self.tags = prepare_thinking(self.tokenizer, config.thinking, config.think_tags)
+        fmt = think_format(self.tokenizer, tags=self.tags)
         self.fmt: ThinkFormat = replace(fmt, max_answer_tokens=config.answer_tokens or fmt.max_answer_tokens)
         self.segment = make_segmenter(config.segmenter, **config.segmenter_options)
         self.sampling = Sampling(config.temperature, config.top_p, config.top_k)
@@ -88,9 +88,10 @@ class Evaluator:
         digest = hashlib.sha256(f"{self.config.seed}:{chunk}".encode()).digest()
         with torch.random.fork_rng():
             torch.manual_seed(int.from_bytes(digest[:7], "big"))
-            prompts = [render(self.tokenizer, [{"role": "user", "content": p.prompt}]) for p in problems]
+            asked_for = [[{"role": "user", "content": problem.prompt}] for problem in problems]
+            prompts = [render(self.tokenizer, messages, tags=self.tags) for messages in asked_for]
             self._check_context(prompts)
-            trials = self._think(prompts)
+            trials = Thinker(self.engine, self.fmt, self.segment, config=self.config, context=self.context)(prompts)
             owners = [i for i in range(len(problems)) for _ in range(self.config.n)]
             asked = [
                 Asked(problems[i], tuple(prompts[i]), trial, self.solutions[problems[i].key])
@@ -116,36 +117,10 @@ class Evaluator:
                 "max_model_len where vLLM was started with a small one"
             )
 
-    def _think(self, prompts: Sequence[Sequence[int]]) -> list[Trial]:
-        """`n` completions of every prompt; a thought still open at the full budget is cut there."""
-        full = self.config.full
-        room = full + len(self.fmt.close_ids) + self.fmt.max_answer_tokens
-        branches = [Branch(i, len(prompt)) for i, prompt in enumerate(prompts)]
-        keep = len(prompts) * self.config.n * (max(map(len, prompts)) + room) <= self.engine.max_positions
-        sampled = self.engine.answers(
-            self.engine.prefill(prompts),
-            branches,
-            self.config.n,
-            room,
-            self.fmt.end_ids,
-            self.sampling,
-            "sampled",
-            keep,
-        )
-        trials = []
-        for group in sampled:
-            for ids, kept in zip_longest(group.ids, group.kept):
-                trial = read_trial(ids, self.fmt, self.segment)
-                if len(trial.thought) > full:
-                    trial = read_trial(ids[: trial.start + full], self.fmt, self.segment)
-                trial.kept = kept
-                trials.append(trial)
-        return trials
-
     def _row(self, one: Asked) -> dict[str, Any]:
         decode, problem, trial = self.tokenizer.decode, one.problem, one.trial
         after = trial.completion[trial.start + len(trial.thought) :]
-        response = decode(after, skip_special_tokens=True)
+        response = self.fmt.answer_part(after)
         grade = self.problem_set.grade(problem, response, opened=True) if trial.closed else Grade(Verdict.TRUNCATED)
         begins = [0, *trial.ends][: len(trial.ends)]
         return {
@@ -173,7 +148,7 @@ class Evaluator:
 
     def _item(self, problem: Problem, answer: Forced, before: int) -> dict[str, Any]:
         """One forced answer, graded; `before` ids of its completion are opening and thought."""
-        response = self.tokenizer.decode(answer.completion[before:], skip_special_tokens=True)
+        response = self.fmt.answer_part(answer.completion[before:])
         grade = self.problem_set.grade(problem, response, opened=True)
         return {
             "answer": answer.text,
@@ -203,7 +178,7 @@ class Evaluator:
 
     def _vote(self, rows: list[dict[str, Any]], asked: Sequence[Asked]) -> None:
         """Several forced answers at every boundary, for [maj@p]_j; J as well where the probe samples anyway."""
-        sampled = self.probe if isinstance(self.probe, Sampled) and self.probe.temperature > 0 else None
+        sampled = self.probe if isinstance(self.probe, Sampled) and self.probe.sampling.temperature > 0 else None
         count = max(self.config.votes, sampled.samples if sampled else 0)
         if not count:
             return
@@ -223,12 +198,12 @@ class Evaluator:
         if "stop_values" not in rows[0]:
 
             def judge(owners: Sequence[Any], texts: Sequence[str], ids: Any) -> list[float | None]:
-                graded = zip(owners, texts, strict=True)
+                graded = zip(owners, map(self.fmt.plain_text, ids), strict=True)
                 return [self.problem_set.grade(row["problem"], text, opened=True).reward for row, text in graded]
 
             prompts, known = [one.prompt for one in asked], [one.row for one in asked]
-            everything = Schedule(), judge, prompts, trials, known, torch.Generator()
-            probe_trials(self.engine, self.fmt, self.probe, *everything)
+            request = ProbeRequest(prompts, trials, known)
+            probe_trials(self.engine, ProbePlan(self.probe, self.fmt, judge), request, torch.Generator())
             for row, trial in zip(rows, trials, strict=True):
                 row["stop_values"] = [_number(value) for value in trial.stop_values]
                 row["stop_value_se"] = [_number(value) for value in trial.errors]
@@ -240,12 +215,13 @@ class Evaluator:
         config, prefixes = self.config, [[*one.prompt, *one.opening] for one in asked]
         if config.extensions:
             thoughts = [one.trial.thought for one in asked]
-            limits = config.full, config.extensions, config.extension_tokens, config.cues
-            found = extend(self.engine, self.fmt, prefixes, thoughts, *limits, self.sampling)
+            extension = Extension(config.full, config.extensions, config.extension_tokens, config.cues, self.sampling)
+            found = extend(self.engine, self.fmt, prefixes, thoughts, extension)
             self._answer_stops("extended", rows, asked, found)
         if config.window:
-            limits_ = config.window_budgets or config.budgets, config.window, config.window_tokens
-            found = linearize(self.engine, self.fmt, prefixes, self.segment, *limits_, self.sampling)
+            budgets = config.window_budgets or config.budgets
+            window = Window(budgets, config.window, config.window_tokens, self.sampling)
+            found = linearize(self.engine, self.fmt, prefixes, self.segment, window)
             self._answer_stops("linearized", rows, asked, found)
 
     def _answer_stops(self, name: str, rows: Any, asked: Sequence[Asked], found: Sequence[Sequence[Stop]]) -> None:

@@ -27,6 +27,7 @@ def claim(
     name: str,
     defaults: Mapping[str, Any] | None = None,
     identity: Mapping[str, Any] | None = None,
+    *,
     notes: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes eval.json, or checks that the folder holds this very evaluation.

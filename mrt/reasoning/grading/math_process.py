@@ -40,13 +40,18 @@ class MathWorker:
         self._asked = 0
         self._silent = False  # to the last question
 
-    def ask(self, gold: str, answer: str, same: bool) -> Reply:
-        """{"verdict", "detail"} of one pair; once the worker runs, within `seconds` + GRACE_SECONDS."""
+    def ask(self, gold: str, answer: str, same: bool, percent: str = "", written: bool = False) -> Reply:
+        """{"verdict", "detail"} of one pair; once the worker runs, within `seconds` + GRACE_SECONDS.
+
+        `same`: spelled alike; `percent`: "gold", "answer" or "both" carried the sign; `written`: a gold answer that
+        cannot be parsed is compared as it is written.
+        """
         problem = self._start()
         if problem:
             return {"verdict": "error", "detail": problem}
         self._asked += 1
-        question = {"id": self._asked, "gold": gold, "answer": answer, "same": same}
+        question: Reply = {"id": self._asked, "gold": gold, "answer": answer, "same": same, "percent": percent}
+        question["written"] = written
         deadline = time.monotonic() + self.seconds + GRACE_SECONDS
         written = self._write(json.dumps(question).encode() + b"\n", deadline)
         reply = self._read(deadline) if written else None

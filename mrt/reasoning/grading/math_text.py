@@ -1,22 +1,25 @@
-r"""How a written mathematical answer is read before it is compared: limits, separators, units, words.
+r"""How a written mathematical answer is spelled before it is read: limits, and one spelling for everything.
 
-Everything here is plain text and linear in the length of the input; the mathematics itself is in `math_worker.py`. The
-rules exist because math-verify's own units and separators let wrong answers pass: it reads `1 2` as 3, drops the
-base of `1011_2`, takes the last letter of `\pi r^2 h` for a unit, and calls `yes` and `sey` equal.
+Everything here is plain text and linear in the length of the input. What a spelled answer *is* stands in `form.py`,
+what its words are in `lexicon.py`, the mathematics in `math_equality.py`.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+import unicodedata
+
+from mrt.reasoning.grading import lexicon
 
 MAX_DIGITS = 1000  # in one number
 MAX_DEPTH = 20  # brackets inside brackets
 MAX_CARETS = 4  # exponents stacked on each other
 MAX_ITEMS = 200  # separators in a list
 MAX_TOKENS = 600  # a millisecond each to parse
-MAX_PROSE = 12  # long words outside commands
 
+_GREEK_NAMES = """alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi rho sigma tau phi chi psi
+omega Gamma Delta Theta Lambda Xi Sigma Phi Psi Omega"""
+_GREEK = dict(zip("αβγδεζηθικλμνξρστφχψωΓΔΘΛΞΣΦΨΩ", re.split(r"\s+", _GREEK_NAMES), strict=True))
 _UNICODE = {
     **{chr(0xFF10 + d): str(d) for d in range(10)},
     **{c: f"^{{{i}}}" for i, c in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")},
@@ -28,55 +31,45 @@ _UNICODE = {
     **{"×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "÷": r"\div ", "π": r"\pi ", "∞": r"\infty ", "°": r"^\circ "},
     **{"≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "≈": r"\approx ", "±": r"\pm ", "∪": r"\cup ", "∩": r"\cap "},
     **{"∈": r"\in ", "∅": r"\emptyset ", "√": r"\sqrt ", "，": ",", "％": "%", "＝": "=", "（": "(", "）": ")"},
+    **{"℃": r"^\circ C", "ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}", "ℕ": r"\mathbb{N}", "ℚ": r"\mathbb{Q}"},
+    **{letter: rf"\{name} " for letter, name in _GREEK.items()},
 }
 _TABLE = str.maketrans(_UNICODE)
 
-_TEXT = r"\\(?:text|textrm|textbf|textit|textnormal|mathrm|mathbf|mathit|mbox|operatorname)(?![A-Za-z])\s*"
+TEXT = rf"\\(?:{lexicon.TEXT_MACROS})(?![A-Za-z])\s*"
 _GROUP = r"(?:\{,\}|\\[,;:! ]|[ ])"  # what stands between the thousands; a plain comma is math-verify's to read
 _THOUSANDS = re.compile(rf"(?<![\d.,])\d{{1,3}}(?:(?:{_GROUP}|,\\!\s?)\d{{3}})+(?!\d)")
-_COMMA_NUMBER = re.compile(r"(-?\s?)(\d{1,3}(?:,\d{3})+)((?:\.\d+)?\s?(?:\\?%)?)")
 _REPEATING = re.compile(r"(\d{0,20})\.(\d{0,20})\\(?:overline|bar)\s?\{(\d{1,20})\}")
 _SCIENTIFIC = re.compile(r"(?<![A-Za-z\\\d.])(\d{1,30}(?:\.\d{1,30})?)[eE]([+-]?\d{1,6})(?![\d.A-Za-z])")
-_MIXED = re.compile(r"(-?\d{1,30}) (\d{1,30})\s?/\s?(\d{1,30})")
-_BASE = re.compile(rf"(-?\d[0-9A-Fa-f]*)\s?_\s?(?:\{{?(\d{{1,2}})\}}?|\{{?{_TEXT}\{{(\w+)\}}\}}?)")
-_SET_BUILDER = re.compile(r"\\\{ ?([a-z]) ?(?:\\in ?\\mathbb\{R\} ?)?(?:\\mid|\\vert|\||:)(?![A-Za-z]) ?(.*)\\\}")
-_TEXT_TAIL = re.compile(_TEXT + r"\{([^{}]*)\}\s?(?:\^\s?\{?-?\d\}?)?$")
-_WORD_TAIL = re.compile(r"(?<=[\d}) ])([A-Za-z]+(?:[ /.]{1,2}[A-Za-z]+){0,4})(?:\^\s?\{?-?\d\}?)?$")
-_LETTER_TAIL = re.compile(r"(?<=[\d} ])[A-Za-z]$")
-
-_UNIT_NAMES = """
-mm millimeter millimeters millimetre millimetres; cm centimeter centimeters centimetre centimetres
-km kilometer kilometers kilometre kilometres; m meter meters metre metres; in inch inches; ft foot feet
-yd yard yards; mi mile miles; mg milligram milligrams; g gram grams; kg kilogram kilograms; lb lbs pound pounds
-oz ounce ounces; ml milliliter milliliters; l liter liters litre litres; gal gallon gallons
-s sec second seconds; min minute minutes; h hr hrs hour hours; day days; week weeks; month months; year years
-degree degrees deg; rad radian radians; dollar dollars usd; cent cents; euro euros; mph; kmh kph; unit units
-people person; pm; am; students; ways; apples; coins; marbles
-"""
-_UNITS = {n: names.split()[0] for names in re.split("[;\n]", _UNIT_NAMES.strip()) for n in names.split()}
-_MODIFIERS = {"square", "squared", "cubic", "cubed", "sq", "cu", "per", "a", "an", "of"}
-_NOT_UNITS_TEXT = """
-or and to not is isn no than about approximately million billion trillion thousand hundred dozen tens percent pct half
-third quarter times plus minus negative if for when base mod modulo factorial with more less
-"""
-_NOT_UNITS = set(_NOT_UNITS_TEXT.split())
-_SHORT_WORDS = {"no", "yes", "odd", "dne", "one", "two", "six", "ten", "all"}
-_BASES = {"two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7", "eight": "8", "nine": "9"}
+_ROMAN = re.compile(rf"\\(?:{lexicon.TEXT_MACROS})(?![A-Za-z])\s*\{{\s*([A-Za-z]+)\s*\}}")
+_FUNCTION = re.compile(
+    rf"(?<![\\A-Za-z])({'|'.join(lexicon.BARE_FUNCTIONS)})(?=\s*(?:\^\s*\{{?-?\d\}}?\s*|_\s*\{{?\w+\}}?\s*)?(?:[({{\\]|\s[a-z\d](?![A-Za-z])))"
+)
+_NAMES = {
+    **{"leqslant": "le", "geqslant": "ge", "leq": "le", "geq": "ge", "lt": "<", "gt": ">", "neq": "ne"},
+    **{"oslash": "emptyset", "varnothing": "emptyset", "colon": ":", "infin": "infty", "degree": "^\\circ "},
+    **{"dbinom": "binom", "tbinom": "binom", "dfrac": "frac", "tfrac": "frac", "cfrac": "frac"},
+    **{"R": "mathbb{R}", "Z": "mathbb{Z}", "N": "mathbb{N}", "Q": "mathbb{Q}", "vert": "|", "lvert": "|", "rvert": "|"},
+    **{"langle": "(", "rangle": ")", "lparen": "(", "rparen": ")", "lbrace": "{", "rbrace": "}", "lt;": "<"},
+    **{"lg": "log", "bigcup": "cup", "bigcap": "cap", "arctg": "arctan", "tg": "tan", "ctg": "cot", "sim": "approx"},
+    **{"simeq": "approx", "thickapprox": "approx", "mathop": "mathrm", "mod": "bmod", "lnot": "neg", "textdollar": "$"},
+}
+_COMMAND = re.compile(r"\\([A-Za-z]+)")
+_LAYOUT = re.compile(
+    r"\\(?:displaystyle|textstyle|scriptstyle|limits|nolimits|left\s?\.|right\s?\.|left|right|middle|[bB]igg?[lrm]?"
+    r"|qed|nonumber|notag|centering|bullet|checkmark|boldmath|Large|large|therefore|because)(?![A-Za-z])"
+)
+_INVISIBLE = re.compile(r"\\(?:[hv]?phantom|[hv]space\*?|label|tag|color|square|Box|blacksquare)\s*(?:\{[^{}]*\})?")
+_STYLED = re.compile(
+    r"\\(?:textcolor|colorbox)\s*\{[^{}]*\}|\\(?:underline|fbox|pmb|boldsymbol|mathcal|mathbf)(?![A-Za-z])"
+)
+_OLD_FONT = re.compile(r"\{\s*\\(rm|bf|it|sf|tt)(?![A-Za-z])\s*([^{}]*)\}")
+_ARRAY = re.compile(r"([\[(|])\s*\\begin\{array\}\s*(?:\{[^{}]*\})?(.*?)\\end\{array\}\s*([\])|])", re.DOTALL)
+_ARRAYS = {"[]": "bmatrix", "()": "pmatrix", "||": "vmatrix"}
 
 
 class Unreadable(ValueError):
     """An answer beyond the limits, or one that cannot be read in a single way; the text says which."""
-
-
-@dataclass(frozen=True)
-class Form:
-    """One answer, read: `core` is LaTeX for math-verify; the rest was taken off it."""
-
-    core: str
-    key: str  # equal keys mean the same spelling
-    unit: tuple[str, ...] = ()  # () where there is none or it is no known unit
-    base: str = ""
-    words: tuple[str, ...] = ()  # not empty where the answer is words, compared as words
 
 
 def check_limits(text: str, max_chars: int) -> None:
@@ -107,63 +100,102 @@ def check_limits(text: str, max_chars: int) -> None:
         raise Unreadable("unbalanced braces")
 
 
-def read(text: str, max_chars: int, letter_units: bool = False, loose_words: bool = False) -> Form:
-    """One answer as a `Form`.
-
-    `letter_units` takes a single last letter for a unit ("5 m"), right only where the gold answer has no
-    letters; `loose_words` takes any run of letters for a word, right only where the gold answer is words.
-    """
-    check_limits(text, max_chars)
-    text = _tidy(text)
-    if not text:
-        raise Unreadable("empty")
-    words = _words(text, loose_words)
-    if words:
-        return Form(text, " ".join(words), words=words)
-    if len(re.findall(r"(?<![A-Za-z\\])[A-Za-z]{4,}", text)) > MAX_PROSE or re.search(r"(?<!\\)\b[A-Za-z]{40}", text):
-        raise Unreadable("prose")
-    if len(re.findall(r"\\[A-Za-z]+|\d+|\S", text)) > MAX_TOKENS:
-        raise Unreadable(f"an expression of more than {MAX_TOKENS} tokens")
-    base = _BASE.fullmatch(text)
-    if base:
-        number, digits, name = base.groups()
-        return Form(number, number, base=digits or _BASES.get(name, name))
-    core, unit = _split_unit(text, letter_units)
-    number = _COMMA_NUMBER.fullmatch(core)
-    if number:
-        core = number.group(1) + number.group(2).replace(",", "") + number.group(3)
-    mixed = _MIXED.fullmatch(core)
-    if mixed:
-        core = rf"{mixed.group(1)}\frac{{{mixed.group(2)}}}{{{mixed.group(3)}}}"
-    if re.search(r"\d ++(?:\d|\.\d)", core):
-        raise Unreadable("numbers side by side")
-    return Form(core, re.sub(r"\s+", "", core), unit)
-
-
-def _tidy(text: str) -> str:
-    """One spelling for spaces, dollars, fractions, thousands, repeating decimals and powers of ten."""
-    text = re.sub(r"\s+", " ", text.translate(_TABLE))
-    text = re.sub(r"\\(?:displaystyle|textstyle|left|right|[bB]igg?[lr]?)(?![A-Za-z])", "", text)
+def tidy(text: str) -> str:
+    """One spelling for spaces, dollars, fonts, commands, functions, fractions, thousands and powers of ten."""
+    text = unicodedata.normalize("NFC", text).translate(_TABLE)
+    text = re.sub(r"\s+", " ", text)
+    text = re.sub(r"\*\*(.+?)\*\*|__(.+?)__|`([^`]*)`", lambda m: m[1] or m[2] or m[3] or "", text)  # of Markdown
+    text = _INVISIBLE.sub(" ", _LAYOUT.sub(" ", text))
+    text = _OLD_FONT.sub(r"\\math\1{\2}", text).replace("\\mathtt{", "\\text{")
     text = re.sub(r"\\[()]|\\\[|(?<!\\)\\\]", " ", text) if text.lstrip().startswith(("\\(", "\\[")) else text
+    text = re.sub(r"\b(?:US|AU|CA|HK|NZ|A|C|S)\s?(?=\\?\$\s?\d)", "", text)
     text = re.sub(r"(?<!\\)\$", "", text)
     text = _THOUSANDS.sub(lambda match: re.sub(r"\D", "", match.group()), text)
-    text = re.sub(r"(?<!\\)\\(?:[,;:!> ]|q?quad(?![A-Za-z])|enspace(?![A-Za-z]))", " ", text)
-    text = re.sub(r"\\[dtc]frac(?![A-Za-z])", r"\\frac", text)
-    text = re.sub(r"\\frac\s*(\d)\s*(\d)", r"\\frac{\1}{\2}", text)
-    text = re.sub(r"\\sqrt\s*(\d+)", r"\\sqrt{\1}", text)
+    text = re.sub(r"(?<!\\)\\(?:[,;:!> ]|q?quad(?![A-Za-z])|enspace(?![A-Za-z])|newline(?![A-Za-z]))", " ", text)
+    text = _COMMAND.sub(_one_name, text)
+    text = re.sub(r"(?<!\\)<=|=<", r"\\le ", text).replace(">=", r"\ge ").replace("!=", r"\ne ")
+    text = _ROMAN.sub(_roman, text)
+    text = re.sub(rf"({TEXT}\{{[^{{}}]*?\w)\s+(and|or)\s*\}}", r"\1}\\text{ \2 }", text)
+    text = re.sub(rf"_\s*\{{?\s*{TEXT}\{{\s*(\w+)\s*\}}\s*\}}?", r"_{\1}", _STYLED.sub("", text))
+    text = _numbers(_operators(text))
+    return re.sub(r"(?:(?<=[^.\s])\.|[,;:])\s*$", "", _drop_doubled(re.sub(r"\s+", " ", text).strip())).strip()
+
+
+def _one_name(match: re.Match[str]) -> str:
+    name = _NAMES.get(match.group(1))
+    if name is None:
+        return match.group()
+    if name in ("cup", "cap") and match.string[match.end() :].lstrip()[:1] == "_":
+        return match.group()
+    return "\\" + name if name[0].isalpha() or name in "{}$" else name
+
+
+def _roman(match: re.Match[str]) -> str:
+    r"""\mathrm{e} is e, \mathrm{sin} is \sin; any other word keeps its macro."""
+    word = match.group(1)
+    macro = match.group().lstrip("\\").partition("{")[0].strip()
+    if word in lexicon.CONSTANTS:
+        return lexicon.CONSTANTS[word]
+    if word in lexicon.FUNCTIONS and not (word in ("min", "sec") and macro != "operatorname"):
+        return f"\\{word} "
+    if word == "d" and macro == "mathrm":
+        return "d"
+    return match.group()
+
+
+def _operators(text: str) -> str:
+    """Fractions, roots, binomials, bare function names and Greek letters, matrices in brackets."""
+    text = re.sub(r"(?<![A-Za-z.])(?:np|numpy|math|sympy)\.(?=[a-z])", "", text)
+    text = re.sub(r"\\frac\s*(\d|[A-Za-z](?![A-Za-z]))\s*(\d|[A-Za-z](?![A-Za-z]))", r"\\frac{\1}{\2}", text)
+    text = re.sub(r"\\frac\s+([A-Za-z])([A-Za-z])(?![A-Za-z])", r"\\frac{\1}{\2}", text)
+    text = re.sub(r"\{([^{}]*?)\\choose(?![A-Za-z])([^{}]*)\}", r"\\binom{\1}{\2}", text)
+    text = re.sub(r"\\binom\s*([A-Za-z\d])\s*([A-Za-z\d])", r"\\binom{\1}{\2}", text)
+    text = re.sub(r"_\s*\{\s*\\(max|min)\s*\}|_\s*\\(max|min)(?![A-Za-z])", lambda m: f"_{{{m[1] or m[2]}}}", text)
+    text = re.sub(r"(?<![\\A-Za-z])sqrt(?=\s*[({\d])", r"\\sqrt", text)
+    text = re.sub(r"\\sqrt\s*(\d+|\\pi(?![A-Za-z]))", r"\\sqrt{\1}", text)
+    text = re.sub(r"\\sqrt\s*([A-Za-z])", r"\\sqrt{\1}", text)
+    text = _braced_roots(text)
     text = re.sub(r"\\mathbb\s*([A-Z])", r"\\mathbb{\1}", text)
-    text = re.sub(r"\\langle(?![A-Za-z])", "(", re.sub(r"\\rangle(?![A-Za-z])", ")", text))
-    text = re.sub(rf"\s?(?:{_TEXT}\{{\s*(?:percent|pct)\s*\}}|\b(?:percent|pct)\b)", r"\\%", text)
-    text = re.sub(r"\binfinity\b", r"\\infty", text).replace(r"\varnothing", r"\emptyset").replace("{:}", ":")
+    text = _FUNCTION.sub(r"\\\1", text)
+    text = re.sub(r"(?<![\\A-Za-z])(?:pi|Pi)(?![A-Za-z])", r"\\pi ", text)
+    text = re.sub(rf"(?<![\\A-Za-z])({'|'.join(lexicon.GREEK)})(?![A-Za-z])", r"\\\1 ", text)
+    if "\\begin{array}" in text:
+        text = _ARRAY.sub(_matrix, text)
+    return text
+
+
+def _matrix(match: re.Match[str]) -> str:
+    name = _ARRAYS.get(match.group(1) + match.group(3))
+    return match.group() if name is None else rf"\begin{{{name}}}{match.group(2)}\end{{{name}}}"
+
+
+def _braced_roots(text: str) -> str:
+    r"""\sqrt(2) becomes \sqrt{2}, by the bracket that closes it."""
+    start = 0
+    while (at := re.compile(r"\\sqrt\s*\(").search(text, start)) is not None:
+        depth, start = 1, at.end()
+        for i in range(at.end(), len(text)):
+            depth += (text[i] == "(") - (text[i] == ")")
+            if depth == 0:
+                text = text[: at.start()] + "\\sqrt{" + text[at.end() : i] + "}" + text[i + 1 :]
+                break
+        else:
+            return text
+    return text
+
+
+def _numbers(text: str) -> str:
+    """Percent signs, clock marks, exponents, bare points, repeating decimals and powers of ten."""
+    text = re.sub(
+        rf"\s?(?:{TEXT}\{{\s*(?:percent|pct|per cent|\\?%)\s*\}}|\b(?:percent|pct)\b|per cent\b|(?<!\\)%)", r"\\%", text
+    )
+    text = re.sub(r"(?<![\\A-Za-z])inf(?:inity)?(?![A-Za-z])", r"\\infty ", text)
+    text = re.sub(rf"{TEXT}\{{:\}}|\{{:\}}", ":", text)
     text = re.sub(r"([_^])\s?(\d)(?!\d)", r"\1{\2}", text)
-    text = re.sub(r"\b([ap])\.\s?m\b\.?", r"\1m", text)
+    text = re.sub(r"(?i)(?<![A-Za-z])([ap])\.\s?m\b\.?", lambda m: m[1].lower() + "m", text)
+    text = re.sub(r"(?<=\d)\.(?=\s*(?:[/*+^)}\]=<>|-]|\\(?!overline|bar|text|math|mbox|ldots|dots|circ)))", "", text)
     text = _REPEATING.sub(_fraction_of_repeating, text)
-    text = _SCIENTIFIC.sub(r"\1\\times 10^{\2}", text)
-    text = _drop_doubled(re.sub(r"\s+", " ", text).strip())
-    builder = _SET_BUILDER.fullmatch(text)
-    if builder and builder.group(1) in builder.group(2):
-        text = builder.group(2).strip()
-    return re.sub(r"(?:(?<=[^.\s])\.|[,;:])\s*$", "", text).strip()
+    return _SCIENTIFIC.sub(r"\1\\times 10^{\2}", text)
 
 
 def _drop_doubled(text: str) -> str:
@@ -186,44 +218,3 @@ def _fraction_of_repeating(match: re.Match[str]) -> str:
     whole, fixed, repeated = match.groups()
     numerator = int(whole + fixed + repeated) - int(whole + fixed or "0")
     return rf"\frac{{{numerator}}}{{{10 ** len(fixed) * (10 ** len(repeated) - 1)}}}"
-
-
-def _words(text: str, loose: bool) -> tuple[str, ...]:
-    r"""Lower-case words or phrases in sorted order where the whole answer is words, "\text{Red} and blue"; else ()."""
-    wrapped = bool(re.match(_TEXT + r"\{", text))
-    plain = re.sub(_TEXT, " ", text).replace("{", " ").replace("}", " ")
-    plain = re.sub(r"\\?[\"'`]|\\_", "", plain)
-    if not re.fullmatch(r"[A-Za-z ,;.-]+", plain):
-        return ()
-    parts = [" ".join(part.replace(".", " ").split()) for part in re.split(r"[,;]|\band\b|\bor\b", plain.lower())]
-    parts = sorted(part for part in parts if re.search("[a-z]", part))
-    letters = [len(word) for part in parts for word in part.split()]
-    if not parts or (len(parts) == 1 and letters == [1]):
-        return ()  # a single letter is a variable or a choice
-    wordy = min(letters) >= 2 and (max(letters) >= 4 or set(parts) <= _SHORT_WORDS)
-    return tuple(parts) if loose or wordy or (wrapped and max(letters) > 1) else ()
-
-
-def _split_unit(text: str, letter_units: bool) -> tuple[str, tuple[str, ...]]:
-    """(what stands before the unit, the known unit). A tail is a unit only after a digit or a pi."""
-    currency = re.match(r"(-?)\s?(?:\\\$|([£€]))\s?(?=[\d.\\-])", text)
-    if currency:
-        return currency.group(1) + text[currency.end() :], ("euro" if currency.group(2) == "€" else "dollar",)
-    degrees = re.fullmatch(r"(-?[\d.]+)\s?\^\s?\{?\s?\\circ\s?\}?", text)
-    if degrees:
-        return degrees.group(1), ("degree",)
-    tail = _TEXT_TAIL.search(text)
-    wrapped = tail is not None
-    tail = tail or _WORD_TAIL.search(text)
-    if tail:
-        core = text[: tail.start()].strip()
-        names = re.findall(r"[a-z]+", tail.group(1).lower())
-        known = all(n in _UNITS or n in _MODIFIERS for n in names) and (wrapped or len(tail.group(1)) > 1)
-        wordy = wrapped and not _NOT_UNITS.intersection(names)
-        allowed = (known or wordy) and re.fullmatch(r"[A-Za-z .\-/']*", tail.group(1))
-        if allowed and re.search(r"\d|\\pi", core):
-            nouns = [n for n in names if n not in _MODIFIERS]
-            return core, tuple(_UNITS[n] for n in nouns) if all(n in _UNITS for n in nouns) else ()
-    if letter_units and _LETTER_TAIL.search(text) and text[-1].lower() in _UNITS:
-        return text[:-1].strip(), (_UNITS[text[-1].lower()],)
-    return text, ()

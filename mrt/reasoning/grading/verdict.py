@@ -40,15 +40,23 @@ def split_thought(
 ) -> tuple[str, str | None]:
     """(thought, answer part). The answer part is None when the thought was never closed.
 
-    The cut is at the last `close`. A text that opens again after it counts as not closed; one without any tag is all
-    answer, unless `opened` says that its prompt ended inside the thought.
+    The cut is at the last `close` that anything follows. A text that opens again after it counts as not closed; one
+    without any tag is all answer, unless `opened` says that its prompt ended inside the thought.
     """
-    thought, tag, answer = text.rpartition(close)
+    thought, tag, answer = _cut(text, close)
     if tag and open not in answer:
         return thought.lstrip().removeprefix(open), answer
     if not tag and open not in text and not opened:
         return "", text
     return text.lstrip().removeprefix(open), None
+
+
+def _cut(text: str, close: str) -> tuple[str, str, str]:
+    end = len(text)  # before the tags and blanks at the very end: a stray tag there closes nothing
+    while end and (text[end - 1].isspace() or text.endswith(close, 0, end)):
+        end -= 1 if text[end - 1].isspace() else len(close)
+    at = text.rfind(close, 0, end)
+    return (text[:at], close, text[at + len(close) :]) if at >= 0 else text.rpartition(close)
 
 
 _BOX = re.compile(r"\\boxed\s*\{|\\.|[{}]", re.DOTALL)
@@ -59,6 +67,10 @@ def find_boxes(text: str) -> list[str]:
 
     One pass with a stack. Escaped braces (\{, \}) do not count, as in LaTeX.
     """
+    return [_unnest(text[start:end].strip()) for start, end in _box_spans(text)]
+
+
+def _box_spans(text: str) -> list[tuple[int, int]]:
     stack: list[int] = []  # where the content of an open box starts; -1 for a brace that is no box
     found: list[tuple[int, int]] = []
     for match in _BOX.finditer(text):
@@ -73,7 +85,42 @@ def find_boxes(text: str) -> list[str]:
                 found.append((start, match.start()))
         elif len(mark) > 2:
             stack.append(match.end())
-    return [_unnest(text[start:end].strip()) for start, end in found]
+    return found
+
+
+_SENTENCE_END = re.compile(r"[.!?](?=[\s*]|\\[\])]|\$|$)|\n\s*\n|\n\s*(?:[-*#]|\d+[.)])\s")
+# What takes back the box before it; "and", "or" and a comma make a list of two.
+_CORRECTION = re.compile(
+    r"\b(?:but|wrong|incorrect|correct(?:ed|ing|ion)?|actually|instead|rather|mistake|wait|sorry|no|not|should be)\b",
+    re.I,
+)
+_HOLDS_NOTHING = re.compile(
+    r"(?:\\[hv]?phantom\s*\{[^{}]*\}|\\(?:text|textbf|mathrm|hspace\*?)\s*\{[\s?._…-]*\}"
+    r"|\\(?:quad|qquad|square|Box|ldots|dots|cdots)(?![A-Za-z])|\\[,;:! ]|[\s?_.{}~$…]|\\_)*"
+)
+
+
+def answer_boxes(text: str) -> tuple[list[str], list[str]]:
+    """(the boxes of the last sentence that has any, those before), without empty ones and repeated spellings."""
+    sentence: dict[str, str] = {}  # by their spelling without spaces
+    earlier: list[str] = []
+    end = 0
+    for start, stop in _box_spans(text):
+        content = _unnest(text[start:stop].strip())
+        if _HOLDS_NOTHING.fullmatch(content):
+            continue
+        between = text[end : max(start - len("\\boxed{"), end)]
+        if sentence and (_SENTENCE_END.search(between) or _CORRECTION.search(between)):
+            earlier += sentence.values()
+            sentence = {}
+        end = stop + 1
+        sentence.setdefault("".join(content.split()), content)
+    return list(sentence.values()), earlier
+
+
+def content_of(gold: str) -> str:
+    r"""A gold answer without its \boxed{...}: what its last sentence with a box holds, several values as a list."""
+    return ", ".join(answer_boxes(gold)[0]) if "\\boxed" in gold else gold
 
 
 def _unnest(content: str) -> str:

@@ -8,13 +8,16 @@ from typing import Any
 import torch
 
 from mrt.errors import ConfigError
+from mrt.reasoning.engines.base import Branch
+from mrt.reasoning.engines.opening import engine_on
 from mrt.reasoning.engines.sampling import Sampling
-from mrt.reasoning.engines.transformers import Branch, TransformersEngine
 from mrt.reasoning.models.loading import load_model, pad_id
+from mrt.reasoning.probes.answers import AnswerRequest, forced_answers
 from mrt.reasoning.probes.base import Trace
 from mrt.reasoning.probes.forced import force_answers
 from mrt.reasoning.traces.prompts import forced_prefix, render, think_format
 from mrt.reasoning.traces.segmentation import make_segmenter
+from mrt.reasoning.traces.templates import prepare_thinking
 from mrt.reasoning.traces.trial import Trial, read_trial
 
 
@@ -24,6 +27,7 @@ def generate(
     budget: int | None = None,
     flat: float | None = None,
     seed: int = 0,
+    *,
     samples: int = 8,
     temperature: float = 1.0,
 ) -> dict[str, Any]:
@@ -59,7 +63,7 @@ def generate(
     return {
         "text": text,
         "thought": thinker.tokenizer.decode(thought),
-        "answer": text.rpartition(thinker.tokenizer.decode(list(thinker.fmt.close_ids)))[2],
+        "answer": thinker.answer(completion),
         "thinking_tokens": len(thought),
         "stopped": stopped,
         "agreement": agreement,
@@ -71,9 +75,10 @@ class _Thinker:
 
     def __init__(self, model: str, prompt: str, sampling: Sampling) -> None:
         self.model, self.tokenizer = load_model(model)
-        self.engine = TransformersEngine(self.model, pad_id(self.tokenizer))
-        self.fmt, self.sampling = think_format(self.tokenizer), sampling
-        self.prompt = render(self.tokenizer, [{"role": "user", "content": prompt}])
+        self.engine = engine_on(self.model, pad_id(self.tokenizer))
+        tags = prepare_thinking(self.tokenizer)
+        self.fmt, self.sampling = think_format(self.tokenizer, tags=tags), sampling
+        self.prompt = render(self.tokenizer, [{"role": "user", "content": prompt}], tags=tags)
         self.sampled: list[int] = []
         self.trial = Trial([])
 
@@ -87,7 +92,9 @@ class _Thinker:
             room = limit + len(self.fmt.close_ids) + self.fmt.max_answer_tokens
             branch = Branch(0, len(self.prompt))
             prefix = self.engine.prefill([self.prompt])
-            (found,) = self.engine.answers(prefix, [branch], 1, room, self.fmt.end_ids, self.sampling, "sampled")
+            (found,) = self.engine.answers(
+                prefix, [branch], 1, room, self.fmt.end_ids, sampling=self.sampling, purpose="sampled"
+            )
             self.sampled = found.ids[0]
         self.trial = read_trial(self.sampled, self.fmt, make_segmenter("cues", min_paragraphs=0))
         ended = self.trial.closed and len(self.trial.thought) <= limit
@@ -101,19 +108,19 @@ class _Thinker:
         (answered,) = force_answers(self.engine, self.fmt, [trace], samples, self.sampling)
         return cuts, [Counter(one.text for one in cut).most_common(1)[0] for cut in answered]
 
+    def answer(self, completion: list[int]) -> str:
+        """What stands behind the thought; everything where it was never closed."""
+        _, answer = self.fmt.split(completion)
+        return str(self.tokenizer.decode(completion if answer is None else answer, skip_special_tokens=True))
+
     def answer_now(self, thought: list[int]) -> list[int]:
         """The completion that closes `thought` here and answers."""
         prefix = [*self.sampled[: self.trial.start], *thought]
         suffix = tuple(forced_prefix(thought, self.fmt))
         start = [*self.prompt, *prefix]
-        (forced,) = self.engine.answers(
-            self.engine.prefill([start]),
-            [Branch(0, len(start), suffix)],
-            1,
-            self.fmt.max_answer_tokens,
-            self.fmt.answer_stop_ids,
-            self.sampling,
-        )
+        asked = AnswerRequest(1, self.fmt.max_answer_tokens, self.sampling)
+        branches = [Branch(0, len(start), suffix)]
+        (forced,) = forced_answers(self.engine, self.engine.prefill([start]), branches, self.fmt, asked)
         return [*prefix, *suffix, *forced.ids[0]]
 
 

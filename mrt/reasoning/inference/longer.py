@@ -38,27 +38,48 @@ class Stop:
     cut: bool = False
 
 
+@dataclass(frozen=True)
+class Extension:
+    """Thoughts of at most `full` tokens go on by max(steps) of the `cues` in turn; each adds at most `tokens`, itself
+    included. Stops are due after each number of cues in `steps`.
+    """
+
+    full: int
+    steps: Sequence[int]
+    tokens: int
+    cues: Sequence[str]
+    sampling: Sampling = Sampling()  # noqa: RUF009  (frozen)
+
+
+@dataclass(frozen=True)
+class Window:
+    """Trials of budgets[-1] thinking tokens, of which only the last `episodes` (the one being written among them) stay
+    in sight. The window slides after `reach` new tokens at the latest.
+    """
+
+    budgets: Sequence[int]
+    episodes: int
+    reach: int
+    sampling: Sampling = Sampling()  # noqa: RUF009  (frozen)
+
+
 def extend(
     engine: Engine,
     fmt: ThinkFormat,
     prefixes: Sequence[Sequence[int]],
     thoughts: Sequence[Sequence[int]],
-    full: int,
-    steps: Sequence[int],
-    tokens: int,
-    cues: Sequence[str],
-    sampling: Sampling,
+    extension: Extension,
 ) -> list[list[Stop]]:
-    """Every thought made to go on by max(steps) cues in turn; a `Stop` after each number of cues in `steps`.
+    """Every thought made to go on by the continue cues; a `Stop` after each number of cues in `extension.steps`.
 
     Args:
         prefixes: ids before the thoughts (prompt, opening tag).
-        thoughts: none longer than `full`.
-        tokens: how many a cue may add, itself included.
+        thoughts: none longer than `extension.full`.
 
     Raises:
         ConfigError: when the vocabulary can write none of the cues.
     """
+    cues, steps, tokens = extension.cues, extension.steps, extension.tokens
     usable = [cue for cue in cues if _cue_ids((), cue, fmt)]
     if not usable:
         raise ConfigError(f"the tokenizer can write none of the continue cues {list(cues)}: name others")
@@ -70,10 +91,10 @@ def extend(
         if room < 1:
             raise ConfigError(f"{tokens} tokens a cue leave no room behind the cue itself: allow more")
         contexts = [[*a, *b, *mark] for a, b, mark in zip(prefixes, written, marks, strict=True)]
-        for row, (new, closed, ended) in enumerate(go_on(engine, fmt, contexts, room, sampling)):
+        for row, (new, closed, ended) in enumerate(go_on(engine, fmt, contexts, room, extension.sampling)):
             written[row] += [*marks[row], *new]
             if step in steps:
-                budget = full + step * tokens
+                budget = extension.full + step * tokens
                 stops[row].append(Stop(budget, tuple(written[row]), len(written[row]), closed, not ended))
     return stops
 
@@ -83,34 +104,30 @@ def linearize(
     fmt: ThinkFormat,
     prefixes: Sequence[Sequence[int]],
     segment: Segment,
-    budgets: Sequence[int],
-    window: int,
-    reach: int,
-    sampling: Sampling,
+    window: Window,
 ) -> list[list[Stop]]:
-    """Trials of budgets[-1] thinking tokens in which only the last `window` episodes (the one being written among them)
-    are in sight.
+    """Trials that are longer than what stays in sight.
 
-    The window slides after `reach` new tokens at the latest. A trial has a `Stop` at every budget that it reached while
-    it went on, and one at the next budget after it ended by itself, which holds for all later ones.
+    A trial has a `Stop` at every budget that it reached while it went on, and one at the next budget after it ended by
+    itself, which holds for all later ones.
     """
     seen: list[list[int]] = [[] for _ in prefixes]
     total = [0] * len(prefixes)
     closed, over = [False] * len(prefixes), [False] * len(prefixes)
     stops: list[list[Stop]] = [[] for _ in prefixes]
     spent = 0
-    for budget in budgets:
+    for budget in window.budgets:
         open_before = [row for row, done in enumerate(over) if not done]
         while spent < budget and (live := [row for row, done in enumerate(over) if not done]):
-            room = min(reach, budget - spent)
+            room = min(window.reach, budget - spent)
             contexts = [[*prefixes[row], *seen[row]] for row in live]
-            for row, (new, shut, ended) in zip(live, go_on(engine, fmt, contexts, room, sampling), strict=True):
+            for row, (new, shut, ended) in zip(live, go_on(engine, fmt, contexts, room, window.sampling), strict=True):
                 seen[row] += new
                 total[row] += len(new)
                 closed[row], over[row] = shut, ended
                 ends = segment(seen[row], fmt.tokenizer) if seen[row] and not ended else []
-                if len(ends) > window:
-                    seen[row] = seen[row][ends[-window - 1] :]
+                if len(ends) > window.episodes:
+                    seen[row] = seen[row][ends[-window.episodes - 1] :]
             spent += room
         spent = max(spent, budget)
         for row in open_before:
@@ -127,7 +144,7 @@ def go_on(
     for chunk in engine.chunks([len(context) + limit for context in contexts]):
         prefix: Any = engine.prefill([contexts[i] for i in chunk])
         branches = [Branch(place, len(contexts[i])) for place, i in enumerate(chunk)]
-        found = engine.answers(prefix, branches, 1, limit, (*close, *fmt.end_ids), sampling, "sampled")
+        found = engine.answers(prefix, branches, 1, limit, (*close, *fmt.end_ids), sampling=sampling, purpose="sampled")
         for i, answer in zip(chunk, found, strict=True):
             ids = answer.ids[0]
             shut = close_span(ids, fmt)

@@ -13,15 +13,17 @@ import torch
 from tqdm.auto import tqdm
 
 from mrt.errors import DataError
-from mrt.metrics.regret import bootstrap, trace_regrets
-from mrt.reasoning.engines.transformers import TransformersEngine
+from mrt.metrics.bootstrap import bootstrap, mean_by_problem
+from mrt.metrics.regret import trace_regrets
+from mrt.reasoning.engines.opening import engine_on
 from mrt.reasoning.grading.math_grader import MathGrader
 from mrt.reasoning.models.loading import load_model, pad_id
 from mrt.reasoning.probes.base import Trace
 from mrt.reasoning.probes.table import make_probe
 from mrt.reasoning.problems import Countdown, Problem
-from mrt.reasoning.traces.prompts import render, think_format
+from mrt.reasoning.traces.prompts import ThinkFormat, render, think_format
 from mrt.reasoning.traces.segmentation import make_segmenter
+from mrt.reasoning.traces.templates import prepare_thinking
 from mrt.reasoning.traces.trial import read_trial
 from mrt.runs.tracking import read_lines
 
@@ -39,6 +41,7 @@ def probe_file(
     probe: str = "sampled",
     out: Path | None = None,
     seed: int = 0,
+    *,
     samples: int = 4,
     segmenter: str = "cues",
     **segmenter_options: Any,
@@ -61,7 +64,8 @@ def probe_file(
     if not rows:
         raise DataError(f"{path} holds no trace")
     language_model, tokenizer = load_model(model)
-    engine, fmt = TransformersEngine(language_model, pad_id(tokenizer)), think_format(tokenizer)
+    tags = prepare_thinking(tokenizer)
+    engine, fmt = engine_on(language_model, pad_id(tokenizer)), think_format(tokenizer, tags=tags)
     if all("numbers" in (row.get("data") or {}) for row in rows):
         segmenter_options.setdefault("min_paragraphs", 0)
     segment = make_segmenter(segmenter, **segmenter_options)
@@ -72,13 +76,13 @@ def probe_file(
         ids = tokenizer(row["completion"], add_special_tokens=False)["input_ids"]
         trial = read_trial(ids, fmt, segment)
         opening = tuple(trial.completion[: trial.start])
-        prompt = render(tokenizer, messages)
+        prompt = render(tokenizer, messages, tags=tags)
         if opening and tuple(prompt[-len(opening) :]) == opening:
             opening = ()  # the tag stands in the prompt already
         traces.append(Trace(tuple(prompt), tuple(trial.thought), (0, *trial.ends), row, opening, trial.closed))
     results = []
     with MathGrader() as grader:
-        judge = _Judge(grader)
+        judge = _Judge(grader, fmt)
         torch.manual_seed(seed)
         for start in tqdm(range(0, len(traces), CHUNK), desc="probe", unit="chunk"):
             results += prover(engine, fmt, traces[start : start + CHUNK], judge)
@@ -88,14 +92,14 @@ def probe_file(
 class _Judge:
     """Grades a forced answer by what its row is."""
 
-    def __init__(self, grader: MathGrader) -> None:
-        self.grader, self.countdown = grader, Countdown(train=0, warmstart=0, test=0)
+    def __init__(self, grader: MathGrader, fmt: ThinkFormat) -> None:
+        self.grader, self.countdown, self.fmt = grader, Countdown(train=0, warmstart=0, test=0), fmt
 
     def __call__(
         self, rows: Sequence[Mapping[str, Any]], texts: Sequence[str], ids: Sequence[Sequence[int]]
     ) -> list[float | None]:
         rewards = []
-        for row, text in zip(rows, texts, strict=True):
+        for row, text in zip(rows, map(self.fmt.plain_text, ids), strict=True):
             data = row.get("data") or {}
             if {"numbers", "target", "operations"} <= set(data):
                 problem = Problem(str(row.get("key", "")), "", str(row.get("solution", "")), data)
@@ -124,20 +128,28 @@ def _report(path: Path, rows: Any, traces: Any, results: Any, out: Path | None) 
         ]
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    problems = [str(row.get("key") or row["prompt"]) for row in rows]
     depth = max(map(len, j))
     means = []
     for episode in range(depth):
-        here = [row[episode] for row in j if len(row) > episode and not math.isnan(row[episode])]
+        here = [i for i, row in enumerate(j) if len(row) > episode and not math.isnan(row[episode])]
         if here:
-            means.append({"episode": episode, "n": len(here), **asdict(bootstrap(here))})
+            means.append(
+                {"episode": episode, "n": len(here), **_interval([j[i][episode] for i in here], problems, here)}
+            )
     return {
         "traces": len(traces),
         "file": str(path),
         "unscorable": len(traces) - len(known),
         "budget": budget,
-        "normalised_regret": asdict(bootstrap([float(regret[i]) for i in known])) if known else None,
+        "normalised_regret": _interval([float(regret[i]) for i in known], problems, known) if known else None,
         "j_after_episode": means,
     }
+
+
+def _interval(values: Sequence[float], problems: Sequence[str], chosen: Sequence[int]) -> dict[str, float]:
+    """Mean and interval of the values of the `chosen` traces, the traces of one problem kept together."""
+    return asdict(bootstrap(mean_by_problem(values, [problems[i] for i in chosen])))
 
 
 def _checked(path: Path, number: int, row: Any) -> dict[str, Any]:

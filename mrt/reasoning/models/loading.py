@@ -1,15 +1,17 @@
-"""Models and tokenizers, loaded in one way everywhere."""
+"""Models and tokenizers, loaded in one way everywhere: a folder, a hub name, a GGUF file, or `smollm2`."""
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from mrt.errors import ConfigError
+from mrt.reasoning.models.gguf_files import gguf_file, require_gguf, resolve_model
 
 
 def load_model(path: str) -> tuple[Any, Any]:
-    """(model, tokenizer) by `from_pretrained`: float32 on the CPU, bfloat16 on an accelerator. Remote code is never
-    run.
+    """(model, tokenizer) by `from_pretrained`: float32 on the CPU; on an accelerator bfloat16, on the device of this
+    process. Remote code is never run.
 
     Raises:
         ConfigError: when the path or name cannot be loaded.
@@ -17,39 +19,82 @@ def load_model(path: str) -> tuple[Any, Any]:
     import torch
     from transformers import AutoModelForCausalLM
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    tokenizer = load_tokenizer(path)
+    device, folder = local_device(), resolve_model(path)
+    tokenizer = load_tokenizer(folder)
     try:
-        dtype = torch.bfloat16 if device == "cuda" else torch.float32
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
+        dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
     except (OSError, ValueError) as error:
         raise ConfigError(f"model '{path}' cannot be loaded: {str(error).splitlines()[0]}") from error
-    model = model.eval()
-    return (model.cuda() if device == "cuda" else model), tokenizer
+    return model.eval().to(device), tokenizer
 
 
-def load_tokenizer(path: str) -> Any:
-    """The tokenizer of a model. Raises ConfigError when the path or name cannot be loaded."""
+def load_tokenizer(path: str, **options: Any) -> Any:
+    """The tokenizer of a model, with options of `from_pretrained`. Raises ConfigError when it cannot be loaded."""
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(path)
+        return AutoTokenizer.from_pretrained(resolve_model(path), **options)
     except (OSError, ValueError) as error:
         raise ConfigError(f"model '{path}' cannot be loaded: {str(error).splitlines()[0]}") from error
 
 
-def check_model(path: str) -> None:
-    """Raises ConfigError, before anything is built, for a model whose configuration cannot be found."""
+def check_model(path: str) -> str:
+    """The folder or hub name that `from_pretrained` takes, GGUF files converted.
+
+    Raises:
+        ConfigError: before anything is built, for a model whose configuration cannot be found.
+    """
     from transformers import AutoConfig
 
+    folder = resolve_model(path)
     try:
-        AutoConfig.from_pretrained(path)
+        AutoConfig.from_pretrained(folder)
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"model '{path}' cannot be loaded: no folder of that name holds a config.json, and no hub model of that "
             "name "
             f"can be reached ({str(error).splitlines()[0][:120]})"
         ) from error
+    return folder
+
+
+def load_config(path: str) -> Any:
+    """The configuration of a model; of a GGUF file without converting it.
+
+    Raises:
+        ConfigError: for a GGUF file that is missing, or without its reader.
+        OSError, ValueError: for any other model whose configuration cannot be read.
+    """
+    from transformers import AutoConfig
+
+    file = gguf_file(path)
+    if file is None:
+        return AutoConfig.from_pretrained(path)
+    require_gguf()
+    return AutoConfig.from_pretrained(file.parent, gguf_file=file.name)
+
+
+def local_device() -> Any:
+    """Where this process computes: its own accelerator (LOCAL_RANK, as torchrun sets it), or the CPU."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % max(1, torch.cuda.device_count()))
+
+
+def fill_precision(args: Any) -> None:
+    """Trainer arguments that were left open (None): bfloat16 and recomputed activations on an accelerator that can, off
+    elsewhere, where they cost time.
+    """
+    import torch
+
+    accelerated = not args.use_cpu and torch.cuda.is_available()
+    if args.bf16 is None:
+        args.bf16 = accelerated and not args.fp16 and torch.cuda.is_bf16_supported()
+    if args.gradient_checkpointing is None:
+        args.gradient_checkpointing = accelerated
 
 
 def pad_id(tokenizer: Any) -> int:

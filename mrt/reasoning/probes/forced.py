@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from mrt.errors import ConfigError
 from mrt.reasoning.engines.base import Engine
 from mrt.reasoning.engines.sampling import Sampling
+from mrt.reasoning.probes.answers import AnswerRequest, forced_answers
 from mrt.reasoning.probes.base import Judge, Probed, Trace, branches_of, prefill_chunks
 from mrt.reasoning.traces.prompts import ThinkFormat, answer_end, answer_text
 
 
 @dataclass(frozen=True)
 class Sampled:
-    """The mean reward of `samples` forced answers: unbiased, with standard error sqrt(J (1 - J) / (samples - 1))."""
+    """The mean reward of `samples` forced answers, drawn as the policy draws (`sampling`): unbiased, with standard
+    error sqrt(J (1 - J) / (samples - 1)). A boundary that several traces share gets the samples of them all.
+    """
 
     samples: int = 4
-    temperature: float = 1.0
+    sampling: Sampling = Sampling()  # noqa: RUF009  (frozen)
     prover: str = field(default="forced", init=False)
 
     def __call__(self, engine: Engine, fmt: ThinkFormat, traces: Sequence[Trace], judge: Judge) -> list[Probed]:
-        forced = force_answers(engine, fmt, traces, self.samples, Sampling(temperature=self.temperature))
+        if self.sampling.temperature == 0:  # the same answer again tells nothing
+            traces = [replace(trace, shared=()) for trace in traces]
+        forced = force_answers(engine, fmt, traces, self.samples, self.sampling)
         results = []
         for answers, rewards in zip(forced, judge_answers(fmt, traces, forced, judge), strict=True):
             pairs = [self.estimate([r for r in cut if r is not None]) for cut in rewards]
@@ -43,6 +49,9 @@ class Sampled:
 class Shrunk(Sampled):
     """The posterior mean and standard deviation of J under a Beta(a, b) prior: less variance, some bias towards a / (a
     + b).
+
+    Raises:
+        ConfigError: for a reward outside [0, 1], of which there is no such posterior.
     """
 
     a: float = 0.5
@@ -52,6 +61,11 @@ class Shrunk(Sampled):
         n = len(rewards)
         if n == 0:
             return math.nan, math.nan
+        if not all(0 <= reward <= 1 for reward in rewards):
+            raise ConfigError(
+                f"the 'shrunk' probe takes rewards in [0, 1], got {min(rewards):g} to {max(rewards):g}. Cure: "
+                "probe='sampled', or rewards and reward_weights that stay in [0, 1]"
+            )
         a, b = self.a + sum(rewards), self.b + n - sum(rewards)
         return a / (a + b), math.sqrt(a * b / (a + b + 1)) / (a + b)
 
@@ -61,7 +75,7 @@ class Greedy(Sampled):
     """The reward of the one greedy answer: J of a deterministic prover, so its standard error is 0."""
 
     samples: int = field(default=1, init=False)
-    temperature: float = field(default=0.0, init=False)
+    sampling: Sampling = field(default=Sampling(temperature=0.0), init=False)
 
     def estimate(self, rewards: Sequence[float]) -> tuple[float, float]:
         return (rewards[0], 0.0) if rewards else (math.nan, math.nan)
@@ -78,16 +92,19 @@ class Forced:
 def force_answers(
     engine: Engine, fmt: ThinkFormat, traces: Sequence[Trace], samples: int, sampling: Sampling
 ) -> list[list[list[Forced]]]:
-    """For every trace and every cut `samples` answers that follow a forced close there."""
+    """For every trace and every cut `samples` answers that follow a forced close there, times `Trace.shared`."""
     results: list[list[list[Forced]]] = [[] for _ in traces]
     for chunk, prefix in prefill_chunks(engine, traces):
         owners, branches = branches_of(traces, chunk, fmt)
-        answers = engine.answers(prefix, branches, samples, fmt.max_answer_tokens, fmt.answer_stop_ids, sampling)
-        for owner, branch, answer in zip(owners, branches, answers, strict=True):
+        times = [n for i in chunk for n in traces[i].shared or (1,) * len(traces[i].cuts)]
+        asked = [branch for branch, n in zip(branches, times, strict=True) for _ in range(n)]
+        request = AnswerRequest(samples, fmt.max_answer_tokens, sampling)
+        answers = iter(forced_answers(engine, prefix, asked, fmt, request))
+        for owner, branch, n in zip(owners, branches, times, strict=True):
             trace = traces[owner]
             cut = branch.cut - len(trace.prompt) - len(trace.opening)
             before = [*trace.opening, *trace.thought[:cut], *branch.suffix]
-            kept = [ids[: answer_end(ids, fmt)] for ids in answer.ids]
+            kept = [ids[: answer_end(ids, fmt)] for _ in range(n) for ids in next(answers).ids]
             results[owner].append([Forced(answer_text(ids, fmt), [*before, *ids]) for ids in kept])
     return results
 

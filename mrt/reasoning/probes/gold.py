@@ -10,6 +10,7 @@ from mrt.errors import ConfigError
 from mrt.reasoning.engines.base import Engine
 from mrt.reasoning.probes.base import MAX_SOLUTIONS, Judge, Probed, Trace, branches_of, prefill_chunks
 from mrt.reasoning.traces.prompts import ThinkFormat
+from mrt.reasoning.traces.spelling import spellings
 
 
 @dataclass(frozen=True)
@@ -17,18 +18,24 @@ class Gold:
     """The teacher-forced probability of the gold answers, summed: no answer is sampled, the standard error is 0.
 
     Where the row's `solutions` list every accepted answer (Countdown), this is the exact J of the forced answer at
-    temperature 1. With one `solution` out of many spellings it is a lower bound that rises with J (the surrogate of
-    GRPO-VPS, 2604.20659). With a `tolerance` unlikely beginnings of answers are let go, which takes a fraction of the
-    positions; J is then low by at most that much.
+    temperature 1, whatever temperature the policy samples with. With one `solution` out of many forms (1/2, 0.5) it is
+    a lower bound that rises with J (the surrogate of GRPO-VPS, 2604.20659). With a `tolerance` unlikely beginnings of
+    answers are pruned, which takes a fraction of the positions; J is then low by at most that much.
 
     Raises:
-        ConfigError: for a row without solutions, or with more than 200 of them, or a tolerance outside [0, 1).
+        ConfigError: for a row without solutions, or with more than 200 of them, a tolerance outside [0, 1), and a
+            forced close behind which something else than an answer is due (forced_style=paper).
     """
 
     tolerance: float = 0.0
     prover: str = field(default="forced", init=False)
 
     def __call__(self, engine: Engine, fmt: ThinkFormat, traces: Sequence[Trace], judge: Judge) -> list[Probed]:
+        if fmt.steps_first:
+            raise ConfigError(
+                "the 'gold' probe scores answers right behind the forced close, where forced_style=paper writes steps "
+                "first. Cure: forced_style='short', or probe='sampled'"
+            )
         results: list[Probed] = [Probed((), ())] * len(traces)
         known: dict[tuple[str, ...], list[list[int]]] = {}
         solutions = []
@@ -65,9 +72,7 @@ class Gold:
 
     @staticmethod
     def solution_ids(texts: Sequence[str], fmt: ThinkFormat) -> list[list[int]]:
-        """Ids of every gold answer, each with what closes it: the brace of the box, or the end of the turn."""
-        closing = [] if fmt.answer_close_text else list(fmt.end_ids[:1])
-        encode = fmt.tokenizer
-        return [
-            [*encode(text + fmt.answer_close_text, add_special_tokens=False)["input_ids"], *closing] for text in texts
-        ]
+        """Ids of every gold answer with what closes it (the brace of the box, or the end of the turn), in every
+        spelling that the vocabulary has for them.
+        """
+        return [ids for text in texts for ids in spellings(text, fmt)]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,54 +17,93 @@ from mrt.reasoning.traces.prompts import ThinkFormat
 from mrt.reasoning.traces.trial import Trial
 
 
-def probe_trials(
-    engine: Engine,
-    fmt: ThinkFormat,
-    probe: Probe,
-    schedule: Schedule,
-    judge: Judge,
-    prompts: Sequence[Sequence[int]],
-    trials: Sequence[Trial],
-    rows: Sequence[Mapping[str, Any]],
-    generator: torch.Generator,
-) -> None:
+@dataclass(frozen=True)
+class ProbePlan:
+    """How J is measured: by which probe, behind which forced close, judged by whom, at which boundaries."""
+
+    probe: Probe
+    fmt: ThinkFormat
+    judge: Judge
+    schedule: Schedule = Schedule()  # noqa: RUF009  (frozen)
+
+
+@dataclass(frozen=True)
+class ProbeRequest:
+    """The trials to be measured, with the ids of their prompts and the rows of the dataset that they answer."""
+
+    prompts: Sequence[Sequence[int]]
+    trials: Sequence[Trial]
+    rows: Sequence[Mapping[str, Any]]
+
+
+Place = tuple[int, ...]
+Measured = dict[Place, tuple[float, float]]
+
+
+def probe_trials(engine: Engine, plan: ProbePlan, request: ProbeRequest, generator: torch.Generator) -> None:
     """Measures J at the scheduled boundaries and writes it into the trials. Forced rows are not probed: they are
     answers themselves. A schedule that looks where J moved asks again until it is content.
     """
+    trials = request.trials
     for trial in trials:
         trial.stop_values = [math.nan] * (len(trial.ends) + 1)
         trial.errors = [math.nan] * (len(trial.ends) + 1)
-    chosen = schedule.choose([0 if trial.forced else len(trial.ends) for trial in trials], generator)
+    lengths = [0 if trial.forced else len(trial.ends) for trial in trials]
+    forks = [0 if trial.forced else max(trial.fork, 0) for trial in trials]
+    chosen = plan.schedule.choose(lengths, generator, forks)
     chosen = [[] if trial.forced else wanted for trial, wanted in zip(trials, chosen, strict=True)]
-    known: dict[tuple[int, ...], tuple[float, float]] = {}  # equal prefixes (J_0 of a group) are measured once
+    measured: Measured = {}
     while any(chosen):
         places = [
-            {j: _place(prompt, trial, j) for j in wanted if j >= max(trial.fork, 0)}
-            for prompt, trial, wanted in zip(prompts, trials, chosen, strict=True)
+            {j: _place(prompt, trial, j) for j in wanted}
+            for prompt, trial, wanted in zip(request.prompts, trials, chosen, strict=True)
         ]
-        traces, owners = [], []
-        asked = set(known)
-        for i, trial in enumerate(trials):
-            fresh = {j: place for j, place in places[i].items() if place not in asked}
-            asked |= set(fresh.values())
-            if fresh:
-                cuts = tuple(trial.ends[j - 1] if j else 0 for j in fresh)
-                opening = tuple(trial.completion[: trial.start])
-                facts = (rows[i], opening, trial.closed, trial.kept)
-                traces.append(Trace(tuple(prompts[i]), tuple(trial.thought), cuts, *facts))
-                owners.append(list(fresh.values()))
-        for own, result in zip(owners, probe(engine, fmt, traces, judge), strict=True):
-            known |= zip(own, zip(result.values, result.errors, strict=True), strict=True)
+        _measure(engine, plan, request, places, measured)
         for trial, boundaries in zip(trials, places, strict=True):
             for j, place in boundaries.items():
-                trial.stop_values[j], trial.errors[j] = known[place]
-        chosen = [schedule.refine(trial.stop_values) for trial in trials]
+                trial.stop_values[j], trial.errors[j] = measured[place]
+        chosen = [plan.schedule.refine(trial.stop_values) for trial in trials]
     for trial in trials:
         trial.kept = None
 
 
-def _place(prompt: Sequence[int], trial: Trial, j: int) -> tuple[int, ...]:
+def _measure(
+    engine: Engine, plan: ProbePlan, request: ProbeRequest, places: Sequence[dict[int, Place]], measured: Measured
+) -> None:
+    """Adds J at the places that are not measured yet. Equal prefixes (J_0 of a group) are asked about together, with
+    the samples of all who ask: J_0 enters the first episode of every row.
+    """
+    traces, owners = [], []
+    askers = Counter(place for boundaries in places for place in boundaries.values())
+    asked = set(measured)
+    for i, trial in enumerate(request.trials):
+        fresh = {j: place for j, place in places[i].items() if place not in asked}
+        asked |= set(fresh.values())
+        if fresh:
+            traces.append(
+                Trace(
+                    prompt=tuple(request.prompts[i]),
+                    thought=tuple(trial.thought),
+                    cuts=tuple(_cut(trial, j) for j in fresh),
+                    row=request.rows[i],
+                    opening=tuple(trial.completion[: trial.start]),
+                    complete=trial.closed,
+                    kept=trial.kept,
+                    shared=tuple(askers[place] for place in fresh.values()),
+                )
+            )
+            owners.append(list(fresh.values()))
+    results = plan.probe(engine, plan.fmt, traces, plan.judge)
+    for own, result in zip(owners, results, strict=True):
+        measured |= zip(own, zip(result.values, result.errors, strict=True), strict=True)
+
+
+def _cut(trial: Trial, j: int) -> int:
+    return trial.ends[j - 1] if j else 0
+
+
+def _place(prompt: Sequence[int], trial: Trial, j: int) -> Place:
     """What decides J_j: the ids before the boundary, and whether the thought is closed there in its own way."""
-    cut = trial.ends[j - 1] if j else 0
+    cut = _cut(trial, j)
     own = j == len(trial.ends) and trial.closed and cut > 0
     return (*prompt, *trial.completion[: trial.start + cut], -1 - int(own))

@@ -14,8 +14,8 @@ import torch
 class Schedule:
     """Which boundaries of which traces are probed, because probes cost tokens.
 
-    Every `every`-th boundary with J_0 and the last one always among them, then at most `at_most` of these (the two
-    ends, and a random choice between), of a random `share` of the traces.
+    Every `every`-th boundary with the first (J_0) and the last one always among them, then at most `at_most` of these
+    (the two ends, and a random choice between), of a random `share` of the traces.
 
     With `moved` it is J_0 and the last boundary first, and the middle of every interval over which J moved by more than
     that, again and again: where J stays, nothing is asked.
@@ -26,15 +26,24 @@ class Schedule:
     share: float = 1.0
     moved: float | None = None
 
-    def choose(self, episodes: Sequence[int], generator: torch.Generator) -> list[list[int]]:
-        """For every trace with K `episodes` the boundaries 0..K to probe, increasing; [] for a trace left out."""
+    def choose(
+        self, episodes: Sequence[int], generator: torch.Generator, forks: Sequence[int] | None = None
+    ) -> list[list[int]]:
+        """For every trace with K `episodes` the boundaries 0..K to probe, increasing; [] for a trace left out.
+
+        A trace that begins behind an episode (`forks`, 0 where none is given) is probed from there on: what it was
+        given is no progress of its own.
+        """
         chosen: list[list[int]] = []
-        for count in episodes:
+        for count, fork in zip(episodes, forks or [0] * len(episodes), strict=True):
             if self.share < 1 and float(torch.rand((), generator=generator)) >= self.share:
                 chosen.append([])
                 continue
-            boundaries = sorted({*range(0, count + 1, self.every), count}) if self.moved is None else [0, count]
-            boundaries = boundaries if count else [0]
+            if count < fork:
+                chosen.append([])
+                continue
+            inside = range(fork, count + 1, self.every) if self.moved is None else ()
+            boundaries = sorted({fork, *inside, count})
             if self.at_most is not None and len(boundaries) > self.at_most:
                 inner = boundaries[1:-1]
                 order = torch.randperm(len(inner), generator=generator).tolist()

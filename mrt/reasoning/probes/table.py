@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from mrt.errors import ConfigError, nearest
+from mrt.reasoning.engines.sampling import Sampling
 from mrt.reasoning.probes.base import Probe
 from mrt.reasoning.probes.forced import Greedy, Sampled, Shrunk
 from mrt.reasoning.probes.gold import Gold
@@ -12,14 +13,19 @@ from mrt.reasoning.probes.gold import Gold
 PROBES: dict[str, Callable[..., Probe]] = {"sampled": Sampled, "shrunk": Shrunk, "greedy": Greedy, "gold": Gold}
 
 
-def make_probe(name: str, samples: int = 4, tolerance: float = 0.0) -> Probe:
-    """The probe called `name`: `samples` forced answers a boundary where it samples, `tolerance` of the gold one."""
+SAMPLING = ("sampled", "shrunk")
+
+
+def make_probe(name: str, samples: int = 4, tolerance: float = 0.0, sampling: Sampling | None = None) -> Probe:
+    """The probe called `name`: `samples` forced answers a boundary where it samples, drawn by `sampling` (temperature 1
+    where it is not given), `tolerance` of the gold one.
+    """
     if name not in PROBES:
         raise ConfigError(f"probe '{name}' is unknown; {nearest(name, set(PROBES))}")
-    if name in ("sampled", "shrunk"):
+    if name in SAMPLING:
         if samples < 1:
             raise ConfigError(f"probe_samples must be at least 1, got {samples}")
-        return PROBES[name](samples=samples)
+        return PROBES[name](samples=samples, sampling=sampling or Sampling())
     if name == "gold":
         if not 0 <= tolerance < 1:
             raise ConfigError(f"probe_tolerance must be at least 0 and below 1, got {tolerance}")

@@ -33,30 +33,37 @@ PROBLEMS: dict[str, Callable[..., ProblemSet]] = {"countdown": Countdown, "chain
 
 
 def load_problems(name: str, **dials: Any) -> ProblemSet:
-    """The problem set `name` with its dials. Raises ConfigError for an unknown name or dial, with the nearest valid
+    """The problem set `name` with its options. Raises ConfigError for an unknown name or option, with the nearest valid
     one."""
     if name not in PROBLEMS:
         raise ConfigError(f"unknown problem set '{name}': {nearest(str(name), set(PROBLEMS))}")
     valid = set(inspect.signature(PROBLEMS[name]).parameters)
     for dial in dials:
         if dial not in valid:
-            raise ConfigError(f"problem set '{name}' has no dial '{dial}': {nearest(dial, valid)}")
+            raise ConfigError(f"problem set '{name}' has no option '{dial}': {nearest(dial, valid)}")
     return PROBLEMS[name](**dials)
 
 
-def validate(problem_set: ProblemSet, split: str) -> int:
-    """Grades every gold answer of a split; returns how many there are. Raises DataError for the first that is not
-    correct."""
-    problems = problem_set.problems(split)
+def validate(problem_set: ProblemSet, split: str, limit: int | None = None) -> int:
+    """Grades every gold answer of a split (of its first `limit` problems); returns how many there are.
+
+    Raises DataError naming the rows whose gold answer is not correct against itself.
+    """
+    problems = problem_set.problems(split)[:limit]
+    unusable = []
     for row, problem in enumerate(problems, start=1):
         grade = problem_set.grade_answer(problem, problem.solution)
         if grade.reward != 1.0:
-            where = problem.data.get("where", f"row {row} of split '{split}'")
-            raise DataError(
-                f"{problem_set.name}: {where}: the gold answer {problem.solution[:200]!r} grades {grade.verdict} "
-                f"against itself ({grade.detail or 'no detail'}). Mend or remove it; an answer that its own grader "
-                "does not accept teaches nothing."
-            )
+            unusable.append((problem.data.get("where", f"row {row} of split '{split}'"), problem.solution, grade))
+    if unusable:
+        where, gold, grade = unusable[0]
+        others = ", ".join(str(place).rpartition(", ")[2] for place, _, _ in unusable[1:10])
+        more = f" So do {len(unusable) - 1} more of {len(problems)}: {others}{' ...' * (len(unusable) > 10)}."
+        raise DataError(
+            f"{problem_set.name}: {where}: the gold answer {gold[:200]!r} grades {grade.verdict} against itself "
+            f"({grade.detail or 'no detail'}).{more * (len(unusable) > 1)} Mend or remove it; an answer that its own "
+            "grader does not accept teaches nothing and measures nothing (`mrt grade FILE` lists them all)."
+        )
     return len(problems)
 
 

@@ -21,7 +21,7 @@ SHARES = {"train": 0.65, "warmstart": 0.25, "test": 0.10}
 
 
 class Chains:
-    """The problem set. Deterministic in its dials; nothing is cached on disk.
+    """The problem set. Deterministic in its options; nothing is cached on disk.
 
     Args:
         terms: how many numbers, 2 to 20, all different and drawn from 1..high, so that each has one place.
@@ -31,13 +31,14 @@ class Chains:
         seed: decides which problems there are, and their order.
 
     Raises:
-        ConfigError: for dials out of range.
+        ConfigError: for options out of range.
     """
 
     name = "chains"
 
     def __init__(
         self,
+        *,
         terms: int = 8,
         high: int = 30,
         limit: int = 99,

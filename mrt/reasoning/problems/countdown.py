@@ -42,7 +42,7 @@ MAX_ENUMERATED = 50_000  # sets of two or three numbers; beyond, and for more nu
 
 
 class Countdown:
-    """The problem set. Deterministic in its dials; nothing is cached on disk.
+    """The problem set. Deterministic in its options; nothing is cached on disk.
 
     Args:
         numbers: how many numbers, 2 to 6; they are drawn from 1..high.
@@ -54,7 +54,7 @@ class Countdown:
             {numbers} and {target}, {operations} if you like.
 
     Raises:
-        ConfigError: for dials out of range, and for a range with too few keys: it says how many there are and what to
+        ConfigError: for options out of range, and for a range with too few keys: it says how many there are and what to
             widen.
     """
 
@@ -62,6 +62,7 @@ class Countdown:
 
     def __init__(
         self,
+        *,
         numbers: int = 3,
         high: int = 25,
         target_high: int = 99,

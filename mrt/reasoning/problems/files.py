@@ -12,9 +12,10 @@ from functools import cached_property
 from pathlib import Path
 
 from mrt.errors import ConfigError, DataError, nearest
+from mrt.reasoning.grading.form import read
 from mrt.reasoning.grading.math_grader import MathGrader
-from mrt.reasoning.grading.math_text import Unreadable, read
-from mrt.reasoning.grading.verdict import Grade, extract_boxed
+from mrt.reasoning.grading.math_text import Unreadable
+from mrt.reasoning.grading.verdict import Grade, content_of
 from mrt.reasoning.problems.base import SPLITS, Problem
 from mrt.reasoning.problems.rows import Row, is_unicode, read_rows
 from mrt.tasks import split_of
@@ -59,6 +60,7 @@ class Files:
     def __init__(
         self,
         path: str,
+        *,
         split: str | None = None,
         config: str | None = None,
         columns: Mapping[str, str] | None = None,
@@ -196,7 +198,7 @@ class Files:
             return gold.strip()
         if "\\boxed" not in text:
             return text.strip()
-        gold_in_box = extract_boxed(text)
+        gold_in_box = content_of(text)
         if not gold_in_box:
             raise DataError(f"{where}, column {column!r}: its \\boxed{{}} is empty or not closed; mend the braces")
         return gold_in_box

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mrt.errors import DataError
-from mrt.reasoning.grading.math_grader import MathGrader
 from mrt.reasoning.grading.verdict import Grade, verdict_shares
 
 if TYPE_CHECKING:
@@ -15,34 +14,6 @@ if TYPE_CHECKING:
 
 
 LogMetric = Callable[[str, float], None]
-
-
-class MathReward:
-    """TRL reward function for a dataset with the column `solution`: 1.0, 0.0, or None where nothing can be said.
-
-    `opened` for models whose chat template opens the thought in the prompt: a completion that never closes it is then
-    truncated, even where its thought holds a box. Verdict shares go to TRL's `log_metric`.
-    """
-
-    def __init__(self, grader: MathGrader | None = None, opened: bool = False):
-        self.grader = grader or MathGrader()
-        self.opened = opened
-        self.__name__ = "math_reward"
-
-    def __call__(
-        self,
-        prompts: Sequence[Any],
-        completions: Sequence[Any],
-        completion_ids: Sequence[Sequence[int]] | None = None,
-        solution: Sequence[str] | None = None,
-        log_metric: LogMetric | None = None,
-        **columns: Any,
-    ) -> list[float | None]:
-        """Rewards (B,). Raises `DataError` without the column `solution`."""
-        if solution is None:
-            raise DataError("math_reward needs the dataset column 'solution'; map your answer column to it")
-        grades = self.grader.grade_many(list(zip(map(_text, completions), solution, strict=True)), self.opened)
-        return _rewards(grades, log_metric)
 
 
 class ProblemReward:

@@ -142,7 +142,7 @@ def _hub_rows(
     except (OSError, ValueError, RuntimeError) as error:
         raise ConfigError(
             f"the hub set '{name}' (config {config}, split {split}) could not be loaded: {str(error)[:300]}. Check the "
-            "name, the dials 'config' and 'split', and the network; or give a local file"
+            "name, the options 'config' and 'split', and the network; or give a local file"
         ) from error
     yield from _table_rows(f"{name}:{split}", loaded.with_format("arrow")[:], wanted)
 

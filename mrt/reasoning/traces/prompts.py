@@ -13,7 +13,7 @@ the short form follows AnytimeReasoner (arXiv 2505.13438).
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,13 +21,23 @@ import numpy as np
 
 from mrt.errors import ConfigError
 from mrt.reasoning.traces.segmentation import token_bytes
+from mrt.reasoning.traces.templates import (
+    PLAIN_TAGS,
+    QUESTION,
+    Messages,
+    Tags,
+    encode,
+    end_ids,
+    find_tags,
+    newlines,
+    prompt_text,
+    single_id,
+    writable,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase as Tokenizer
 
-Messages = Sequence[Mapping[str, Any]]
-_BRACKETED = [(f"<{name}>", f"</{name}>") for name in ("think", "thinking", "thought", "reasoning", "seed:think")]
-TAGS = (*_BRACKETED, ("[THINK]", "[/THINK]"), ("◁think▷", "◁/think▷"), ("<|begin_of_thought|>", "<|end_of_thought|>"))
 TIME_IS_UP = (
     "Time is up.\n\nGiven the time I've spent and the approaches I've tried, I should stop thinking and formulate a "
     "final answer based on what I already have."
@@ -35,7 +45,6 @@ TIME_IS_UP = (
 BOX = "\\boxed{"
 LEADS = {"short": ("**Final Answer**\n" + BOX, BOX), "paper": ("**Step-by-Step Explanation and Answer:**\n\n1. **",)}
 MAX_ANSWER_TOKENS = {"short": 128, "paper": 4096}
-_QUESTION = {"role": "user", "content": "Q"}
 
 
 @dataclass(frozen=True)
@@ -52,17 +61,53 @@ class ThinkFormat:
     answer_lead_ids: tuple[int, ...]  # what follows the close tag in forced_ids
     answer_stop_ids: tuple[int, ...]  # the `}` token where no other brace can stand in an answer, then end_ids
     answer_close_text: str  # completes the box after the answer; "" for an answer that writes its own
+    answer_open_text: str  # what the model writes of the box before the answer: "{", or "" where the lead-in has it
     max_answer_tokens: int
     forced_line_ids: tuple[int, ...]  # forced_ids for a thought that ends with a newline
     complete_ids: tuple[int, ...]  # closes a thought that ended by itself: no sentence that time is up
     complete_line_ids: tuple[int, ...]  # complete_ids for a thought that ends with a newline
     empty_ids: tuple[int, ...]  # forced_ids for a thought without a token
     end_ids: tuple[int, ...]  # end of text, end of turn
+    brace_ids: tuple[int, ...] = ()  # tokens with a `}`, where the one that ends an answer is not always `}` itself
+    tags: Tags = PLAIN_TAGS
+    steps_first: bool = False  # the lead-in asks for an explanation, not for the answer
     tokenizer: Any = field(default=None, repr=False, compare=False)
+
+    def split(self, ids: Sequence[int]) -> tuple[list[int], list[int] | None]:
+        """(ids of the thought, ids of the answer) of a completion behind an opened thought; None where it was never
+        closed. The first close tag ends the thought.
+        """
+        start, _ = thought_span(ids, self)
+        close = close_span(ids, self)
+        return (list(ids[start:]), None) if close is None else (list(ids[start : close[0]]), list(ids[close[1] :]))
+
+    def plain_text(self, ids: Sequence[int]) -> str:
+        """A completion in the one spelling that graders read: <think>, thought, </think>, answer, and no further tag.
+
+        It does not matter which tags the model has, whether they are special tokens, or whether the prompt wrote the
+        first.
+        """
+        thought, answer = self.split(ids)
+        text = PLAIN_TAGS[0] + self._without_tags(thought)
+        return text if answer is None else text + PLAIN_TAGS[1] + self._without_tags(answer)
+
+    def answer_part(self, ids: Sequence[int]) -> str:
+        """The text of ids from (about) the close tag on, with the tag spelt </think>."""
+        text = str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+        if self.tags == PLAIN_TAGS and text.count(PLAIN_TAGS[1]) == 1:
+            return text
+        close = close_span(ids, self)
+        return text if close is None else PLAIN_TAGS[1] + self._without_tags(ids[close[1] :])
+
+    def _without_tags(self, ids: Sequence[int]) -> str:
+        text = str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+        for tag in (*self.tags, *PLAIN_TAGS):
+            text = text.replace(tag, " ")  # a blank: what is left and right of it must not become a tag
+        return text
 
 
 def think_format(
-    tokenizer: "Tokenizer", style: Literal["short", "paper"] = "short", tags: tuple[str, str] | None = None
+    tokenizer: "Tokenizer", style: Literal["short", "paper"] = "short", tags: Tags | None = None
 ) -> ThinkFormat:
     """The thought format of a tokenizer, from its chat template and vocabulary; `tags` overrides the search for tags.
 
@@ -72,55 +117,61 @@ def think_format(
     if style not in MAX_ANSWER_TOKENS:
         raise ConfigError(f"unknown style '{style}' of the forced answer: valid are 'short' and 'paper'")
     opening, closing = tags or find_tags(tokenizer)
-    prompt = _prompt_text(tokenizer, [_QUESTION], closing, thinking=True)
-    before, after = _newlines(tokenizer, opening, closing)
-    lead = next((lead for lead in LEADS[style] if _writable(tokenizer, lead)), "")
-    sentence = TIME_IS_UP + before if style == "paper" and _writable(tokenizer, TIME_IS_UP) else ""
+    prompt = prompt_text(tokenizer, [QUESTION], closing, thinking=True)
+    before, after = newlines(tokenizer, opening, closing)
+    lead = next((lead for lead in LEADS[style] if writable(tokenizer, lead)), "")
+    box = lead.endswith(BOX)
+    brace = "{" if box and _brace_merges(tokenizer) else ""
+    lead = lead.removesuffix(brace)
+    stops, braces = _brace_stops(tokenizer, box)
+    sentence = TIME_IS_UP + before if style == "paper" and writable(tokenizer, TIME_IS_UP) else ""
     gap = 2 * before if sentence else before  # the sentence is a paragraph of its own
-    close_ids, end_ids = tuple(_encode(tokenizer, closing)), _end_ids(tokenizer)
-    lead_ids = tuple(_encode(tokenizer, after + lead))
-    plain_ids = lead_ids if style == "short" else tuple(_encode(tokenizer, after))
+    close_ids, ends = tuple(encode(tokenizer, closing)), end_ids(tokenizer)
+    lead_ids = tuple(encode(tokenizer, after + lead))
+    plain_ids = lead_ids if style == "short" else tuple(encode(tokenizer, after))
 
     def around(head: str, tail: tuple[int, ...]) -> tuple[int, ...]:
-        return (*_encode(tokenizer, head), *close_ids, *tail)
+        return (*encode(tokenizer, head), *close_ids, *tail)
 
     return ThinkFormat(
-        open_ids=tuple(_encode(tokenizer, opening)),
+        open_ids=tuple(encode(tokenizer, opening)),
         close_ids=close_ids,
         opened_by_prompt=prompt.rstrip().endswith(opening),
         forced_ids=around(gap + sentence, lead_ids),
         answer_lead_ids=lead_ids,
-        answer_stop_ids=(*(_box_stop_ids(tokenizer) if lead.endswith(BOX) else ()), *end_ids),
-        answer_close_text="}" if lead.endswith(BOX) else "",
+        answer_stop_ids=(*stops, *ends),
+        answer_close_text="}" if box else "",
+        answer_open_text=brace,
         max_answer_tokens=MAX_ANSWER_TOKENS[style],
         forced_line_ids=around(sentence, lead_ids),
         complete_ids=around(before, plain_ids),
         complete_line_ids=around("", plain_ids),
         empty_ids=around(_first_line(prompt, opening, before) + (sentence or before), lead_ids),
-        end_ids=end_ids,
+        end_ids=ends,
+        brace_ids=braces,
+        tags=(opening, closing),
+        steps_first=bool(lead) and not box,
         tokenizer=tokenizer,
     )
 
 
-def render(
-    tokenizer: "Tokenizer", messages: Messages, thinking: bool = True, tags: tuple[str, str] | None = None
-) -> list[int]:
+def render(tokenizer: "Tokenizer", messages: Messages, thinking: bool = True, tags: Tags | None = None) -> list[int]:
     """Prompt ids by the chat template with its generation prompt, the thought opened exactly once.
 
     With `thinking=False` the prompt ends behind an empty, closed thought: the template's own where it writes one.
     Raises ConfigError where the template refuses the messages, or closes the thought although thinking was asked for.
     """
     opening, closing = tags or find_tags(tokenizer)
-    text = _prompt_text(tokenizer, messages, closing, thinking)
-    ids = _encode(tokenizer, text)
+    text = prompt_text(tokenizer, messages, closing, thinking)
+    ids = encode(tokenizer, text)
     if text.rstrip().endswith(closing):
         return ids
     if not text.rstrip().endswith(opening):
-        ids += _encode(tokenizer, opening)
+        ids += encode(tokenizer, opening)
     if not thinking:
-        before, after = _newlines(tokenizer, opening, closing)
+        before, after = newlines(tokenizer, opening, closing)
         for part in (_first_line(text, opening, before) + before, closing, after):
-            ids += _encode(tokenizer, part)
+            ids += encode(tokenizer, part)
     return ids
 
 
@@ -156,12 +207,12 @@ def forced_prefix(thought_ids: Sequence[int], fmt: ThinkFormat, complete: bool =
 def answer_end(ids: Sequence[int], fmt: ThinkFormat) -> int | None:
     """How many answer tokens there are up to and with the one that ends the answer; None while it goes on.
 
-    `ids` follow a forced close. An answer ends at an end-of-turn token or, after a lead-in that opened a box, with the
-    brace that closes this box, also where the brace is merged with other text into one token.
+    `ids` follow a forced close. An answer ends at an end-of-turn token or, after a lead-in with a box, with the brace
+    that closes this box, also where the brace is merged with other text into one token.
     """
     turn = _turn_end(ids, fmt)
     pieces = token_bytes(ids[:turn], fmt.tokenizer)
-    brace = _closing_brace(b"".join(pieces).decode("latin-1")) if fmt.answer_close_text else None
+    brace = _closing_brace(b"".join(pieces).decode("latin-1"), fmt)
     if brace is not None:
         return _token_at(pieces, brace) + 1
     return turn + 1 if turn < len(ids) else None
@@ -170,81 +221,10 @@ def answer_end(ids: Sequence[int], fmt: ThinkFormat) -> int | None:
 def answer_text(ids: Sequence[int], fmt: ThinkFormat) -> str:
     """The answer in ids that follow a forced close: up to the brace that closes the box, or to the end of the turn."""
     text = str(fmt.tokenizer.decode(list(ids[: _turn_end(ids, fmt)]), clean_up_tokenization_spaces=False))
-    return text[: _closing_brace(text)] if fmt.answer_close_text else text
-
-
-def find_tags(tokenizer: "Tokenizer") -> tuple[str, str]:
-    """The pair of tags that the template writes, or else one of single tokens; ConfigError where there is neither."""
-    template = tokenizer.get_chat_template() if tokenizer.chat_template else ""
-    if not template:
-        raise ConfigError(f"{_name(tokenizer)} has no chat template: use an instruction-tuned model, or give it one")
-    written = [pair for pair in TAGS if pair[1] in template]
-    single = [pair for pair in TAGS if None not in (_single(tokenizer, pair[0]), _single(tokenizer, pair[1]))]
-    if written or single:
-        return (written or single)[0]
-    raise ConfigError(
-        f"{_name(tokenizer)} has no think tags in its chat template or vocabulary: use a reasoning model (Qwen3, "
-        "DeepSeek-R1-Distill, the built-in tiny model) or a chat template with <think> and </think>"
-    )
-
-
-def _name(tokenizer: "Tokenizer") -> str:
-    return f"tokenizer '{tokenizer.name_or_path or type(tokenizer).__name__}'"
-
-
-def _prompt_text(tokenizer: "Tokenizer", messages: Messages, closing: str, thinking: bool) -> str:
-    # Templates name the switch differently (Qwen3, SmolLM3, GLM: enable_thinking; DeepSeek-V3.1, Granite: thinking).
-    text = _apply(tokenizer, messages, add_generation_prompt=True, enable_thinking=thinking, thinking=thinking)
-    if thinking and text.rstrip().endswith(closing):
-        raise ConfigError(
-            f"the chat template of {_name(tokenizer)} closes the thought in its generation prompt, although thinking "
-            "was asked for: use the template of the model's thinking variant"
-        )
-    return text
-
-
-def _apply(tokenizer: "Tokenizer", messages: Messages, **options: Any) -> str:
-    from jinja2.exceptions import TemplateError
-
-    try:
-        return str(tokenizer.apply_chat_template([dict(m) for m in messages], tokenize=False, **options))
-    except TemplateError as error:
-        roles = ", ".join(str(message.get("role")) for message in messages)
-        raise ConfigError(f"the chat template of {_name(tokenizer)} refuses the roles {roles}: {error}") from error
-
-
-def _encode(tokenizer: "Tokenizer", text: str) -> list[int]:
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
-
-
-def _single(tokenizer: "Tokenizer", text: str) -> int | None:
-    """The id of the token that is exactly `text`, or None."""
-    i = tokenizer.convert_tokens_to_ids(text)
-    return i if isinstance(i, int) and tokenizer.convert_ids_to_tokens(i) == text else None
-
-
-def _writable(tokenizer: "Tokenizer", text: str) -> bool:
-    """Whether the vocabulary can write `text`: encoded and decoded it is the same, a leading space apart."""
-    ids = _encode(tokenizer, text)
-    if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in ids:
-        return False
-    return str(tokenizer.decode(ids, clean_up_tokenization_spaces=False)).strip(" ") == text.strip(" ")
-
-
-def _newlines(tokenizer: "Tokenizer", opening: str, closing: str) -> tuple[str, str]:
-    """White space before and after the close tag, as the template writes it around a thought.
-
-    A template that passes a thought through, or strips it from the history, does not tell; then it is a newline and
-    a blank line, as Qwen3 and R1 were trained to write, if the vocabulary has them.
-    """
-    shape = re.compile(rf"{re.escape(opening)}\s*REASON(\s*){re.escape(closing)}(\s*)ANSWER")
-    in_field = {"role": "assistant", "content": "ANSWER", "reasoning_content": "REASON"}
-    in_text = {"role": "assistant", "content": f"{opening}REASON{closing}ANSWER"}
-    for turn in (in_text, in_field):
-        match = shape.search(_apply(tokenizer, [_QUESTION, turn]))
-        if match and (match[1] or match[2]):
-            return match[1], match[2]
-    return ("\n", "\n\n") if _writable(tokenizer, "\n\n") else ("", "")
+    brace = _closing_brace(text, fmt)
+    if fmt.answer_open_text and (brace is not None or text.lstrip().startswith(fmt.answer_open_text)):
+        return text[text.index(fmt.answer_open_text) + 1 : brace]
+    return text[:brace]
 
 
 def _first_line(prompt: str, opening: str, newline: str) -> str:
@@ -252,23 +232,23 @@ def _first_line(prompt: str, opening: str, newline: str) -> str:
     return "" if prompt.rstrip().endswith(opening) and prompt.endswith("\n") else newline
 
 
-def _box_stop_ids(tokenizer: "Tokenizer") -> tuple[int, ...]:
-    """The `}` token where no other token opens a brace; elsewhere \\frac{1}{2} would end at its first brace."""
-    closer = _single(tokenizer, "}")
-    nests = any("{" in token for token in tokenizer.get_vocab() if token != BOX)
-    return () if closer is None or nests else (closer,)
+def _brace_stops(tokenizer: "Tokenizer", box: bool) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """(the `}` token where no other token holds a brace, else nothing; tokens with a `}` in the other case).
+
+    Where braces nest, \\frac{1}{2} would end at its first `}`.
+    """
+    if not box:
+        return (), ()
+    vocabulary = tokenizer.get_vocab()
+    closer = single_id(tokenizer, "}")
+    if closer is not None and not any("{" in token for token in vocabulary if token != BOX):
+        return (closer,), ()
+    return (), tuple(sorted(i for token, i in vocabulary.items() if "}" in token))
 
 
-def _end_ids(tokenizer: "Tokenizer") -> tuple[int, ...]:
-    """The added token with which the template ends the assistant's turn, and end of text."""
-    text = _apply(tokenizer, [_QUESTION, {"role": "assistant", "content": "ANSWER"}])
-    tail = _encode(tokenizer, text.partition("ANSWER")[2])
-    turn = [i for i in tail[:1] if i in tokenizer.get_added_vocab().values()]
-    ends = [*turn, tokenizer.eos_token_id, _single(tokenizer, "<|endoftext|>")]
-    found = tuple(dict.fromkeys(i for i in ends if isinstance(i, int)))
-    if not found:
-        raise ConfigError(f"{_name(tokenizer)} has no token that ends an answer: set tokenizer.eos_token")
-    return found
+def _brace_merges(tokenizer: "Tokenizer") -> bool:
+    """Whether some token begins with `{` and goes on: a lead-in must not write half of what the model writes as one."""
+    return any(token.startswith("{") and len(token) > 1 for token in tokenizer.get_vocab())
 
 
 def _tag_span(ids: Sequence[int], tag: Sequence[int], fmt: ThinkFormat) -> tuple[int, int] | None:
@@ -290,11 +270,16 @@ def _token_at(pieces: Sequence[bytes], byte: int) -> int:
     return int(np.searchsorted(np.cumsum([len(piece) for piece in pieces]), byte, side="right"))
 
 
-def _closing_brace(text: str) -> int | None:
-    """Where the brace closes that was open before `text`; LaTeX \\{ and \\} are characters, no braces."""
-    depth = 1
+def _closing_brace(text: str, fmt: ThinkFormat) -> int | None:
+    """Where the brace of the answer's box closes; None where there is no box or it stays open.
+
+    The box was opened before `text`, or is opened by its first character. LaTeX \\{ and \\} are characters, no braces.
+    """
+    if not fmt.answer_close_text or not text.lstrip().startswith(fmt.answer_open_text):
+        return None
+    depth = 0 if fmt.answer_open_text else 1
     for match in re.finditer(r"\\.|[{}]", text, re.DOTALL):
         depth += {"{": 1, "}": -1}.get(match[0], 0)
-        if depth == 0:
+        if depth == 0 and match[0] == "}":
             return match.start()
     return None

@@ -7,7 +7,7 @@ sequences are computed twice, by the engine and by the weights being trained, an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mrt.errors import SyncError
 from mrt.reasoning.engines.base import Branch, Engine
+from mrt.reasoning.engines.meeting import Meetings
 
 LENGTHS = (24, 24, 24, 144)  # the last is longer than a block of any engine's prefix cache
 # Mean absolute difference, nats a token: float32 on a CPU, on an accelerator (TF32), and half precision.
@@ -103,13 +104,69 @@ def tolerance_for(dtype: torch.dtype, device: str = "cpu") -> float:
     return HALF
 
 
-def watch_syncs(trainer: Any, tolerance: float | None) -> SyncCanary:
-    """Checks after every synchronisation of a TRL trainer's vLLM, and logs sync/*.
+@dataclass
+class WatchedSync:
+    """TRL's `sync_weights`, and what has to be true afterwards: the prefix cache is empty, nobody asks before that, and
+    every `every`-th time (0: never) the canary agrees.
 
-    The fixed sequences are random ids and the first prompts of the training data.
+    Args:
+        transfer: moves the weights; all processes take part.
+        reset: empties the engine's prefix cache; None on a process that has none to empty.
+        check: lets the canary compare, and says what is wrong, or nothing.
+        meetings: of all processes; None where there is one.
     """
-    from mrt.reasoning.engines.attach import own_engine
+
+    transfer: Callable[[], None]
+    reset: Callable[[], None] | None
+    check: Callable[[], str]
+    meetings: Meetings | None = None
+    every: int = 1
+    syncs: int = 0
+
+    def __call__(self) -> None:
+        self.transfer()
+        if self.reset is not None:
+            self.reset()
+        if self.meetings is not None:
+            self.meetings.meet("vLLM has the new weights")
+        due = self.every > 0 and self.syncs % self.every == 0
+        self.syncs += 1
+        if due:
+            wrong = self.check()
+            heard = self.meetings.meet("the sync canary", wrong) if self.meetings else [wrong]
+            if any(heard):
+                raise SyncError(next(one for one in heard if one))
+
+
+def watch_syncs(trainer: Any, tolerance: float | None) -> SyncCanary | None:
+    """Watches every synchronisation of a TRL trainer's vLLM, and logs sync/*; None where `sync_check_every` is 0.
+
+    The fixed sequences are random ids and the first prompts of the training data. A server is asked by the main process
+    only; the weights being trained are gathered by all.
+    """
     from mrt.reasoning.engines.vllm import of_trainer
+
+    generation, main = trainer.vllm_generation, trainer.accelerator.is_main_process
+    every, served = int(getattr(trainer.args, "sync_check_every", 1)), generation.mode == "server"
+    canary = _canary_of(trainer, tolerance) if every > 0 else None
+
+    def check() -> str:
+        return "" if canary is None else _compare(trainer, canary, asks=main or not served)
+
+    def reset() -> None:
+        of_trainer(trainer).backend.reset_prefix_cache()
+
+    generation.sync_weights = WatchedSync(
+        transfer=generation.sync_weights,
+        reset=reset if main or not served else None,
+        check=check,
+        meetings=Meetings.of_world(),
+        every=every,
+    )
+    return canary
+
+
+def _canary_of(trainer: Any, tolerance: float | None) -> SyncCanary:
     from mrt.reasoning.engines.vllm_backends import precision
 
     model = trainer.accelerator.unwrap_model(trainer.model)
@@ -119,15 +176,21 @@ def watch_syncs(trainer: Any, tolerance: float | None) -> SyncCanary:
     if tolerance is None:
         precisions = (model.dtype, precision(trainer.vllm_generation))
         tolerance = max(tolerance_for(dtype, model.device.type) for dtype in precisions)
-    canary = SyncCanary(canary_sequences(model.config.vocab_size, prompts, int(longest) - 1), tolerance)
-    transfer = trainer.vllm_generation.sync_weights
+    return SyncCanary(canary_sequences(model.config.vocab_size, prompts, int(longest) - 1), tolerance)
 
-    def sync_weights() -> None:
-        transfer()
-        with own_engine(trainer) as trained:
-            metrics = canary.check(of_trainer(trainer), trained, trainer.state.global_step)
-        for name, value in metrics.items():
-            trainer.log_metric(name, value)
 
-    trainer.vllm_generation.sync_weights = sync_weights
-    return canary
+def _compare(trainer: Any, canary: SyncCanary, asks: bool) -> str:
+    """What the canary found wrong, or nothing; logs its metrics where this process asks."""
+    from mrt.reasoning.engines.attach import engine_of, own_engine
+
+    with own_engine(trainer) as trained:
+        if not asks:
+            return ""
+        with engine_of(trainer) as engine:
+            try:
+                metrics = canary.check(engine, trained, trainer.state.global_step)
+            except SyncError as error:
+                return str(error)
+    for name, value in metrics.items():
+        trainer.log_metric(name, value)
+    return ""

@@ -10,12 +10,16 @@ from trl import GRPOConfig
 from mrt.credit.guard import check_construction
 from mrt.credit.table import Credit, make_credit
 from mrt.errors import ConfigError, nearest
+from mrt.reasoning.models.loading import fill_precision
 from mrt.reasoning.probes.schedule import Schedule
-from mrt.reasoning.probes.table import PROBES
+from mrt.reasoning.probes.table import PROBES, SAMPLING
+from mrt.reasoning.training.honoured import check_honoured
+from mrt.runs.plan import MAX_POSITIONS
 from mrt.training.mixin import TrialArguments
 
 ROLLOUTS = ("plain", "probed", "mixed")
 HELD_OUT = ("auto", "reference", "none")
+BOUNDARIES = 6  # of a trace whose probe samples: each costs several answers
 NEEDS_STOP_VALUES = ("progress", "brpo")
 
 
@@ -38,11 +42,16 @@ class MRTConfig(TrialArguments, GRPOConfig):  # type: ignore[misc]  # narrower d
     probe_samples: int = field(default=4, metadata={"help": "forced answers a boundary (G)"})
     probe_tolerance: float = field(default=0.0, metadata={"help": "gold: J may be low by this, for fewer positions"})
     probe_every: int = field(default=1, metadata={"help": "probe every n-th boundary"})
-    probe_boundaries: int | None = field(default=None, metadata={"help": "at most this many boundaries a trace"})
+    probe_boundaries: int | None = field(
+        default=None,
+        metadata={"help": "at most this many boundaries a trace; 0: all; None: 6 where answers are sampled"},
+    )
     probe_share: float = field(default=1.0, metadata={"help": "share of the traces that is probed"})
     probe_moved: float | None = field(
         default=None, metadata={"help": "probe both ends, then only inside intervals over which J moved by more"}
     )
+    thinking: str = field(default="auto", metadata={"help": "auto | tags | text: how the model marks its thought"})
+    think_tags: list[str] | None = field(default=None, metadata={"help": "your own opening and closing tag"})
     forced_style: str = field(default="short", metadata={"help": "short | paper: the forced close of the prover"})
     segmenter: str = field(default="cues", metadata={"help": "cues | paragraphs | blocks"})
     segmenter_options: dict[str, Any] | None = field(default=None, metadata={"help": "options of the segmenter"})
@@ -54,13 +63,35 @@ class MRTConfig(TrialArguments, GRPOConfig):  # type: ignore[misc]  # narrower d
     )
     train_forced: bool = field(default=False, metadata={"help": "mixed: credit the forced rows' answer tokens"})
     prefix_max_age: int = field(default=0, metadata={"help": "mixed: steps that a stale prefix may be reused for"})
+    eval_problems: int = field(
+        default=64,
+        metadata={"help": "with eval_strategy: the last problems of the train split, which are not trained on"},
+    )
+    early_stopping_patience: int | None = field(
+        default=None, metadata={"help": "evaluations without a better metric_for_best_model after which a run ends"}
+    )
     held_out_prover: str = field(default="auto", metadata={"help": "auto | reference | none: the gaming watch"})
     sync_tolerance: float | None = field(
         default=None, metadata={"help": "vLLM: nats a token that engine and weights may differ by; None: by precision"}
     )
+    sync_check_every: int = field(
+        default=1, metadata={"help": "vLLM: the canary looks after every n-th synchronisation, 0: never"}
+    )
+    max_positions: int = field(
+        default=MAX_POSITIONS, metadata={"help": "keys and values at work at one time while sampling, of all rows"}
+    )
+    bf16: bool | None = field(  # type: ignore[assignment]
+        default=None, metadata={"help": "bfloat16 mixed precision; None: on a GPU that can"}
+    )
+    gradient_checkpointing: bool | None = field(  # type: ignore[assignment]
+        default=None, metadata={"help": "recompute activations; None: on a GPU"}
+    )
     watch_every: int = field(default=10, metadata={"help": "steps between two looks by the held-out prover"})
 
     def __post_init__(self) -> None:
+        fill_precision(self)
+        if self.max_positions < 1 or self.sync_check_every < 0:
+            raise ConfigError("max_positions must be at least 1 and sync_check_every at least 0")
         for name, valid in (
             ("rollout", ROLLOUTS),
             ("probe", (*PROBES, "none")),
@@ -76,12 +107,7 @@ class MRTConfig(TrialArguments, GRPOConfig):  # type: ignore[misc]  # narrower d
                 f"credit='{self.credit}' needs stop values, but rollout='{self.rollout}' with probe='{self.probe}' "
                 "measures none. Cure: rollout='probed' and probe='sampled' or 'gold'"
             )
-        if not 0 < self.probe_share <= 1 or self.probe_every < 1 or (self.probe_boundaries or 2) < 2:
-            raise ConfigError("probe_share lies in (0, 1], probe_every is at least 1, probe_boundaries at least 2")
-        if self.probe_moved is not None and (
-            self.probe_moved < 0 or self.schedule() != Schedule(share=self.probe_share, moved=self.probe_moved)
-        ):
-            raise ConfigError("probe_moved is at least 0 and goes without probe_every and probe_boundaries")
+        self._check_probes()
         if self.thinking_budget is not None:
             if self.rollout != "probed":
                 raise ConfigError("thinking_budget needs rollout='probed' (with probe='none' to measure nothing)")
@@ -90,9 +116,42 @@ class MRTConfig(TrialArguments, GRPOConfig):  # type: ignore[misc]  # narrower d
                     f"thinking_budget={self.thinking_budget} has to leave room for an answer within "
                     f"max_completion_length={self.max_completion_length}"
                 )
+        if self.probe == "gold" and self.forced_style == "paper" and self.rollout != "plain":
+            raise ConfigError(
+                "probe='gold' scores answers right behind the forced close, where forced_style='paper' writes steps "
+                "first. Cure: forced_style='short', or probe='sampled'"
+            )
         if self.credit == "progress" and self.bonus:
             check_construction(self.progress_mode, mixed=self.rollout == "mixed")
+        check_honoured(self)
+        self._check_evaluation()
         super().__post_init__()
+
+    def _check_probes(self) -> None:
+        if not 0 < self.probe_share <= 1 or self.probe_every < 1 or (self.probe_boundaries or 2) < 2:
+            raise ConfigError(
+                "probe_share lies in (0, 1], probe_every is at least 1, probe_boundaries at least 2 (0: all)"
+            )
+        if self.probe_moved is not None and (
+            self.probe_moved < 0 or self.schedule() != Schedule(share=self.probe_share, moved=self.probe_moved)
+        ):
+            raise ConfigError("probe_moved is at least 0 and goes without probe_every and probe_boundaries")
+
+    def _check_evaluation(self) -> None:
+        if self.early_stopping_patience is not None and (
+            self.early_stopping_patience < 1 or not (self.load_best_model_at_end and self.metric_for_best_model)
+        ):
+            raise ConfigError(
+                "early_stopping_patience is at least 1 and goes with load_best_model_at_end=true and "
+                "metric_for_best_model (accuracy, regret/normalised, reward, ...)"
+            )
+        if self.eval_problems < 1:
+            raise ConfigError(f"eval_problems={self.eval_problems} must be at least 1")
+
+    @property
+    def thinking_room(self) -> int:
+        """Tokens that a thought may have at most."""
+        return int(self.thinking_budget or self.max_completion_length or 1)
 
     @property
     def bonus(self) -> bool:
@@ -122,4 +181,7 @@ class MRTConfig(TrialArguments, GRPOConfig):  # type: ignore[misc]  # narrower d
 
     def schedule(self) -> Schedule:
         """Which boundaries of which traces are probed."""
-        return Schedule(self.probe_every, self.probe_boundaries, self.probe_share, self.probe_moved)
+        at_most = self.probe_boundaries
+        if at_most is None and self.probe in SAMPLING and self.probe_moved is None:
+            at_most = BOUNDARIES
+        return Schedule(self.probe_every, at_most or None, self.probe_share, self.probe_moved)

@@ -1,37 +1,32 @@
-"""What a run has cost in positions through the model: as checkpointable state, and as the end of training."""
+"""What a run has cost in positions through the model, and the end of a run that has cost enough."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 from transformers import TrainerCallback
 
-if TYPE_CHECKING:
-    from mrt.reasoning.training.trainer import MRTTrainer
+from mrt.training.collection import Cost
+
+NAMES = ("sampled", "probed", "updated")
 
 
 class CostLimit(TrainerCallback):
-    """Ends the training once the run has cost so much: arms are compared at equal cost."""
+    """Ends the training once `spent()` reaches `limit`: arms are compared at equal cost.
 
-    def __init__(self, trainer: MRTTrainer, limit: float) -> None:
-        self.trainer, self.limit = trainer, limit
+    `spent` is the same number on all processes, or else they would stop at different steps.
+    """
+
+    def __init__(self, spent: Callable[[], float], limit: float) -> None:
+        self.spent, self.limit = spent, limit
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.trainer.cost()["total"] >= self.limit:
+        if self.spent() >= self.limit:
             control.should_training_stop = True
 
 
-class CostState:
-    """The counters of a trainer as checkpointable state."""
-
-    def __init__(self, trainer: MRTTrainer) -> None:
-        self.trainer = trainer
-
-    def state_dict(self) -> dict[str, Any]:
-        assert self.trainer.rollout is not None
-        return {"updated": self.trainer.updated, "guarded": self.trainer._guarded, **self.trainer.rollout.cost}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        assert self.trainer.rollout is not None
-        self.trainer.updated, self.trainer._guarded = state["updated"], state["guarded"]
-        self.trainer.rollout.cost.update(sampled=state["sampled"], probed=state["probed"])
+def weighed(cost: Cost) -> dict[str, int]:
+    """The counters of all processes and their `total`: sampled 1, probed 1, updated 3."""
+    spent = {name: int(cost.total.get(name, 0)) for name in NAMES}
+    return {**spent, "total": spent["sampled"] + spent["probed"] + 3 * spent["updated"]}

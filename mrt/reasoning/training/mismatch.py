@@ -8,28 +8,22 @@ import torch
 from torch import Tensor
 
 
-def mismatch_metrics(sampled: Tensor, trained: Tensor, mask: Tensor) -> dict[str, float]:
-    """mismatch/kl and mismatch/ess of one batch.
+def gathered_mismatch(
+    output: Mapping[str, Tensor], gather: Callable[[Tensor], Tensor] = lambda value: value
+) -> dict[str, float]:
+    """mismatch/kl and mismatch/ess of a batch of TRL's over all processes; {} where TRL did not compute both sides.
 
     With ratios r = p_trained / p_sampled of the sampled tokens, KL(sampled || trained) is estimated by the mean of
     r - 1 - log r, which is never negative and unbiased (k3 of Schulman, "Approximating KL divergence", 2020), and the
     effective sample size as a share is (sum r)^2 / (n sum r^2).
 
     Args:
-        sampled: (B, T) log-probabilities under the distribution sampled from; NaN where it is not known.
-        trained: (B, T) the same tokens under the trained weights.
-        mask: (B, T) the tokens that were sampled.
+        output: `sampling_per_token_logps` (B, T), under the distribution sampled from, NaN where it is not known;
+            `old_per_token_logps` (B, T), the same tokens under the trained weights; `completion_mask` and `tool_mask`.
 
     Returns:
         NaN for a batch without a known token.
     """
-    return _from_sums(*_sums(sampled, trained, mask))
-
-
-def gathered_mismatch(
-    output: Mapping[str, Tensor], gather: Callable[[Tensor], Tensor] = lambda value: value
-) -> dict[str, float]:
-    """`mismatch_metrics` over all processes of a batch of TRL's, {} where TRL did not compute both sides."""
     sampled, trained = output.get("sampling_per_token_logps"), output.get("old_per_token_logps")
     if sampled is None or trained is None:
         return {}

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from mrt.runs.plan import Settings, Shape
+from mrt.runs.plan import MAX_POSITIONS, Settings, Shape
 from mrt.runs.recipe import Recipe, import_trainer
 
 PROMPT = 64  # tokens, where nothing says how long prompts are
@@ -75,6 +75,7 @@ def facts(recipe: Recipe, allow_code: bool = False) -> Facts | None:
         fused=sampling,
         lora=recipe.peft is not None,
         shards=_shards(),
+        max_positions=int(getattr(args, "max_positions", None) or MAX_POSITIONS),
         reserved=_reserved(args),
     )
     tokens = args.per_device_train_batch_size * args.gradient_accumulation_steps * length
@@ -88,15 +89,14 @@ def facts(recipe: Recipe, allow_code: bool = False) -> Facts | None:
 
 def model_config(name: str) -> Any:
     """The configuration of a model, or of the tiny one that the warm start builds."""
-    from transformers import AutoConfig
-
+    from mrt.reasoning.models.loading import load_config
     from mrt.reasoning.training.warmstart import TINY
 
     if name == TINY:
         from mrt.reasoning.models.tiny import build_model, build_tokenizer
 
         return build_model(build_tokenizer()).config
-    return AutoConfig.from_pretrained(name)
+    return load_config(name)
 
 
 def shape_of(config: Any, peft: dict[str, Any] | None = None) -> Shape:

@@ -18,8 +18,10 @@ def build_trials(
     trials: Sequence[Trial],
     rewards: Tensor,
     group_size: int,
+    *,
     prover: str = "none",
     keys: Sequence[str] = (),
+    spent: Mapping[str, float] | None = None,
 ) -> Trials:
     """The record of a generation batch.
 
@@ -29,6 +31,8 @@ def build_trials(
         trials: B trials in the same order.
         rewards: (B,), NaN for an unscorable row.
         group_size: rows of one group follow each other.
+        spent: positions that the batch took through the model, sampled and probed. The record's `cost` shares them
+            among the rows: sampled by the tokens of prompt and completion, probed by the boundaries measured.
 
     Returns:
         Trials with T = P + C - 1: step t sees ids[:t+1] and takes ids[t+1]. `completion_weights` takes (B, T) back to
@@ -49,6 +53,8 @@ def build_trials(
     return Trials(
         inputs={"input_ids": ids[:, :-1]},
         actions=ids[:, 1:],
+        logprobs=_logprobs(trials, width - 1, prompt - 1, device),
+        cost={name: value.to(device) for name, value in _shares(trials, output["prompt_mask"], spent or {}).items()},
         rewards=reward,
         mask=mask,
         group=torch.arange(rows, device=device) // group_size,
@@ -59,6 +65,28 @@ def build_trials(
         task_keys=tuple(keys),
         **parts,
     )
+
+
+def _logprobs(trials: Sequence[Trial], steps: int, offset: int, device: torch.device) -> Tensor | None:
+    """(B, T) log-probabilities under the distribution sampled from, 0 where nothing was drawn; None if not known."""
+    if any(trial.logprobs is None for trial in trials):
+        return None
+    table = torch.zeros(len(trials), steps)
+    for b, trial in enumerate(trials):
+        values = trial.logprobs or []
+        table[b, offset : offset + len(values)] = torch.tensor(values)
+    return table.to(device)
+
+
+def _shares(trials: Sequence[Trial], prompt_mask: Tensor, spent: Mapping[str, float]) -> dict[str, Tensor]:
+    """(B,) of each counter of `spent`: what the batch took, shared among its rows."""
+    tokens = prompt_mask.sum(1).cpu().double() + torch.tensor([float(len(trial.completion)) for trial in trials])
+    probed = [float(sum(not math.isnan(value) for value in trial.stop_values)) for trial in trials]
+    weights = {"sampled": tokens, "probed": torch.tensor(probed, dtype=torch.float64)}
+    return {
+        name: (weights[name] / weights[name].sum().clamp(min=1.0) * float(total)).float()
+        for name, total in spent.items()
+    }
 
 
 def _episodes(trials: Sequence[Trial], steps: int, offset: int) -> dict[str, Tensor]:

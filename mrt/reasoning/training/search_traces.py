@@ -3,7 +3,7 @@
     3+5=8,8*7=56~34✗\\n\\nWait3*5=15,15+7=22~0✓</think>\\boxed{(3*5)+7}<|end|>
 
 Each attempt ends with its distance to the target. Comparing two numbers in one look is harder for a small model than
-arithmetic: without the distance it learnt 99 % of the arithmetic and never to mark a hit.
+arithmetic: without the distance it learned 99 % of the arithmetic and never to mark a hit.
 
 A trace knows only what its own attempts have shown. The answer is the expression of the attempt that hit or, where
 none did, one more expression drawn at random and not worked out: an honest guess. The known solution is never used.
@@ -51,7 +51,7 @@ class Habits:
     Rechecks are episodes without progress, as in the late part of long traces (Qu et al. 2025, section 5 and figure 3).
 
     Raises:
-        ConfigError: where the two are no chances, or exceed 1 together.
+        ConfigError: where the two are no probabilities, or exceed 1 together.
     """
 
     adjust: float = 0.0
@@ -59,7 +59,9 @@ class Habits:
 
     def __post_init__(self) -> None:
         if min(self.adjust, self.recheck) < 0 or self.adjust + self.recheck > 1:
-            raise ConfigError(f"adjust={self.adjust} and recheck={self.recheck} are to be chances, at most 1 together")
+            raise ConfigError(
+                f"adjust={self.adjust} and recheck={self.recheck} must be probabilities with a sum of at most 1"
+            )
 
     def draw(self, rng: random.Random) -> str:
         """adjust | recheck | anew."""
@@ -93,7 +95,9 @@ def search_trace(problem: Problem, rng: random.Random, max_attempts: int, habits
             written.append(written[-1])
             continue
         begin = attempt if habit == "adjust" else None
-        attempt = _draw(numbers, operations, limit, rng, tried, begin) or _draw(numbers, operations, limit, rng, tried)
+        attempt = _draw(numbers, operations, limit, rng, tried, begin=begin) or _draw(
+            numbers, operations, limit, rng, tried
+        )
         if attempt is None:
             break  # everything has been tried
         hit = attempt.value == target
@@ -124,6 +128,7 @@ def _draw(
     limit: int,
     rng: random.Random,
     tried: set[str],
+    *,
     begin: Attempt | None = None,
 ) -> Attempt | None:
     """A random attempt (with the first step of `begin`) that is not among those tried, and remembered as tried; None
@@ -144,6 +149,7 @@ def search_traces(
     traces: int,
     attempts: tuple[int, int] = (0, 8),
     seed: int = 0,
+    *,
     give_up: float = 0.0,
     patient: float = 0.0,
     habits: Habits | None = None,
@@ -158,7 +164,7 @@ def search_traces(
     thought beyond every limit on tokens.
 
     Raises:
-        ConfigError: for a range that is none, a probability that is none, and for an empty warm start split.
+        ConfigError: for an empty range, a number that is no probability, and an empty warm start split.
     """
     low, high = attempts
     if traces < 1:
@@ -166,10 +172,10 @@ def search_traces(
     if not 0 <= low <= high:
         raise ConfigError(f"attempts must be a range (lowest, highest) with 0 <= lowest <= highest, got {attempts}")
     if not 0 <= give_up < 1 or not 0 <= patient <= 1:
-        raise ConfigError(f"give_up={give_up} is to be a probability below 1, patient={patient} a share")
+        raise ConfigError(f"give_up={give_up} must be at least 0 and below 1, patient={patient} between 0 and 1")
     problems = problem_set.problems("warmstart")
     if not problems:
-        raise ConfigError(f"problem set '{problem_set.name}' has no warm start problems: raise its dial 'warmstart'")
+        raise ConfigError(f"problem set '{problem_set.name}' has no warm start problems: raise its option 'warmstart'")
     rng = random.Random(f"search traces:{seed}")
     made: list[tuple[Problem, SearchTrace]] = []
     while len(made) < traces:
@@ -187,6 +193,7 @@ def trace_dataset(
     traces: int,
     attempts: tuple[int, int] = (0, 8),
     seed: int = 0,
+    *,
     give_up: float = 0.0,
     patient: float = 0.0,
     habits: Habits | None = None,
@@ -205,26 +212,29 @@ def trace_dataset(
     from datasets import Dataset
 
     from mrt.reasoning.traces.prompts import render
+    from mrt.reasoning.traces.templates import prepare_thinking
 
+    tags = prepare_thinking(tokenizer)
     end = str(tokenizer.eos_token)
     columns: dict[str, list[Any]] = {name: [] for name in ("key", "prompt", "completion", "input_ids", "labels")}
-    made = search_traces(problem_set, traces, attempts, seed, give_up, patient, habits)
+    made = search_traces(problem_set, traces, attempts, seed, give_up=give_up, patient=patient, habits=habits)
     prompts: dict[str, tuple[list[int], str]] = {}
-    tails = tokenizer([trace.completion + end for _, trace in made], add_special_tokens=False)["input_ids"]
-    for (problem, trace), tail in zip(made, tails, strict=True):
+    written = [trace.completion.replace(CLOSE, tags[1]) + end for _, trace in made]
+    tails = tokenizer(written, add_special_tokens=False)["input_ids"]
+    for (problem, _), completion, tail in zip(made, written, tails, strict=True):
         if problem.key not in prompts:
-            ids = render(tokenizer, [{"role": "user", "content": problem.prompt}])
+            ids = render(tokenizer, [{"role": "user", "content": problem.prompt}], tags=tags)
             prompts[problem.key] = ids, str(tokenizer.decode(ids))
         head, text = prompts[problem.key]
         unknown = tokenizer.unk_token_id is not None and tokenizer.unk_token_id in (*head, *tail)
         if unknown or problem.prompt not in text:
             raise ConfigError(
                 f"the tokenizer has no tokens for {problem.prompt!r} or its trace: the tiny model knows the numbers 0 "
-                "to 99 and the short prompt (lower the dials high and target_high to 99, prompt=short)"
+                "to 99 and the short prompt (lower the options high and target_high to 99, prompt=short)"
             )
         columns["key"].append(problem.key)
         columns["prompt"].append(text)
-        columns["completion"].append(trace.completion + end)
+        columns["completion"].append(completion)
         columns["input_ids"].append([*head, *tail])
         columns["labels"].append([-100] * len(head) + list(tail))
     statistics = {

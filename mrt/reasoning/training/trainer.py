@@ -7,8 +7,6 @@ them.
 
 from __future__ import annotations
 
-import asyncio
-import inspect
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -18,24 +16,34 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
+from transformers import EarlyStoppingCallback
 from trl import GRPOTrainer
 
 from mrt.credit.grouping import check_group_size
-from mrt.credit.guard import check_bonus
 from mrt.errors import ConfigError
+from mrt.reasoning.engines.attach import sampling_of
 from mrt.reasoning.engines.vllm_backends import prepare_vllm
-from mrt.reasoning.models.loading import check_model
+from mrt.reasoning.probes.run import ProbePlan, ProbeRequest
 from mrt.reasoning.probes.table import make_probe
 from mrt.reasoning.traces.prompts import think_format
 from mrt.reasoning.traces.segmentation import make_segmenter
+from mrt.reasoning.traces.templates import prepare_thinking
+from mrt.reasoning.training.averages import Averages, summed
+from mrt.reasoning.training.bonus import BonusCredit
 from mrt.reasoning.training.canary import watch_syncs
 from mrt.reasoning.training.config import MRTConfig
-from mrt.reasoning.training.cost import CostLimit, CostState
+from mrt.reasoning.training.context import check_context
+from mrt.reasoning.training.cost import NAMES, CostLimit, weighed
+from mrt.reasoning.training.honoured import check_tools
+from mrt.reasoning.training.judge import judge_with
 from mrt.reasoning.training.mismatch import gathered_mismatch
+from mrt.reasoning.training.mixed import Mixed, PrefixPool
 from mrt.reasoning.training.record import build_trials, completion_weights, rows_of
-from mrt.reasoning.training.rollout import PrefixPool, Rollout
-from mrt.reasoning.training.watch import HeldOutProver, watch_metrics
+from mrt.reasoning.training.rollout import Rollout
+from mrt.reasoning.training.samplers import Budgeted, Plain, Sampler
+from mrt.reasoning.training.watch import HeldOutProver, accuracy_metrics, watch_metrics
 from mrt.runs.recipe import Recipe
+from mrt.training.collection import Cost
 from mrt.training.mixin import TrialMixin
 
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # rollout_func is pinned by our contract test
@@ -70,39 +78,51 @@ class MRTTrainer(TrialMixin, GRPOTrainer):
         probing = args.rollout != "plain" and kwargs.get("rollout_func") is None
         if args.use_vllm:
             prepare_vllm(args)
+        check_tools(kwargs, args.rollout)
         if probing:
             kwargs["rollout_func"] = self._collect
         super().__init__(model=model, reward_funcs=reward_funcs, args=args, train_dataset=train_dataset, **kwargs)
         rows = args.per_device_train_batch_size * int(args.steps_per_generation or 1)
         check_group_size(rows, self.group_size, args.world_size)
         self.canary = watch_syncs(self, args.sync_tolerance) if self.use_vllm else None
-        self.credit = args.make_credit()
+        self.credit = BonusCredit(args.make_credit(), self.accelerator)
+        self.spent = Cost(NAMES)
         self.rollout_rows: Sequence[Mapping[str, Any]] = []
         self._reward_matrix = torch.zeros(0)
-        self._guarded = False
         self.rollout: Rollout | None = None
         self.held_out: HeldOutProver | None = None
-        self.updated, self.watch_every = 0, args.watch_every
+        self.watch_every = args.watch_every
+        if args.early_stopping_patience is not None:
+            self.add_callback(EarlyStoppingCallback(args.early_stopping_patience))
         if args.max_cost is not None:
             if self.rollout_func is None:
                 raise ConfigError("max_cost counts positions: set rollout=probed (with probe=none to measure nothing)")
-            self.add_callback(CostLimit(self, args.max_cost))
+            self.add_callback(CostLimit(lambda: self.cost()["total"], args.max_cost))
         if probing:
             self._prepare_probes(args, segmenter)
 
     def _prepare_probes(self, args: MRTConfig, segmenter: Any) -> None:
-        fmt = think_format(self._tokenizer, "paper" if args.forced_style == "paper" else "short")
+        tags = prepare_thinking(self._tokenizer, args.thinking, args.think_tags)
+        fmt = think_format(self._tokenizer, "paper" if args.forced_style == "paper" else "short", tags)
+        check_context(self, fmt)
         segment = make_segmenter(segmenter or args.segmenter, **(args.segmenter_options or {}))
-        probe = None if args.probe == "none" else make_probe(args.probe, args.probe_samples, args.probe_tolerance)
         pool = PrefixPool(args.prefix_max_age)
-        how = (args.schedule(), args.rollout, args.train_forced, args.thinking_budget)
-        self.rollout = Rollout(fmt, segment, self.judge, probe, *how, pool)
-        if probe is not None:
+        sampler: Sampler = Plain(fmt, segment)
+        if args.rollout == "mixed":
+            sampler = Mixed(fmt, segment, pool, args.train_forced)
+        elif args.thinking_budget is not None:
+            sampler = Budgeted(fmt, segment, args.thinking_budget)
+        plan = None
+        if args.probe != "none":
+            probe = make_probe(args.probe, args.probe_samples, args.probe_tolerance, sampling_of(self))
+            plan = ProbePlan(probe, fmt, self.judge, args.schedule())
             # It looks at what each process has, when it has it: sharded weights would have to be gathered for it.
             sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
             self.held_out = HeldOutProver.of(self.model, "none" if sharded else args.held_out_prover)
+        self.rollout = Rollout(fmt, segment, sampler, plan)
         self.register_state("prefix_pool", pool)
-        self.register_state("cost", CostState(self))
+        self.register_state("cost", self.spent)
+        self.register_state("guard_seen", self.credit)
 
     @property
     def group_size(self) -> int:
@@ -133,17 +153,30 @@ class MRTTrainer(TrialMixin, GRPOTrainer):
         One pass where rows are few, where there is more than text, and under DDP (one backward for each forward).
         """
         rows = len(input_ids)
-        whole = (input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, compute_aux_loss)
         shared = self.accelerator.num_processes > 1 and torch.is_grad_enabled()
         if rows <= BUCKET or shared or compute_aux_loss or any(other is not None for other in others.values()):
-            return super()._get_per_token_logps_and_entropies(model, *whole, **others)
+            return super()._get_per_token_logps_and_entropies(
+                model,
+                input_ids,
+                attention_mask,
+                logits_to_keep,
+                batch_size=batch_size,
+                compute_entropy=compute_entropy,
+                compute_aux_loss=compute_aux_loss,
+                **others,
+            )
         lengths = attention_mask[:, -logits_to_keep:].sum(1)
         order, prompt = lengths.argsort(), input_ids.shape[1] - logits_to_keep
         logps, entropies = [], []
         for chosen in order.split(min(BUCKET, batch_size or rows)):
             width = max(1, int(lengths[chosen[-1]]))
-            part = (input_ids[chosen, : prompt + width], attention_mask[chosen, : prompt + width], width)
-            one, entropy, _ = super()._get_per_token_logps_and_entropies(model, *part, compute_entropy=compute_entropy)
+            one, entropy, _ = super()._get_per_token_logps_and_entropies(
+                model,
+                input_ids[chosen, : prompt + width],
+                attention_mask[chosen, : prompt + width],
+                width,
+                compute_entropy=compute_entropy,
+            )
             logps.append(nn.functional.pad(one, (0, logits_to_keep - width)))
             if entropy is not None:
                 entropies.append(nn.functional.pad(entropy, (0, logits_to_keep - width)))
@@ -155,41 +188,35 @@ class MRTTrainer(TrialMixin, GRPOTrainer):
         output = super()._generate_and_score_completions(inputs)
         for name, value in gathered_mismatch(output, self.accelerator.gather).items():
             self.log_metric(name, value)
-        if self.rollout is None or self.model is None or not self.model.training:
+        if self.rollout is None or self.model is None:
             return output
         trials = [row["trial"] for row in inputs]
         rewards = self._local_rewards(len(inputs))
-        keys = [str(row.get("key", "")) for row in inputs]
-        prover = self.rollout.probe.prover if self.rollout.probe else "none"
-        record = build_trials(output, trials, rewards, self.group_size, prover, keys)
+        training = bool(self.model.training)
+        spent = self.rollout.take_spent()
+        record = build_trials(
+            output,
+            trials,
+            rewards,
+            self.group_size if training else int(self.num_generations_eval or 1),
+            prover=self.rollout.plan.probe.prover if self.rollout.plan else "none",
+            keys=[str(row.get("key", "")) for row in inputs],
+            spent=spent,
+        )
+        if not training:  # measured as in training, and no part of the run's cost
+            self.rollout.take_counts()
+            self._log_means(watch_metrics(record, trials, int(self.max_completion_length or 1)))
+            self._log_means(accuracy_metrics(record, trials, self.args.thinking_room))
+            return output
+        self._count(spent, output)
         self._measure(record, trials, inputs, output)
         self.write_trials(rows_of(trials, rewards, inputs, self.state.global_step))
         if self.credit.name != "outcome":
-            weights = self._credited(record)
+            weights, logged = self.credit.weigh(record, self.done())
+            for name, value in logged.items():
+                self.log_metric(name, value)
             output["advantages"] = completion_weights(weights, output["completion_ids"].shape[1]).to(rewards.dtype)
         return output
-
-    def _credited(self, record: Any) -> Tensor:
-        """Credit of the batch; the cancellation guard looks at the first batches until one could tell."""
-        fraction = self.done()
-        weights = self.credit(record, fraction, self.accelerator.gather)
-        alpha = self.credit.alpha(fraction)
-        if alpha:
-            from mrt.credit.outcome import outcome
-
-            base = outcome(record, scale=self.credit.options["scale"], gather=self.accelerator.gather)
-            bonus = (weights - base) / alpha
-            if not self._guarded:
-                left = check_bonus(record, base, bonus)
-                self._guarded = not math.isnan(left)
-            else:
-                from mrt.credit.guard import effective_std
-
-                stds = effective_std(record, base, bonus)
-                left = float(stds[~stds.isnan()].mean())
-            self.log_metric("progress/effective_std", left)
-            self.log_metric("progress/alpha", alpha)
-        return weights
 
     def _local_rewards(self, rows: int) -> Tensor:
         """(rows,) weighted sum of the reward functions as TRL forms it, NaN where none of them could score."""
@@ -198,18 +225,28 @@ class MRTTrainer(TrialMixin, GRPOTrainer):
         total = (matrix * self.reward_weights.to(matrix.device)).nansum(1)
         return total.masked_fill(matrix.isnan().all(1), math.nan)
 
-    def _measure(self, record: Any, trials: Any, inputs: Any, output: Any) -> None:
-        """Logs progress, regret, probe, verifier and watch metrics, and what the batch cost."""
-        assert self.rollout is not None
+    def _count(self, spent: Mapping[str, float], output: Mapping[str, Tensor]) -> None:
+        """Adds what the batch cost; from here on all processes have the same totals."""
         positions = int(output["prompt_mask"].sum() + output["completion_mask"].sum())
-        self.updated += positions * self.num_iterations
-        metrics = watch_metrics(record, trials, int(self.max_completion_length or 1))
-        metrics |= self.rollout.take_counts().metrics(self.accelerator)
-        for name, spent in self.cost().items():
-            self.log_total(f"cost/{name}", spent)
-        if self.held_out is not None and self.state.global_step % self.watch_every == 0:
-            metrics |= self.held_out.look(self.rollout, self.model, record, trials, inputs, output, self._tokenizer)
-        for name, value in metrics.items():
+        self.spent.add(**spent, updated=positions * self.num_iterations)
+        self.spent.sum_up(lambda values: summed(values, self.accelerator))
+        for name, value in self.cost().items():
+            self.log_total(f"cost/{name}", value)
+
+    def _measure(self, record: Any, trials: Any, inputs: Any, output: Any) -> None:
+        """Logs progress, regret, probe, verifier and watch metrics of all processes."""
+        assert self.rollout is not None
+        self._log_means(watch_metrics(record, trials, int(self.max_completion_length or 1)))
+        for name, value in self.rollout.take_counts().metrics(self.accelerator).items():
+            self.log_metric(name, value)
+        plan = self.rollout.plan
+        if self.held_out is not None and plan is not None and self.state.global_step % self.watch_every == 0:
+            masks = zip(output["prompt_ids"], output["prompt_mask"], strict=True)
+            request = ProbeRequest([ids[mask.bool()].tolist() for ids, mask in masks], trials, inputs)
+            self._log_means(self.held_out.look(plan, self.model, request, self._tokenizer.pad_token_id))
+
+    def _log_means(self, found: Averages) -> None:
+        for name, value in found.means(self.accelerator).items():
             self.log_metric(name, value)
 
     def done(self) -> float:
@@ -227,32 +264,14 @@ class MRTTrainer(TrialMixin, GRPOTrainer):
         return self.lr_scheduler
 
     def cost(self) -> dict[str, int]:
-        """Positions through the model so far: sampled 1, probed 1, updated 3 each in `total`."""
-        spent = dict(self.rollout.cost) if self.rollout else {"sampled": 0, "probed": 0}
-        return {**spent, "updated": self.updated, "total": sum(spent.values()) + 3 * self.updated}
+        """Positions through the model so far, of all processes: sampled 1, probed 1, updated 3 each in `total`."""
+        return weighed(self.spent)
 
     def judge(
         self, rows: Sequence[Mapping[str, Any]], completions: Sequence[str], completion_ids: Sequence[Sequence[int]]
     ) -> list[float | None]:
         """Rewards of forced answers by the trainer's own reward functions, weighted as in training."""
-        chat = isinstance(rows[0]["prompt"], list)
-        texts: list[Any] = [[{"role": "assistant", "content": text}] if chat else text for text in completions]
-        skipped = ("prompt", "completion", "completion_ids", "trial")
-        columns: dict[str, Any] = {name: [row[name] for row in rows] for name in rows[0] if name not in skipped}
-        prompts = [row["prompt"] for row in rows]
-        columns |= {"trainer_state": self.state, "log_extra": _ignore, "log_metric": _ignore}
-        total: list[float | None] = [None] * len(rows)
-        for function, weight in zip(self.reward_funcs, self.reward_weights.tolist(), strict=True):
-            if isinstance(function, nn.Module) or not callable(function):
-                raise ConfigError("probes cannot call a reward model: use a reward function, or probe='gold'")
-            ids = [list(one) for one in completion_ids]
-            rewards = function(prompts=prompts, completions=texts, completion_ids=ids, **columns)
-            if inspect.isawaitable(rewards):
-                rewards = asyncio.run(_wait(rewards))
-            for i, reward in enumerate(rewards):
-                if reward is not None:
-                    total[i] = (total[i] or 0.0) + weight * reward
-        return total
+        return judge_with(self, rows, completions, completion_ids)
 
     @classmethod
     def args_class(cls) -> type:
@@ -261,30 +280,6 @@ class MRTTrainer(TrialMixin, GRPOTrainer):
     @classmethod
     def from_recipe(cls, recipe: Recipe, output_dir: Path) -> MRTTrainer:
         """The trainer that a recipe describes: its problems, their reward, its model and its adapter."""
-        from mrt.reasoning.problems import load_problems, to_dataset, validate
-        from mrt.reasoning.problems.reward import ProblemReward
+        from mrt.reasoning.training.from_recipe import parts_of
 
-        args = recipe.build_args(MRTConfig, output_dir)
-        problems = load_problems(**recipe.problems)
-        validate(problems, "train")
-        peft = None
-        if recipe.peft is not None:
-            from peft import LoraConfig
-
-            peft = LoraConfig(task_type="CAUSAL_LM", **recipe.peft)
-        check_model(recipe.model)
-        return cls(
-            model=recipe.model,
-            reward_funcs=ProblemReward(problems, opened=True),
-            args=args,
-            train_dataset=to_dataset(problems, "train"),
-            peft_config=peft,
-        )
-
-
-def _ignore(*_: Any) -> None:
-    """Forced answers leave no trace in the completions table or the verifier's shares."""
-
-
-async def _wait(rewards: Any) -> Any:
-    return await rewards
+        return cls(**parts_of(recipe, output_dir))

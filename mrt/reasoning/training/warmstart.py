@@ -13,16 +13,17 @@ from typing import Any
 from trl import SFTConfig, SFTTrainer
 
 from mrt.errors import ConfigError
+from mrt.reasoning.models.loading import check_model, fill_precision
 from mrt.runs.recipe import Recipe
 from mrt.training.mixin import TrialArguments, TrialMixin
 
 TINY = "tiny"
-IGNORED = -100  # the label of what is not learnt
+IGNORED = -100  # the label of a token that is not learned
 BUCKET = 50  # batches whose traces are sorted by length together: cuts padding by about 40 %
 
 
 @dataclass
-class WarmStartConfig(TrialArguments, SFTConfig):  # type: ignore[misc]  # narrower defaults
+class WarmStartConfig(TrialArguments, SFTConfig):
     """`trl.SFTConfig` and the shape of the search traces. Every step sees new traces; `max_steps` says how many there
     are.
     """
@@ -38,7 +39,15 @@ class WarmStartConfig(TrialArguments, SFTConfig):  # type: ignore[misc]  # narro
 
     recheck: float = field(default=0.0, metadata={"help": "share of attempts that only repeat the last one"})
 
+    bf16: bool | None = field(  # type: ignore[assignment]
+        default=None, metadata={"help": "bfloat16 mixed precision; None: on a GPU that can"}
+    )
+    gradient_checkpointing: bool | None = field(  # type: ignore[assignment]
+        default=None, metadata={"help": "recompute activations; None: on a GPU"}
+    )
+
     def __post_init__(self) -> None:
+        fill_precision(self)
         if not 0 <= self.attempts_low <= self.attempts_high:
             raise ConfigError(f"attempts_low={self.attempts_low} and attempts_high={self.attempts_high} are no range")
         if self.max_steps < 1:
@@ -49,7 +58,7 @@ class WarmStartConfig(TrialArguments, SFTConfig):  # type: ignore[misc]  # narro
 
 
 class WarmStartTrainer(TrialMixin, SFTTrainer):
-    """`trl.SFTTrainer` in the house's life cycle.
+    """`trl.SFTTrainer` with our checkpoints, resume and logs.
 
     The cross-entropy is summed over the tokens to learn and divided by `tokens_an_update`, their mean number: every
     token weighs the same. A mean over each batch would weigh a token of a short trace many times one of a long trace,
@@ -80,14 +89,22 @@ class WarmStartTrainer(TrialMixin, SFTTrainer):
         args = recipe.build_args(WarmStartConfig, output_dir)
         problems = load_problems(**recipe.problems)
         validate(problems, "warmstart")
-        model = str(save_tiny(output_dir / TINY, seed=recipe.seed)) if recipe.model == TINY else recipe.model
+        tiny = recipe.model == TINY
+        model = str(save_tiny(output_dir / TINY, seed=recipe.seed)) if tiny else check_model(recipe.model)
         tokenizer = AutoTokenizer.from_pretrained(model)
         batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-        attempts = (args.attempts_low, args.attempts_high)
-        shape = (attempts, recipe.seed, args.give_up, args.patient, Habits(args.adjust, args.recheck))
-        dataset, _ = trace_dataset(problems, tokenizer, args.max_steps * batch, *shape)
+        dataset, _ = trace_dataset(
+            problems,
+            tokenizer,
+            args.max_steps * batch,
+            (args.attempts_low, args.attempts_high),
+            recipe.seed,
+            give_up=args.give_up,
+            patient=args.patient,
+            habits=Habits(args.adjust, args.recheck),
+        )
         order = bucketed([len(ids) for ids in dataset["input_ids"]], batch, recipe.seed)
-        learnt = sum(sum(label != IGNORED for label in labels) for labels in dataset["labels"])
+        learned = sum(sum(label != IGNORED for label in labels) for labels in dataset["labels"])
         trainer = cls(
             model=model,
             args=args,
@@ -95,7 +112,7 @@ class WarmStartTrainer(TrialMixin, SFTTrainer):
             processing_class=tokenizer,
             peft_config=_lora(recipe),
         )
-        trainer.tokens_an_update = learnt / args.max_steps
+        trainer.tokens_an_update = learned / args.max_steps
         return trainer
 
 

@@ -9,64 +9,92 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from mrt.reasoning.engines.transformers import TransformersEngine
-from mrt.reasoning.probes.run import probe_trials
+from mrt.reasoning.engines.opening import engine_on
+from mrt.reasoning.probes.run import ProbePlan, ProbeRequest, probe_trials
 from mrt.reasoning.traces.trial import Trial
-from mrt.reasoning.training.rollout import Rollout
+from mrt.reasoning.training.averages import Averages
 from mrt.trials import Trials
 
 SMALL = 200_000_000
 WATCHED = 32
 
 
-def watch_metrics(record: Trials, trials: Sequence[Trial], budget: int) -> dict[str, float]:
-    """progress/*, regret/*, probe/*, verifier/unscored and watch/* of one batch; NaN where nothing was measured.
+WATCHED_NAMES = (
+    "verifier/unscored",
+    "watch/answer_at_once",
+    "completions/episodes",
+    "probe/J0",
+    "probe/JK",
+    "probe/se",
+    "progress/mean",
+    "progress/negative_rate",
+    "regret/stop",
+    "regret/normalised",
+)
+
+
+def watch_metrics(record: Trials, trials: Sequence[Trial], budget: int) -> Averages:
+    """progress/*, regret/*, probe/*, verifier/unscored and watch/* of one batch.
 
     `regret/stop` is sum over j = 1..K of 1 - J_j, `regret/normalised` the share of the budget's area above J (oracle
     1).
     """
-    from mrt.metrics.regret import cumulative_regret, nan_mean, progress, trace_regrets
+    from mrt.metrics.regret import cumulative_regret, progress, trace_regrets
 
+    found = Averages(WATCHED_NAMES)
     own = [i for i, trial in enumerate(trials) if not trial.forced]
-    values = record.stop_values[own].double().cpu().numpy() if record.stop_values is not None else None
-    answered = sum(not trials[i].ends for i in own) / max(len(own), 1)
-    metrics = {
-        "verifier/unscored": float((~record.scored).float().mean()),
-        "watch/answer_at_once": answered,
-        "completions/episodes": float(record.episodes[own].float().mean()) if own else math.nan,
-    }
-    if (record.fork_episode >= 0).any():
-        metrics["rollout/prefix_age"] = float(record.prefix_age.float().mean())
-        metrics["rollout/fork_episode"] = float(record.fork_episode.float().mean())
-    if values is None or record.stop_value_se is None or _isnan(values).all():
-        return metrics
-    gained = progress(values)
-    measured = gained[~_isnan(gained)]
-    ends = [_last(row) for row in values]
-    metrics |= {
-        "probe/J0": float(nan_mean(values[:, 0])),
-        "probe/JK": float(nan_mean(torch.tensor(ends).double().numpy())),
-        "probe/se": float(nan_mean(record.stop_value_se[own].double().cpu().numpy().ravel())),
-        "progress/mean": float(measured.mean()) if len(measured) else math.nan,
-        "progress/negative_rate": float((measured < 0).mean()) if len(measured) else math.nan,
-        "regret/stop": float(nan_mean(cumulative_regret(values, 1.0))),
-    }
+    found.add("verifier/unscored", (~record.scored).float().tolist())
+    found.add("watch/answer_at_once", [float(not trials[i].ends) for i in own])
+    found.add("completions/episodes", record.episodes[own].float().tolist())
+    if any(trial.fork >= 0 for trial in trials):
+        found.add("rollout/prefix_age", record.prefix_age.float().tolist())
+        found.add("rollout/fork_episode", record.fork_episode.float().tolist())
+    if record.stop_values is None or record.stop_value_se is None or not own:
+        return found
+    values = record.stop_values[own].double().cpu().numpy()
+    gained = progress(values).ravel().tolist()
+    found.add("probe/J0", values[:, 0].tolist())
+    found.add("probe/JK", [_last(row) for row in values])
+    found.add("probe/se", record.stop_value_se[own].double().cpu().numpy().ravel().tolist())
+    found.add("progress/mean", gained)
+    found.add("progress/negative_rate", [float(one < 0) for one in gained if one == one])
+    found.add("regret/stop", cumulative_regret(values, 1.0).ravel().tolist())
     known = [
         k for k, i in enumerate(own) if not math.isnan(values[k, 0]) and 0 <= _low(values[k]) <= _high(values[k]) <= 1
     ]
     if known:
         x = [[0.0, *map(float, trials[own[k]].ends)] for k in known]
         j = [values[k][: len(trials[own[k]].ends) + 1] for k in known]
-        metrics["regret/normalised"] = float(nan_mean(trace_regrets(x, j, budget)))
-    return metrics
+        found.add("regret/normalised", trace_regrets(x, j, budget).ravel().tolist())
+    return found
+
+
+def accuracy_metrics(record: Trials, trials: Sequence[Trial], budget: int) -> Averages:
+    """accuracy (share of the rewards above one half), and accuracy/at_B for five budgets of thinking tokens up to
+    `budget`: the J of the last boundary by then, as an answer forced there would be right.
+    """
+    returns = record.returns.tolist()
+    found = Averages()
+    found.add("accuracy", [float(one > 0.5) for one in returns if one == one])
+    for quarter in range(5):
+        at = budget * quarter // 4
+        held = [_held(trial, at) for trial in trials if trial.stop_values and not trial.forced]
+        found.add(f"accuracy/at_{at}", held)
+    return found
+
+
+def _held(trial: Trial, at: int) -> float:
+    """J of the last measured boundary within `at` thinking tokens."""
+    ends = [0, *trial.ends]
+    reached = [value for end, value in zip(ends, trial.stop_values, strict=True) if end <= at and value == value]
+    return reached[-1] if reached else math.nan
 
 
 class HeldOutProver:
@@ -87,6 +115,8 @@ class HeldOutProver:
         if choice == "auto" and sum(p.numel() for p in model.parameters()) > SMALL:
             return None
         frozen = copy.deepcopy(model).eval().requires_grad_(False)
+        for module in frozen.modules():  # TRL's patched forward runs the layers of the original, whoever holds it
+            module.__dict__.pop("forward", None)
         return HeldOutProver(frozen)
 
     @contextmanager
@@ -94,53 +124,31 @@ class HeldOutProver:
         if self.frozen is not None:
             yield self.frozen
         else:
-            with model.disable_adapter():
+            from trl.models.utils import disable_gradient_checkpointing
+
+            # Layers that recompute their activations keep no keys and values.
+            with model.disable_adapter(), disable_gradient_checkpointing(model):
                 yield model
 
-    def look(
-        self,
-        rollout: Rollout,
-        model: Any,
-        record: Trials,
-        trials: Sequence[Trial],
-        rows: Sequence[Mapping[str, Any]],
-        output: Mapping[str, Tensor],
-        tokenizer: Any,
-    ) -> dict[str, float]:
+    def look(self, plan: ProbePlan, model: Any, request: ProbeRequest, pad_id: int) -> Averages:
         """watch/held_out_J at the last boundary, and watch/held_out_gap: how much more the policy's own prover makes of
         it.
         """
+        found = Averages(("watch/held_out_J", "watch/held_out_gap"))
+        trials = request.trials
         chosen = [i for i, trial in enumerate(trials) if not trial.forced and _finite(trial.stop_values[-1:])][:WATCHED]
-        if not chosen or rollout.probe is None:
-            return {}
-        prompts = [
-            ids[mask.bool()].tolist() for ids, mask in zip(output["prompt_ids"], output["prompt_mask"], strict=True)
-        ]
+        if not chosen:
+            return found
         copies = [replace(trials[i], stop_values=[], errors=[], fork=len(trials[i].ends)) for i in chosen]
+        asked = ProbeRequest([request.prompts[i] for i in chosen], copies, [request.rows[i] for i in chosen])
+        plan = replace(plan, schedule=replace(plan.schedule, share=1.0))
         with self._prover(model) as prover, torch.random.fork_rng():
-            engine = TransformersEngine(prover, tokenizer.pad_token_id)
-            probe_trials(
-                engine,
-                rollout.fmt,
-                rollout.probe,
-                replace(rollout.schedule, share=1.0),
-                rollout.judge,
-                [prompts[i] for i in chosen],
-                copies,
-                [rows[i] for i in chosen],
-                torch.Generator().manual_seed(0),
-            )
-        theirs = [copy_.stop_values[-1] for copy_ in copies]
-        ours = [trials[i].stop_values[-1] for i in chosen]
-        pairs = [(a, b) for a, b in zip(ours, theirs, strict=True) if _finite([a, b])]
-        if not pairs:
-            return {}
-        held_out = sum(b for _, b in pairs) / len(pairs)
-        return {"watch/held_out_J": held_out, "watch/held_out_gap": sum(a for a, _ in pairs) / len(pairs) - held_out}
-
-
-def _isnan(values: Any) -> Any:
-    return values != values
+            probe_trials(engine_on(prover, pad_id), plan, asked, torch.Generator().manual_seed(0))
+        pairs = [(trials[i].stop_values[-1], one.stop_values[-1]) for i, one in zip(chosen, copies, strict=True)]
+        pairs = [(ours, theirs) for ours, theirs in pairs if _finite([ours, theirs])]
+        found.add("watch/held_out_J", [theirs for _, theirs in pairs])
+        found.add("watch/held_out_gap", [ours - theirs for ours, theirs in pairs])
+        return found
 
 
 def _finite(values: Sequence[float]) -> bool:

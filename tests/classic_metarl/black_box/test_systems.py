@@ -10,20 +10,21 @@ import torch
 from torch import Tensor
 
 from classic_metarl.black_box.defaults import with_policy
-from classic_metarl.black_box.distilled import TEACHERS, DistilledTrainer, Teaching, make_teacher
+from classic_metarl.black_box.distilled import TEACHERS, DistilledTrainer, make_teacher
 from classic_metarl.black_box.rl2 import RL2TRPOConfig, RL2TRPOTrainer
 from classic_metarl.black_box.wang import WangConfig, WangTrainer
 from mrt.control.envs import make_env, make_tasks
-from mrt.control.oracles import mean_and_se, play
+from mrt.control.interaction import play
+from mrt.control.oracles import mean_and_se
 from mrt.control.oracles.bandits import bernoulli_value, dependent_known, dependent_value
 from mrt.control.policy import ControlPolicy
 from mrt.control.rollout import rollout
-from mrt.control.trainer import TARGETS, WEIGHTS
+from mrt.control.trainer import VALUE
 from mrt.errors import ConfigError
 from mrt.runs.recipe import Recipe, import_trainer, load_recipe, recipe_names
 from tests.support import bandit
 from tests.support.compare import assert_same_files, interrupted
-from tests.support.policies import randomised
+from tests.support.policies import named, randomised
 
 QUICK = ["args.use_cpu=true", "args.disable_tqdm=true", "args.report_to=none", "args.save_strategy=no"]
 OURS = [name for name in recipe_names() if name.startswith("control/")]
@@ -71,12 +72,13 @@ def test_wang_is_a2c(tmp_path: Path) -> None:
     assert isinstance(trainer, WangTrainer)
     assert trainer.policy.config.memory == "lstm"
     assert "time" in trainer.policy.config.see
-    trials = trainer.next_trials(range(4))
+    batch = trainer.next_batch(range(4))
+    trials = batch.trials
     returns, running = torch.zeros(4, 6), torch.zeros(4)
     for t in reversed(range(6)):
         running = trials.rewards[:, t] + 0.9 * running
         returns[:, t] = running
-    assert torch.allclose(trainer.weigh(trials)[:, :6], returns - trials.values[:, :6], atol=1e-5)
+    assert torch.allclose(batch.weights[:, :6], returns - trials.values[:, :6], atol=1e-5)
     trainer.state.max_steps = 10
     assert trainer.entropy_weight == 1.0
     trainer.state.global_step = 10
@@ -102,17 +104,18 @@ def test_a_step_of_trpo_stays_in_its_region(tmp_path: Path) -> None:
     max_kl = 0.001  # small enough for the quadratic model, so that the line search hardly backtracks
     trainer = trpo(tmp_path, max_kl=max_kl)
     randomised(trainer.policy)
-    trials = trainer.next_trials(range(64))
+    batch = trainer.next_batch(range(64))
+    trials = batch.trials
     old = rollout_logits(trainer, trials)
     critic = [p.clone() for name, p in trainer.policy.named_parameters() if "critic" in name]
-    assert trainer.update(trials)
+    assert trainer.update(batch)
     new, mask = rollout_logits(trainer, trials), trials.mask
     before, after = old.log_softmax(-1)[mask], new.log_softmax(-1)[mask]
     kl = (before.exp() * (before - after)).sum(-1).mean()
     assert 0.3 * max_kl < kl <= max_kl * 1.001
     acted = trials.actions[mask][:, None]
     ratio = (after - before).gather(1, acted).exp()[:, 0]
-    weights = trials.privileged[WEIGHTS][mask]
+    weights = batch.weights[mask]
     assert (ratio * weights).mean() > weights.mean() + 2e-3
     assert all(parameter.grad is None for parameter in trainer.policy.parameters())
     moved = [p for name, p in trainer.policy.named_parameters() if "critic" in name]
@@ -126,15 +129,15 @@ def rollout_logits(trainer: Any, trials: Any) -> Tensor:
 
 def test_the_baseline_comes_closer(tmp_path: Path) -> None:
     trainer = trpo(tmp_path, baseline_steps=50, learning_rate=1e-2)
-    trials = trainer.next_trials(range(64))
-    mask = trials.mask
+    batch = trainer.next_batch(range(64))
+    trials, mask = batch.trials, batch.trials.mask
 
     def error() -> float:
         with torch.no_grad():
-            return float((trainer.policy(trials.inputs).values - trials.privileged[TARGETS])[mask].square().mean())
+            return float((trainer.policy(trials.inputs).values - batch.targets[VALUE])[mask].square().mean())
 
     before = error()
-    trainer._fit_baseline(trials)
+    trainer._fit_baseline(batch)
     assert error() < 0.9 * before
 
 
@@ -155,11 +158,11 @@ def test_trpo_moves_every_memory(memory: str, tmp_path: Path) -> None:
     """Second derivatives go through fused attention's plain twin, LSTMs, and the dictionary."""
     tasks = make_tasks("bernoulli-bandit", arms=2, pulls=3)
     torch.manual_seed(0)
-    policy = ControlPolicy.for_spec(tasks.env.spec, memory=memory, hidden_size=8, separate_critic=True)
+    policy = ControlPolicy.for_spec(tasks.env.spec, memory=named(memory), hidden_size=8, separate_critic=True)
     args = RL2TRPOConfig(output_dir=str(tmp_path), max_steps=1, per_device_train_batch_size=32, use_cpu=True)
     trainer = RL2TRPOTrainer(policy, args, tasks)
     before = policy.actor.weight.clone()
-    trainer.update(trainer.next_trials(range(32)))
+    trainer.update(trainer.next_batch(range(32)))
     assert trainer._windows()["train"]["trpo/accepted"] == [1.0]
     assert not torch.equal(policy.actor.weight, before)
 
@@ -180,11 +183,11 @@ def test_mistakes_in_trpo(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", sorted(TEACHERS))
 def test_teachers_in_the_record_play_as_by_themselves(name: str) -> None:
-    """The same returns as `play` on the same numbers: what a teacher is told through the record is all of it."""
+    """The same returns as by `play` on the same numbers; the record says that a teacher draws nothing."""
     dials = {"tabular-mdp": {"episodes": 2}, "two-step": {"choices": 10}}.get(TEACHERS[name][0], {"pulls": 8})
     tasks = make_tasks(TEACHERS[name][0], **dials)
     params = tasks.batch(0, range(6))
-    trials = rollout(tasks.env, Teaching(make_teacher(name, tasks.env), tasks.env.spec.actions), params, seed=1)
+    trials = rollout(tasks.env, make_teacher(name, tasks.env), params, seed=1)
     alone = play(tasks.env, make_teacher(name, tasks.env), params, seed=1)
     assert torch.allclose(trials.returns.double(), alone.sum(1), atol=1e-4)
     assert bool((trials.logprobs[trials.mask] == 0).all()), "a teacher is sure of what it does"
@@ -193,7 +196,7 @@ def test_teachers_in_the_record_play_as_by_themselves(name: str) -> None:
 def test_teachers_are_checked() -> None:
     env = make_env("bernoulli-bandit")
     assert type(make_teacher("", env)).__name__ == "Gittins"
-    with pytest.raises(ConfigError, match=r"teacher='gitins' is none for bernoulli-bandit.*gittins"):
+    with pytest.raises(ConfigError, match=r"teacher='gitins' does not teach bernoulli-bandit.*gittins"):
         make_teacher("gitins", env)
     with pytest.raises(ConfigError, match="no teacher is known for grid-navi"):
         make_teacher("", make_env("grid-navi"))
@@ -204,14 +207,15 @@ def test_distillation_by_hand(tmp_path: Path) -> None:
     size = "args.per_device_train_batch_size=16"
     trainer = from_recipe("control/distilled-bandit", tmp_path, size, "args.value_weight=0", "args.gamma=1.0")
     assert isinstance(trainer, DistilledTrainer)
-    trials = trainer.next_trials(range(16))
+    batch = trainer.next_batch(range(16))
+    trials = batch.trials
     with torch.no_grad():
         logs = trainer.policy(trials.inputs).logits.log_softmax(-1)
     chosen = logs.gather(-1, trials.actions[..., None])[..., 0][trials.mask]
-    loss = trainer.losses(trials, trainer.weigh(trials))["policy"]
+    loss = trainer.losses(batch)["policy"]
     assert loss.item() == pytest.approx(-chosen.mean().item(), rel=1e-5)
     to_go = trials.rewards.flip(1).cumsum(1).flip(1)
-    assert torch.allclose(trials.privileged[TARGETS][trials.mask], to_go[trials.mask])
+    assert torch.allclose(batch.targets[VALUE][trials.mask], to_go[trials.mask])
 
 
 # ---- they learn

@@ -11,7 +11,7 @@ import torch
 from classic_metarl.gradient.continuous import ContinuousConfig, ContinuousTrainer, chain_returns, effective_share
 from classic_metarl.inner import estimators
 from classic_metarl.inner.stage_credit import with_credit
-from classic_metarl.inner.stages import WEIGHTS, stage, task_means
+from classic_metarl.inner.stages import stage, task_means
 from classic_metarl.inner.task_policy import play
 from classic_metarl.problems.paired import paired_tasks
 from mrt.credit.grouping import group_mean
@@ -54,14 +54,15 @@ def test_equation_nine_by_hand(importance: str, tmp_path: Path) -> None:
     """phi = theta + alpha grad of sum over episodes and steps of w log pi_theta A over the steps, whoever acted."""
     trainer = build(tmp_path, importance=importance, most=1.5, inner_rates=[0.7], surrogate="naive")
     learner = trainer.learner
-    trials = played(trainer, moved(learner.start(), 0.1))
-    found = learner.adapt(moved(learner.start(), 5.0), 0, trials)  # the last phi does not matter but for what it did
+    batch = played(trainer, moved(learner.start(), 0.1))
+    trials = batch.trials
+    found = learner.adapt(moved(learner.start(), 5.0), 0, batch)  # the last phi does not matter but for what it did
     theta = {name: p.detach().clone().requires_grad_() for name, p in learner.net.named_parameters()}
     logprobs = learner.net.logprobs(theta, trials)
     apart = (logprobs - trials.logprobs).detach() * trials.mask
     weights = {"episode": apart.sum(1, keepdim=True).exp(), "step": apart.exp(), "none": torch.ones(12, 1)}[importance]
     assert importance == "none" or (weights > 1.5).any()
-    each = (weights.clamp(max=1.5) * logprobs * trials.privileged[WEIGHTS] * trials.mask).sum(1)
+    each = (weights.clamp(max=1.5) * logprobs * batch.weights * trials.mask).sum(1)
     for task in range(3):
         rows = slice(4 * task, 4 * task + 4)
         value = each[rows].sum() / trials.mask[rows].sum()
@@ -89,20 +90,20 @@ def test_the_next_task_comes_after_so_many_steps(tmp_path: Path) -> None:
     assert trainer.args.inner_steps == 4
     assert [int(trainer.stage_params(params, number)["stage"]) for number in range(5)] == [1, 1, 2, 2, 3]
     assert len(trainer.learner.theta.rates) == 2
-    trials = trainer.collect_on([0, 1, 2])
-    assert int(trials.episodes.max()) == 5
-    assert len(trainer.adapted(trials)) == 5
+    batch = trainer.collect_on([0, 1, 2])
+    assert int(batch.trials.episodes.max()) == 5
+    assert len(trainer.adapted(batch)) == 5
 
 
 def test_the_score_of_what_adaptation_saw_is_in_the_loss(tmp_path: Path) -> None:
     """Equation 8: the loss with the term less the loss without is minus mean log pi_theta times standard returns."""
     trainer = build(tmp_path, sampling=1.0, first=False)
     with torch.no_grad():
-        trials = trainer.collect_on([0, 1, 2])
-    whole = trainer.losses(trials, trials.mask.float())["policy"]
+        batch = trainer.collect_on([0, 1, 2])
+    whole = trainer.losses(batch)["policy"]
     trainer.args.sampling = 0.0
-    rest = trainer.losses(trials, trials.mask.float())["policy"]
-    before, after = stage(trials, 0), stage(trials, 1)
+    rest = trainer.losses(batch)["policy"]
+    before, after = stage(batch, 0).trials, stage(batch, 1).trials
     earned = group_mean(after.returns, after.group)
     earned = (earned - earned.mean()) / (earned.std() + 1e-8)
     logprobs = trainer.learner.net.logprobs(trainer.learner.start(), before)
@@ -127,7 +128,7 @@ def test_whole_chains_are_played_the_same_way_twice(tmp_path: Path) -> None:
     assert returns[0].shape == (5, 4)
     assert torch.equal(*returns)
     assert torch.equal(state, torch.get_rng_state())
-    with pytest.raises(ConfigError, match="share evenly"):
+    with pytest.raises(ConfigError, match="split evenly"):
         chain_returns(trainer.learner, trainer.tasks, build(tmp_path, steps_each=3).args, 5, seed=9)
 
 
@@ -152,7 +153,7 @@ def test_mistakes_are_told(tmp_path: Path) -> None:
     ):
         with pytest.raises(ConfigError, match=message):
             build(tmp_path, **changed)
-    with pytest.raises(ConfigError, match="wants tasks that change"):
+    with pytest.raises(ConfigError, match="needs tasks that change"):
         build(tmp_path, {"name": "navigation-2d"})
 
 
@@ -160,13 +161,13 @@ def test_the_first_task_counts_where_it_is_asked_to(tmp_path: Path) -> None:
     """With `first` the loss is the mean of both tasks' surrogates; the ratios are 1 where the policy has just acted."""
     trainer = build(tmp_path, sampling=0.0, first=True)
     with torch.no_grad():
-        trials = trainer.collect_on([0, 1, 2])
-    stages = [stage(trials, number) for number in (0, 1)]
-    both = [task_means((one.privileged[WEIGHTS] * one.mask).sum(1), one).mean() for one in stages]
-    found = trainer.losses(trials, trials.mask.float())["policy"].item()
+        batch = trainer.collect_on([0, 1, 2])
+    stages = [stage(batch, number) for number in (0, 1)]
+    both = [task_means((one.weights * one.trials.mask).sum(1), one.trials).mean() for one in stages]
+    found = trainer.losses(batch)["policy"].item()
     assert found == pytest.approx(-sum(both).item() / 2, abs=1e-5)
     trainer.args.first = False
-    assert trainer.losses(trials, trials.mask.float())["policy"].item() == pytest.approx(-both[1].item(), abs=1e-5)
+    assert trainer.losses(batch)["policy"].item() == pytest.approx(-both[1].item(), abs=1e-5)
 
 
 def test_only_what_is_named_adapts(tmp_path: Path) -> None:

@@ -138,7 +138,7 @@ def test_sampled_gradients_agree_with_the_exact_value() -> None:
         found = []
         for _ in range(40):
             trials = lola.play(first, second, PAYOFFS, 256, 50)
-            value = lola.surrogate(first, second, trials, 0, 0.8, baseline)
+            value = lola.surrogate(first, second, trials, 0, gamma=0.8, baseline=baseline)
             found.append(torch.cat(torch.autograd.grad(value, (first, second))))
         each = torch.stack(found)
         error = each.std(0) / len(each) ** 0.5

@@ -144,7 +144,7 @@ def test_training_resume_and_what_is_saved(tiny: Path, tmp_path: Path) -> None:
     assert len(logged) == 4
     whole.save_model(str(tmp_path / "whole" / "model"))
     loaded = load_learner(tmp_path / "whole", recipe_of(tiny), split="test")
-    assert loaded.family.split == "test"
+    assert loaded.family.split == "test"  # type: ignore[attr-defined]
     assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), whole.model.parameters(), strict=True))
 
 

@@ -59,7 +59,11 @@ def test_it_learns_to_adapt_and_knows_nothing_before(name: str, tmp_path: Path, 
     trainer = build(name, tmp_path, per_device_train_batch_size=20, episodes=20, seed=learning.seed(42))
 
     def measured() -> list[float]:
-        return adaptation_returns(trainer.learner, trainer.tasks.test, trainer.args, 200, 1, 6).mean(0).tolist()
+        return (
+            adaptation_returns(trainer.learner, trainer.tasks.test, trainer.args, count=200, steps=1, episodes=6)
+            .mean(0)
+            .tolist()
+        )
 
     untrained = measured()
     trainer.train()
@@ -83,17 +87,17 @@ def test_a_killed_run_goes_on_exactly(name: str, tmp_path: Path) -> None:
     parts = interrupted(lambda: build(name, tmp_path / "parts", **options), (4, 7))
     assert bandit.digest(parts) == bandit.digest(whole)
     assert_same_files(tmp_path / "whole", tmp_path / "parts")
-    assert parts.cost == whole.cost
+    assert parts.cost.total == whole.cost.total
     collections = 2 if name == "promp" else 8
-    assert whole.cost["env_steps"] == collections * 12 * 6 * 2 * 5
+    assert whole.cost.total["env_steps"] == collections * 12 * 6 * 2 * 5
     assert len((tmp_path / "whole" / "trials.jsonl").read_text().splitlines()) == 8 * collections
 
 
 def test_promp_learns_several_times_from_a_collection(tmp_path: Path) -> None:
     trainer = build("promp", tmp_path, epochs=3)
-    first = [trainer.next_trials(range(12)) for _ in range(3)]
+    first = [trainer.next_batch(range(12)) for _ in range(3)]
     assert all(part is first[0] for part in first)
-    assert trainer.next_trials(range(12, 24)) is not first[0]
+    assert trainer.next_batch(range(12, 24)) is not first[0]
 
 
 @pytest.mark.slow
@@ -129,7 +133,7 @@ def test_a_latent_holds_for_an_episode(tmp_path: Path) -> None:
         net.net.layers[0].weight[:, 2:] = 0
     over, within = structured_noise(trainer.learner, trainer.tasks.test, zs=60)
     assert over < 0.2 * within
-    trials = trainer.next_trials(range(12))
+    trials = trainer.next_batch(range(12)).trials
     drawn = trials.inputs["noise"]
     assert drawn.shape == (72, trials.mask.shape[1], 2)
     half = trials.mask.shape[1] // 2
@@ -154,11 +158,11 @@ def test_latents_of_tasks_move_and_tests_start_from_the_prior(tmp_path: Path) ->
     moved = (learner.means - before).abs().sum(1) > 0
     assert moved.sum() == 20, "two updates of twelve tasks, of an epoch of twenty"
     assert learner.net.latent_mean.abs().sum() == 0, "the prior stays"
-    trials = trainer.next_trials([7, 2, *range(8, 18)])
-    assert trials.privileged["task"][::6].tolist() == [7, 2, *range(8, 18)]
+    trials = trainer.next_batch([7, 2, *range(8, 18)]).trials
+    assert trials.task[::6].tolist() == [7, 2, *range(8, 18)]
     assert (trials.rewards <= 0).all(), "dense in training"
     assert trainer.tasks.test.env.reward == "sparse"
-    assert (adaptation_returns(learner, trainer.tasks.test, trainer.args, 4, 1, 5) >= 0).all()
+    assert (adaptation_returns(learner, trainer.tasks.test, trainer.args, count=4, steps=1, episodes=5) >= 0).all()
 
 
 def test_the_latents_step_by_hand_and_nothing_else_moves(tmp_path: Path) -> None:
@@ -171,11 +175,11 @@ def test_the_latents_step_by_hand_and_nothing_else_moves(tmp_path: Path) -> None
     with torch.no_grad():
         learner.means.normal_()
         learner.log_stds.normal_().mul_(0.2)
-    trials = trainer.next_trials(range(12))
+    trials = trainer.next_batch(range(12))
     first = stage(trials, 0)
     phi, after = trainer.adapted(trials, "first")
-    eps = first.inputs["noise"][:, 0].unflatten(0, (12, 6))
-    credit = first.privileged["credit"][:, 0].reshape(12, 6)
+    eps = first.trials.inputs["noise"][:, 0].unflatten(0, (12, 6))
+    credit = first.weights[:, 0].reshape(12, 6)
     credit = (credit - credit.mean(1, keepdim=True)) / credit.std(1, keepdim=True, correction=0)
     up = (credit[..., None] * eps).mean(1) / phi["latent_log_std"].exp()
     wider = (credit[..., None] * (eps.square() - 1)).mean(1)
@@ -188,7 +192,7 @@ def test_the_latents_step_by_hand_and_nothing_else_moves(tmp_path: Path) -> None
     assert not [name for name in dict(learner.rates[0]) if not name.startswith("latent_")]
 
     trainer = maesn(tmp_path, adapt_weights=True)
-    phi, after = trainer.adapted(trainer.next_trials(range(12)), "first")
+    phi, after = trainer.adapted(trainer.next_batch(range(12)), "first")
     assert all((after[name] != phi[name]).any() for name in [*weights, "latent_mean"])
 
 
@@ -227,7 +231,7 @@ def test_a_run_is_measured_and_drawn(tmp_path: Path) -> None:
     found = json.loads((tmp_path / "adaptation" / "results.json").read_text())["environments"]["navigation-2d"]
     torch.rand(3)  # neither the state of the generator matters, nor is it touched
     state = torch.get_rng_state()
-    expected = adaptation_returns(trainer.learner, trainer.tasks.test, trainer.args, 5, 2)
+    expected = adaptation_returns(trainer.learner, trainer.tasks.test, trainer.args, count=5, steps=2)
     assert torch.equal(state, torch.get_rng_state())
     assert found["players"]["policy"]["curve"]["mean"] == pytest.approx(expected.mean(0).tolist(), abs=1e-5)
     error = (expected.std(0) / 5**0.5).tolist()

@@ -113,6 +113,7 @@ def test_tasks_are_pure_functions_of_seed_and_index_and_keep_to_their_ranges() -
 def test_a_batch_is_a_batch_of_trials(tmp_path: Path) -> None:
     """Support sets are episodes, queries the answer; J_j is the score after j steps, here recomputed one by one."""
     trainer = trainer_of("reptile", tmp_path, "problems.shots=3", "problems.stages=2", "problems.queries=4")
+    trainer.args.logging_steps = 1  # J is measured where it is logged
     tasks = [trainer.tasks.sample(0, index) for index in range(5)]
     with torch.no_grad():
         trials = trainer.collect(tasks)
@@ -134,7 +135,7 @@ def test_a_batch_is_a_batch_of_trials(tmp_path: Path) -> None:
         values.append(-error(slice(6, 10)).mean().item())
     assert trials.stop_values[2].tolist() == pytest.approx(values, abs=1e-5)
     assert trials.returns[2].item() == pytest.approx(values[-1], abs=1e-5)
-    trainer.state.global_step = 1  # not an update that is logged: nothing is measured
+    trainer.args.logging_steps = 2  # the log comes one update later: nothing is measured
     assert trainer.collect(tasks).stop_values is None
 
 
@@ -202,10 +203,36 @@ def test_summaries_survive_a_task_that_diverged() -> None:
 
 def test_mistakes_in_a_recipe_are_told(tmp_path: Path) -> None:
     for override, message in (
-        ("problems.shotz=3", "has no dial 'shotz'; did you mean 'shots'"),
+        ("problems.shotz=3", "has no option 'shotz'; did you mean 'shots'"),
         ("problems.name=sinus", "did you mean 'sinusoid'"),
         ("args.activation=rely", "did you mean 'relu'"),
         ("model=tiny", "builds its own network"),
     ):
         with pytest.raises(ConfigError, match=message):
             trainer_of("maml", tmp_path, override)
+
+
+def test_examples_drawn_for_a_whole_step_are_those_of_single_tasks(tmp_path: Path) -> None:
+    """Updates draw for the step ahead; what an update meets are the tasks at its indices, whatever came before."""
+    family = Sinusoids(shots=3, queries=4, stages=2, frequency=(0.8, 1.2))
+    single, drawn = family.examples([family.sample(1, index) for index in (4, 9, 2)]), family.draw(1, [4, 9, 2])
+    assert all(torch.equal(one, many) for one, many in zip(single, drawn, strict=True))
+    settings = ("args.max_steps=2", "args.updates_per_step=3", "args.per_device_train_batch_size=2")
+    trainer = trainer_of("maml", tmp_path, *settings, "args.logging_steps=1")
+    for indices in ([0, 1], [2, 3], [4, 5], [6, 7], [2, 3], [9, 1]):
+        trials = trainer.next_batch(indices).trials
+        x, y = trainer.family.examples([trainer.family.sample(trainer.args.seed, index) for index in indices])
+        assert torch.equal(trials.inputs["x"], x)
+        assert torch.equal(trials.actions, y)
+        assert trials.task_keys == tuple(f"{trainer.args.seed}:{index}" for index in indices)
+
+
+def test_j_is_measured_in_the_last_update_of_a_step_that_is_logged(tmp_path: Path) -> None:
+    settings = ("args.max_steps=4", "args.updates_per_step=3", "args.logging_steps=2")
+    trainer = trainer_of("maml", tmp_path, *settings)
+    measured = []
+    original = trainer._stop_values
+    trainer._stop_values = lambda x, y: measured.append((trainer.state.global_step, trainer._number)) or original(x, y)
+    trainer.train()
+    assert measured == [(1, 2), (3, 2)]
+    assert all("regret/stop" in row and "reward" in row for row in trainer.state.log_history if "loss" in row)

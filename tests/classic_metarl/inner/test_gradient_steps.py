@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from classic_metarl.inner.gradient_steps import (
     GradientSteps,
+    Initial,
     Theta,
     apply,
     fold,
@@ -20,7 +21,6 @@ from classic_metarl.inner.gradient_steps import (
     unfold,
 )
 from classic_metarl.inner.task_networks import MLP
-from mrt.adaptation import AdaptationState
 from mrt.errors import ConfigError
 
 M, N = 4, 5
@@ -121,6 +121,58 @@ def test_only_what_is_named_moves_and_the_clip_holds() -> None:
         steps_of(net, adapted=("layer.1.",)).adapt(theta, parameters_of(net), support)
 
 
+@pytest.mark.parametrize("over", ["vmap", "fold", "loop"])
+@pytest.mark.parametrize("order", ["first", "second"])
+def test_what_is_frozen_does_not_adapt(over: str, order: str) -> None:
+    net, support, query = problem()
+    net.layers[0].requires_grad_(False)
+    steps, theta = steps_of(net, over, steps=2, order=order), Theta(parameters_of(net))
+    phi = steps.adapt(theta, steps.init(theta), support)
+    assert torch.equal(phi["layers.0.weight"], net.layers[0].weight.expand(M, 3, 2))
+    assert not torch.allclose(phi["layers.1.weight"], net.layers[1].weight.expand(M, 1, 3))
+    named = steps_of(net, over, steps=2, order=order, adapted=("layers.1.",))
+    again = named.adapt(theta, named.init(theta), support)
+    assert all(torch.allclose(phi[name], again[name]) for name in phi)
+    outer(steps, net, theta, support, query).backward()
+    assert net.layers[0].weight.grad is None
+    prior = steps_of(net, over, steps=2, order=order, adapt_frozen=("layers.0.weight",))
+    after = prior.adapt(theta, prior.init(theta), support)
+    assert not torch.allclose(after["layers.0.weight"], net.layers[0].weight.expand(M, 3, 2))
+    assert torch.equal(after["layers.0.bias"], net.layers[0].bias.expand(M, 3))
+    with pytest.raises(ConfigError, match=r"nothing adapts: layers.0.weight, layers.0.bias are frozen"):
+        steps_of(net, over, adapted=("layers.0.",)).adapt(theta, steps.init(theta), support)
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        (nn.BatchNorm1d(3), r"1 \(BatchNorm1d\) keeps running statistics.*track_running_stats=False"),
+        (nn.SyncBatchNorm(3), "keeps running statistics"),
+        (nn.Dropout(0.1), r"1 \(Dropout\) drops units with probability 0.1"),
+        (nn.AlphaDropout(0.2), "drops units"),
+        (nn.GRU(3, 3, 2, dropout=0.3), r"GRU\) drops units with probability 0.3"),
+    ],
+)
+def test_layers_that_no_inner_loop_can_hold(layer: nn.Module, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Initial(nn.Sequential(nn.Linear(2, 3), layer))
+
+
+def test_batch_statistics_without_a_memory_adapt() -> None:
+    """The statistics of the support set alone: vmap gives each task what it gets alone."""
+    norm = nn.BatchNorm1d(3, track_running_stats=False)
+    net = nn.Sequential(nn.Linear(2, 3), norm, nn.Dropout(0.0), nn.Linear(3, 1)).double()
+    _, support, _ = problem()
+    theta = Initial(net).theta
+    found = []
+    for over in ("vmap", "loop"):
+        steps = GradientSteps(
+            lambda phi, data: (apply(net)(phi, data[0]) - data[1]).square().mean(), over=over, rate=0.3
+        )
+        found.append(steps.adapt(theta, steps.init(theta), support))
+    assert all(torch.allclose(found[0][name], found[1][name]) for name in found[0])
+
+
 def test_first_order_leaves_no_graph_behind_and_works_without_gradients() -> None:
     net, support, _ = problem()
     steps, theta = steps_of(net, order="first"), Theta({n: p.detach() for n, p in net.named_parameters()})
@@ -155,16 +207,14 @@ def test_a_recurrent_body_is_folded_where_vmap_has_no_rule() -> None:
         torch.vmap(lambda x: torch.func.functional_call(body, parameters_of(body), (x,))[1])(x)
 
 
-def test_it_is_an_adaptation_that_dies_with_its_trial() -> None:
+def test_it_is_an_adaptation() -> None:
+    """phi goes on from phi, and a new trial starts from theta again."""
     net, support, query = problem()
-    state = AdaptationState(steps_of(net), Theta(parameters_of(net)))
-    state.begin("trial 1")
-    first = state.adapt("trial 1", support)["layers.0.bias"]
-    second = state.adapt("trial 1", query)["layers.0.bias"]
-    assert not torch.equal(first, second)
-    with pytest.raises(RuntimeError, match="'trial 1' was used in trial 'trial 2'"):
-        state.adapt("trial 2", support)
-    assert torch.equal(state.begin("trial 2")["layers.0.bias"], net.layers[0].bias)
+    steps, theta = steps_of(net), Theta(parameters_of(net))
+    first = steps.adapt(theta, steps.init(theta), support)
+    second = steps.adapt(theta, first, query)
+    assert not torch.equal(first["layers.0.bias"], second["layers.0.bias"])
+    assert torch.equal(steps.init(theta)["layers.0.bias"], net.layers[0].bias)
 
 
 def test_trees_of_tasks() -> None:

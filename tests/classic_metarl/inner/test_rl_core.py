@@ -18,13 +18,15 @@ from classic_metarl.gradient.promp import ProMPConfig, ProMPTrainer
 from classic_metarl.inner import estimators
 from classic_metarl.inner.meta_policy import inner_loop
 from classic_metarl.inner.stage_credit import credit_of
-from classic_metarl.inner.stages import WEIGHTS, as_data, as_trials, join, numbers_of, stage, stages_of, task_means
+from classic_metarl.inner.stages import as_batch, as_data, join, numbers_of, stage, task_means
 from classic_metarl.inner.task_policy import TaskPolicy, play
 from classic_metarl.problems.paired import paired_tasks
 from classic_metarl.trainers.meta_rl_config import GradientRLConfig
 from mrt.control.envs import Spec
+from mrt.credit.returns import reward_to_go
 from mrt.errors import ConfigError
 from mrt.runs.recipe import import_trainer, load_recipe
+from mrt.training.collection import Batch
 from mrt.trials import Trials
 
 M, N, STEPS = 3, 4, 5
@@ -60,11 +62,11 @@ def double(trials: Trials) -> Trials:
     return replace(trials, **{entry.name: cast(getattr(trials, entry.name)) for entry in fields(Trials)})
 
 
-def collected(trainer: Any) -> Trials:
+def collected(trainer: Any) -> Batch:
     """One collection, learner and trials in float64."""
-    trials = trainer.next_trials(range(M))
+    batch = trainer.next_batch(range(M))
     trainer.model.double()
-    return double(trials)
+    return Batch(double(batch.trials), batch.weights.double())
 
 
 # ---- policies
@@ -126,11 +128,13 @@ def test_episodes_are_played_by_their_tasks_weights() -> None:
 
 def test_stages_are_the_episodes_of_a_trial(tmp_path: Path) -> None:
     trainer = build(MAMLTRPOTrainer, MAMLTRPOConfig, tmp_path, inner_steps=2)
-    trials = trainer.next_trials(range(M))
+    batch = trainer.next_batch(range(M))
+    trials = batch.trials
     assert trials.episodes.tolist() == [3] * (M * N)
     assert trials.mask.sum(1).tolist() == [3 * STEPS] * (M * N)
-    parts = stages_of(trials)
-    rejoined = join(parts)
+    stages = [stage(batch, number) for number in range(int(batch.trials.episode.max()) + 1)]
+    rejoined, parts = join(stages).trials, [one.trials for one in stages]
+    assert torch.equal(join(stages).weights, batch.weights)
     for name in ("actions", "rewards", "mask", "episode", "logprobs", "stop", "stop_values", "group"):
         assert torch.equal(getattr(rejoined, name).nan_to_num(), getattr(trials, name).nan_to_num()), name
     for number, part in enumerate(parts):
@@ -141,29 +145,30 @@ def test_stages_are_the_episodes_of_a_trial(tmp_path: Path) -> None:
         assert not part.mask[:, -1].any(), "the closing row comes last"
         assert (part.inputs["observation"][0, 1:] - part.inputs["observation"][0, :-1]).abs().max() <= 0.1001
     assert trials.stop_values[:, 3].isnan().all()
-    again = as_trials(as_data(parts[1]))
-    assert torch.equal(again.actions, parts[1].actions)
-    assert torch.equal(again.group, parts[1].group)
-    assert torch.equal(again.privileged[WEIGHTS], parts[1].privileged[WEIGHTS])
+    again = as_batch(as_data(stages[1]))
+    assert torch.equal(again.trials.actions, parts[1].actions)
+    assert torch.equal(again.trials.group, parts[1].group)
+    assert torch.equal(again.weights, stages[1].weights)
 
 
 def test_what_adapts_is_what_acted(tmp_path: Path) -> None:
     """phi_1 from the record gives the log-probabilities that stage 1 was sampled with; so does phi_2."""
     trainer = build(MAMLTRPOTrainer, MAMLTRPOConfig, tmp_path, inner_steps=2, inner_rates=[0.3, 0.1])
-    trials = trainer.next_trials(range(M))
-    for number, phi in enumerate(trainer.adapted(trials)):
-        part = stage(trials, number)
+    batch = trainer.next_batch(range(M))
+    for number, phi in enumerate(trainer.adapted(batch)):
+        part = stage(batch, number).trials
         found = trainer.learner.net.logprobs(phi, part)
         assert torch.allclose(found[part.mask], part.logprobs[part.mask], atol=1e-4), number
-    moved = [phi["net.layers.1.bias"].detach() for phi in trainer.adapted(trials)[1:]]
+    moved = [phi["net.layers.1.bias"].detach() for phi in trainer.adapted(batch)[1:]]
     assert (moved[0] - trainer.learner.net.net.layers[1].bias).abs().max() > 1e-3
     assert (moved[1] - moved[0]).abs().max() > 1e-4
 
 
 def test_credit_is_standardised_within_each_task(tmp_path: Path) -> None:
     trainer = build(MAMLTRPOTrainer, MAMLTRPOConfig, tmp_path, tasks=ARMS)
-    part = stage(trainer.next_trials(range(M)), 0)
-    each = part.privileged[WEIGHTS].reshape(M, -1)[part.mask.reshape(M, -1)].reshape(M, -1)
+    one = stage(trainer.next_batch(range(M)), 0)
+    part = one.trials
+    each = one.weights.reshape(M, -1)[part.mask.reshape(M, -1)].reshape(M, -1)
     assert torch.allclose(each.mean(1), torch.zeros(M), atol=1e-5)
     assert torch.allclose(each.std(1, correction=0), torch.ones(M), atol=1e-4)
     flat = credit_of(part, lambda trials: trials.mask.float(), 0.9, normalise=True)
@@ -210,11 +215,11 @@ def test_meta_gradients_against_finite_differences(name: str, tmp_path: Path) ->
     """The episodes fixed, the outer objective is a function of theta: its gradient goes through the inner step."""
     system, config, tasks, options = SYSTEMS[name]
     trainer = build(system, config, tmp_path, tasks=tasks, **{"inner_rates": [0.4], **options})
-    trials = collected(trainer)
+    batch = collected(trainer)
     parameters = [p for p in trainer.learner.parameters() if p.requires_grad]
 
     def objective() -> Tensor:
-        return trainer.meta_objective(trainer.adapted(trials), trials)
+        return trainer.meta_objective(trainer.adapted(batch), batch)
 
     exact = torch.autograd.grad(objective(), parameters)
     assert sum(float(slope.abs().sum()) for slope in exact) > 0.1
@@ -230,24 +235,25 @@ def test_meta_gradients_against_finite_differences(name: str, tmp_path: Path) ->
 def test_promps_gradient_against_finite_differences(tmp_path: Path) -> None:
     """Away from theta_o, so that ratios are not 1 and the divergence has a slope."""
     trainer = build(ProMPTrainer, ProMPConfig, tmp_path, penalty=0.5, inner_rates=[0.4])
-    trials = collected(trainer)
+    batch = collected(trainer)
     with torch.no_grad():
         for parameter in trainer.learner.parameters():
             parameter.add_(0.02 * torch.randn_like(parameter))
     parameters = list(trainer.learner.parameters())
 
     def loss() -> Tensor:
-        return trainer.losses(trials, trainer.weigh(trials))["policy"]
+        return trainer.losses(batch)["policy"]
 
     exact, near = torch.autograd.grad(loss(), parameters), finite_differences(loss, parameters)
     assert all(torch.allclose(a, b, atol=1e-7, rtol=1e-4) for a, b in zip(exact, near, strict=True))
 
 
-def meta_gradient(trainer: Any, trials: Trials, surrogate: str) -> Tensor:
+def meta_gradient(trainer: Any, batch: Batch, surrogate: str) -> Tensor:
     trainer.learner.steps = inner_loop(trainer.learner.net, surrogate)
-    last = stage(trials, 1)
-    logprobs = trainer.learner.net.logprobs(trainer.adapted(trials)[1], last)
-    each = estimators.likelihood_ratio(logprobs, last.privileged[WEIGHTS], last)
+    one = stage(batch, 1)
+    last = one.trials
+    logprobs = trainer.learner.net.logprobs(trainer.adapted(batch)[1], last)
+    each = estimators.likelihood_ratio(logprobs, one.weights, last)
     slopes = torch.autograd.grad(task_means(each, last).mean(), list(trainer.learner.parameters()))
     return torch.cat([slope.flatten() for slope in slopes])
 
@@ -257,35 +263,35 @@ def test_promps_identity(tmp_path: Path) -> None:
     (Rothfuss et al. 2019, section 5); the naive surrogate and DiCE do not.
     """
     trainer = build(ProMPTrainer, ProMPConfig, tmp_path, inner_rates=[0.4])
-    trials = collected(trainer)
+    batch = collected(trainer)
     with torch.no_grad():  # log-probabilities in float64, those of theta_o to the last digit
-        phis = trainer.adapted(trials, "first")
-        exact = torch.cat([trainer.learner.net.logprobs(phi, stage(trials, j)) for j, phi in enumerate(phis)], 1)
-    trials = replace(trials, logprobs=exact)
-    found = {name: meta_gradient(trainer, trials, name) for name in ("likelihood_ratio", "lvc", "naive", "loaded_dice")}
+        phis = trainer.adapted(batch, "first")
+        exact = torch.cat([trainer.learner.net.logprobs(phi, stage(batch, j).trials) for j, phi in enumerate(phis)], 1)
+    batch = replace(batch, trials=replace(batch.trials, logprobs=exact))
+    found = {name: meta_gradient(trainer, batch, name) for name in ("likelihood_ratio", "lvc", "naive", "loaded_dice")}
     assert torch.allclose(found["likelihood_ratio"], found["lvc"], atol=1e-10)
     for name in ("naive", "loaded_dice"):
         assert (found[name] - found["lvc"]).norm() > 1e-3 * found["lvc"].norm(), name
     with torch.no_grad():  # elsewhere they part
         for parameter in trainer.learner.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
-    apart = meta_gradient(trainer, trials, "likelihood_ratio") - meta_gradient(trainer, trials, "lvc")
+    apart = meta_gradient(trainer, batch, "likelihood_ratio") - meta_gradient(trainer, batch, "lvc")
     assert apart.norm() > 1e-4
 
 
 def test_the_sampling_term_by_hand(tmp_path: Path) -> None:
     """E-MAML's gradient less MAML's: mean over tasks of the standardised return, times the mean grad log pi before."""
     trainer = build(EMAMLTrainer, EMAMLConfig, tmp_path, sampling=0.7)
-    trials = collected(trainer)
+    batch = collected(trainer)
     parameters = list(trainer.learner.parameters())
 
     def gradient(weight: float) -> Tensor:
         trainer.args.sampling = weight
-        value = trainer.meta_objective(trainer.adapted(trials), trials)
+        value = trainer.meta_objective(trainer.adapted(batch), batch)
         slopes = torch.autograd.grad(value, parameters, allow_unused=True)
         return torch.cat([slope.flatten() for slope in slopes])
 
-    before, after = stage(trials, 0), stage(trials, 1)
+    before, after = stage(batch, 0).trials, stage(batch, 1).trials
     earned = after.rewards.sum(1).reshape(M, N).mean(1)
     earned = (earned - earned.mean()) / earned.std()
     assert torch.allclose(standardised(after), earned, atol=1e-6)
@@ -306,33 +312,34 @@ def test_a_meta_step_stays_in_its_region(tmp_path: Path) -> None:
         trainer = build(
             MAMLTRPOTrainer, MAMLTRPOConfig, tmp_path, max_kl=0.02, curvature_share=share, inner_rates=[0.4]
         )
-        trials = trainer.next_trials(range(M))
-        last, net = stage(trials, 1), trainer.learner.net
+        batch = trainer.next_batch(range(M))
+        last, net = stage(batch, 1).trials, trainer.learner.net
         with torch.no_grad():
-            old = net.logits(trainer.adapted(trials)[1], last)
-        assert trainer.update(trials)
+            old = net.logits(trainer.adapted(batch)[1], last)
+        assert trainer.update(batch)
         with torch.no_grad():
-            new = net.logits(trainer.adapted(trials)[1], last)
+            new = net.logits(trainer.adapted(batch)[1], last)
         (m0, s0), (m1, s1) = (each[last.mask].chunk(2, -1) for each in (old, new))
         kl = torch.distributions.kl_divergence(
             torch.distributions.Normal(m0, s0.exp()), torch.distributions.Normal(m1, s1.exp())
         )
         assert 0.002 < float(kl.sum(-1).mean()) <= 0.02 * 1.001
         ratio = (net.distribution.logprob(new, last.actions) - last.logprobs).exp()
-        gain = task_means(((ratio - 1) * last.privileged[WEIGHTS] * last.mask).sum(1), last).mean()
+        gain = task_means(((ratio - 1) * stage(batch, 1).weights * last.mask).sum(1), last).mean()
         assert gain > 1e-3
         assert all(parameter.grad is None for parameter in net.parameters())
 
 
 def test_a_share_of_each_task_is_of_every_task(tmp_path: Path) -> None:
     trainer = build(MAMLTRPOTrainer, MAMLTRPOConfig, tmp_path)
-    trials = trainer.next_trials(range(M))
-    part = fewer(trials, N, 0.5)
-    assert part.group.tolist() == [0, 0, 1, 1, 2, 2]
-    assert numbers_of(part).tolist() == numbers_of(trials).tolist() == [0, 1, 2]
-    assert torch.equal(part.actions[2:4], trials.actions[N : N + 2])
-    assert fewer(trials, N, 1.0) is trials
-    assert len(fewer(trials, N, 0.01)) == M
+    batch = trainer.next_batch(range(M))
+    part = fewer(batch, N, 0.5)
+    assert part.trials.group.tolist() == [0, 0, 1, 1, 2, 2]
+    assert numbers_of(part.trials).tolist() == numbers_of(batch.trials).tolist() == [0, 1, 2]
+    assert torch.equal(part.trials.actions[2:4], batch.trials.actions[N : N + 2])
+    assert torch.equal(part.weights[2:4], batch.weights[N : N + 2])
+    assert fewer(batch, N, 1.0) is batch
+    assert len(fewer(batch, N, 0.01)) == M
 
 
 def test_mistakes_are_told(tmp_path: Path) -> None:
@@ -348,7 +355,35 @@ def test_mistakes_are_told(tmp_path: Path) -> None:
     ):
         with pytest.raises(ConfigError, match=message):
             config(output_dir=str(tmp_path), **{**QUICK, **options})
-    with pytest.raises(ConfigError, match=r"test='sparse' holds the dials"):
+    with pytest.raises(ConfigError, match=r"test='sparse' must hold the options"):
         paired_tasks("sparse-semicircle", test="sparse")  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="no dial 'rewards'"):
+    with pytest.raises(ConfigError, match="no option 'rewards'"):
         paired_tasks("sparse-semicircle", test={"rewards": "sparse"})
+
+
+@pytest.mark.parametrize("surrogate", ["dice", "loaded_dice", "naive"])
+def test_every_inner_objective_discounts(surrogate: str, tmp_path: Path) -> None:
+    """The inner step of any of them depends on gamma. DiCE's is, by hand, sum_t gamma^t r_t over what came before."""
+    steps = {}
+    for gamma in (0.99, 0.5):
+        plain = {"credit": "reward_to_go", "normalise": False, "gamma": gamma, "surrogate": surrogate}
+        trainer = build(MAMLTRPOTrainer, MAMLTRPOConfig, tmp_path, inner_rates=[1.0], **plain)
+        batch = collected(trainer)
+        phi = trainer.adapted(batch, "first")
+        steps[gamma] = torch.cat([(phi[1][n] - phi[0][n]).flatten() for n in phi[0]])
+        if surrogate == "dice":
+            one, parameters = stage(batch, 0).trials, dict(trainer.learner.net.named_parameters())
+            logprobs = trainer.learner.net.logprobs(parameters, one) * one.mask
+            to_go = reward_to_go(one, gamma=gamma)
+            weights = gamma ** torch.arange(one.mask.shape[1], dtype=torch.float64) * to_go
+            value = task_means((logprobs * weights).sum(1), one)
+            slopes = torch.autograd.grad(value[0], list(parameters.values()))
+            for (name, _), slope in zip(parameters.items(), slopes, strict=True):
+                assert torch.allclose(phi[1][name][0] - phi[0][name], slope, atol=1e-6), name
+    assert (steps[0.99] - steps[0.5]).norm() > 1e-3
+
+
+def test_dice_refuses_a_credit(tmp_path: Path) -> None:
+    for options in ({}, {"credit": "reward_to_go"}, {"normalise": False}):
+        with pytest.raises(ConfigError, match="sums the rewards itself"):
+            GradientRLConfig(output_dir=str(tmp_path), **{**QUICK, "surrogate": "dice", **options})

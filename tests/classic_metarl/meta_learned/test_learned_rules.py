@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from classic_metarl.gradient.baldwin import lifetime_losses, strategy_gradient
+from classic_metarl.gradient.baldwin import lifetime_losses
 from classic_metarl.inner.gradient_steps import Theta
 from classic_metarl.meta_learned.l2l import LearnedOptimizer, adam_rule, learned_rule, log_sign, optimise, sgd_rule
 from classic_metarl.problems.quadratics import Quadratics, quadratic
@@ -122,6 +122,21 @@ def test_the_gates_start_at_gradient_descent(tmp_path: Path) -> None:
     assert all(torch.allclose(ours[-1][name], plain[name], atol=1e-6) for name in plain)
 
 
+@pytest.mark.parametrize("name", ["meta_lstm", "baldwin", "reptile", "maml"])
+def test_what_is_frozen_stays_through_a_lifetime_and_through_training(name: str, tmp_path: Path) -> None:
+    trainer = trainer_of(name, tmp_path, "args.hidden=[6]", "args.max_steps=2")
+    first = trainer.model.net.layers[0].requires_grad_(False)
+    before, head = first.weight.detach().clone(), trainer.model.net.layers[1].weight.detach().clone()
+    trainer.train()
+    assert torch.equal(first.weight, before)
+    assert not torch.equal(trainer.model.net.layers[1].weight, head)
+    if name == "meta_lstm":
+        support = (torch.randn(4, 10, 1), torch.randn(4, 10, 1))
+        phi = trainer.model.trajectory(support)[-1]
+        assert torch.equal(phi["layers.0.weight"], before.expand(4, 6, 1))
+        assert not torch.allclose(phi["layers.1.weight"], head.expand(4, 1, 6))
+
+
 def test_the_meta_learner_lstm_learns(tmp_path: Path, learning: Any) -> None:
     settings = ("args.hidden=[20]", "args.max_steps=160", "args.learning_rate=0.01", "args.logging_steps=20")
     trainer = trainer_of("meta_lstm", tmp_path, *settings, f"seed={learning.seed()}")
@@ -136,20 +151,9 @@ def test_the_meta_learner_lstm_learns(tmp_path: Path, learning: Any) -> None:
 # ---- Baldwin
 
 
-def test_a_strategys_gradient_on_a_line() -> None:
-    """F = -|phi|^2 is monotone along g: the ranked estimate points to -phi, and the ranks are those of the fitness."""
-    generator = torch.Generator().manual_seed(0)
-    phi = torch.tensor([3.0, -1.0, 0.5])
-    half = torch.randn(20_000, 3, generator=generator)
-    noise = torch.cat([half, -half])
-    slope = strategy_gradient(-(phi + 0.01 * noise).square().sum(1), [noise], 0.01)[0]
-    assert torch.allclose(slope / slope.norm(), -phi / phi.norm(), atol=0.02)
-    by_hand = strategy_gradient(torch.tensor([1.0, 5.0, 2.0]), [torch.tensor([[1.0], [10.0], [100.0]])], 0.5)[0]
-    assert by_hand.item() == pytest.approx((-0.5 * 1 + 0.5 * 10 + 0 * 100) / (3 * 0.5))
-
-
-def test_an_individuals_fitness_is_its_loss_after_its_own_learning(tmp_path: Path) -> None:
-    trainer = trainer_of("baldwin", tmp_path, "args.hidden=[5]", "args.inner_rate=0.05")
+@pytest.mark.parametrize("over", ["fold", "vmap", "loop"])
+def test_an_individuals_fitness_is_its_loss_after_its_own_learning(tmp_path: Path, over: str) -> None:
+    trainer = trainer_of("baldwin", tmp_path, "args.hidden=[5]", "args.inner_rate=0.05", f"args.over={over}")
     genome, torch_state = trainer.model, torch.manual_seed(0)
     assert torch_state is not None
     people = [p.detach() + 0.1 * torch.randn(4, *p.shape) for p in genome.parameters()]
@@ -165,6 +169,22 @@ def test_an_individuals_fitness_is_its_loss_after_its_own_learning(tmp_path: Pat
         assert found[person].item() == pytest.approx(alone.item(), rel=1e-4)
 
 
+def test_every_update_has_a_population_of_its_own_and_a_dead_individual_does_no_harm(tmp_path: Path) -> None:
+    options = ("args.max_steps=2", "args.updates_per_step=2", "args.population=4", "args.hidden=[3]")
+    trainer = trainer_of("baldwin", tmp_path, *options)
+    batch = trainer.next_batch([0, 1, 2])
+    gradients = []
+    for _ in range(2):
+        trainer.losses(batch)["policy"].backward()
+        gradients.append(trainer.model.net.layers[0].weight.grad.clone())
+        trainer.model.zero_grad()
+    assert not torch.allclose(gradients[0], gradients[1]), "the second update of a step draws again"
+    trainer.args.sigma = 1e4  # step sizes of exp(10,000)
+    loss = trainer.losses(batch)["policy"]
+    loss.backward()
+    assert all(bool(p.grad.isfinite().all()) for p in trainer.model.parameters())
+
+
 def test_evolution_lowers_the_loss_after_learning(tmp_path: Path, learning: Any) -> None:
     """The loss after a gradient step, on 400 tasks that were not trained on."""
     settings = ("args.max_steps=80", "args.hidden=[20]", "args.population=32", "args.learning_rate=0.03")
@@ -178,5 +198,5 @@ def test_evolution_lowers_the_loss_after_learning(tmp_path: Path, learning: Any)
     trainer.train()
     learning.check("loss over the untrained", measured() / untrained, below=0.95)
     assert trainer.model.theta.rates[0]["layers.0.weight"].item() != before, "step sizes evolve"
-    with pytest.raises(ConfigError, match="population=5 is to be even"):
+    with pytest.raises(ConfigError, match="population=5 must be even"):
         trainer_of("baldwin", tmp_path, "args.population=5")

@@ -36,7 +36,7 @@ def test_a_character_is_drawn_alike_and_unlike_the_others() -> None:
     between = torch.cdist(flat[:-1, :10], flat[1:, 10:]).mean()
     assert within < 0.9 * between
     assert (bank[:, 0] != bank[:, 1]).flatten(1).any(1).all(), "no drawing is a copy"
-    with pytest.raises(ConfigError, match="size=4 from 8 on"):
+    with pytest.raises(ConfigError, match="size=4 at least 8"):
         stroke_bank(3, 4)
 
 
@@ -46,8 +46,8 @@ def test_episodes_hold_what_they_should() -> None:
     x, y = family.examples(tasks)
     assert x.shape == (20, 20, 1, 16, 16)
     (support,), query = split(family, x, y)
-    assert support[1][0].tolist() == [0, 1, 2, 3] * 3
-    assert query[1][0].tolist() == [0, 1, 2, 3] * 2
+    assert support[1].sort(1).values.eq(torch.arange(4).repeat_interleave(3)).all(), "three images of each label"
+    assert query[1].sort(1).values.eq(torch.arange(4).repeat_interleave(2)).all()
     for row, task in enumerate(tasks):
         chosen = set(zip(task.data["classes"].tolist(), task.data["rotation"].tolist(), strict=True))
         assert len(chosen) == 4, "four different classes"
@@ -56,8 +56,21 @@ def test_episodes_hold_what_they_should() -> None:
             assert len(torch.unique(images, dim=0)) == 5, "support and query share no image"
     data = tasks[3].data
     picture = family.bank[int(data["classes"][2])][data["images"][2, 1]]
-    assert torch.equal(x[3, 4 + 2], torch.rot90(picture, int(data["rotation"][2]), (-2, -1)))
+    place = data["order"].tolist().index(4 + 2)  # the second image of label 2
+    assert y[3, place] == 2
+    assert torch.equal(x[3, place], torch.rot90(picture, int(data["rotation"][2]), (-2, -1)))
     assert set(family.class_ids(tasks[0]).tolist()) <= set(range(family.all_classes))
+
+
+def test_no_position_tells_a_label() -> None:
+    """With one shot the third image of a support set has each of five labels equally often, and so has the third query:
+    whoever labels by position is at chance.
+    """
+    family = strokes(ways=5, query=1)
+    _, y = family.examples([family.sample(0, index) for index in range(1000)])
+    share = torch.nn.functional.one_hot(y, 5).float().mean(0)  # (10, 5)
+    assert (share - 0.2).abs().max() < 0.06
+    assert (y[:, :5] == y[:, 5:]).float().mean().item() == pytest.approx(0.2, abs=0.03)
 
 
 def test_splits_share_no_character() -> None:

@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
-from evals.gates import __main__ as runner
-from evals.gates import measures, readme, table
+from evals.gates import __main__ as command
+from evals.gates import measures, results, table
+from evals.gates.runner import Runner
+from evals.gates.store import GATES, Store
 from evals.gates.table import Bar, gates
+from mrt.control.agent import ScriptedAgent
 from mrt.control.envs import make_env
 from mrt.errors import ConfigError
 
@@ -18,8 +23,8 @@ SMALL = """
 S1:
   title: a bandit, hardly trained
   tasks: 300
-  seeds: 2
-  pass: {total: {band: [0, 3]}}
+  pass: {total: {band: [0.1, 3]}}
+  trivial: {total: {value: 0.0, name: no pull at all, source: exact}}
   measures: [total, regret]
   systems:
     rl2:
@@ -38,17 +43,17 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def run_here(arguments: list[str], folders: list[str]) -> int:
     """The runner with its steps in this process, where the table is the small one."""
-    ns = runner._parser().parse_args([*arguments, *folders])
+    ns = command._parser().parse_args([*arguments, *folders])
     from mrt.cli import main as cli
     from mrt.runs.rundir import write_json
 
+    runner = Runner(ns.runs, Store(ns.store))
     for gate in gates(ns.gates or None):
-        for seed in runner._seeds(gate, ns):
-            if not runner.is_stored(ns.store, gate, seed):
-                folder = runner._folder(ns.runs, gate, seed)
-                assert cli.main(["train", gate.recipe, *gate.overrides_for(seed, folder)]) == 0
-                write_json(runner._stored(ns.store, gate, seed), runner.measure(gate, ns.runs, seed))
-    return runner.main([*arguments, *folders, "--cached"])
+        for seed in gate.gate_seeds(ns.seeds):
+            if not runner.store.read(gate, seed):
+                assert cli.main(["train", gate.recipe, *gate.overrides_for(seed, runner.folder(gate, seed))]) == 0
+                write_json(runner.store.path(gate, seed), runner.measure(gate, seed))
+    return command.main([*arguments, *folders, "--cached"])
 
 
 def test_every_gate_of_the_table_can_be_trained_and_measured() -> None:
@@ -84,11 +89,11 @@ def test_what_passes() -> None:
 
 
 def test_a_gate_is_run_stored_and_printed(small: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert runner.main(["S1", "--cached", *small]) == 2
-    assert "S1 rl2: seed 0 is not stored" in capsys.readouterr().err
+    assert command.main(["S1", "--cached", *small]) == 1
+    assert "nothing is stored with these settings: S1 rl2" in capsys.readouterr().err
     assert run_here(["S1"], small) == 0
     capsys.readouterr()
-    assert runner.main(["S1", "--cached", "--json", *small]) == 0
+    assert command.main(["S1", "--cached", "--json", *small]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert [(row["gate"], row["system"], row["measure"]) for row in rows] == [
         ("S1", "rl2", "total"),
@@ -110,7 +115,7 @@ def test_a_gate_is_run_stored_and_printed(small: list[str], capsys: pytest.Captu
     }
     assert wanted | {"minutes"} <= set(rows[0])
     total, regret = rows
-    assert total["mean"] == pytest.approx(sum(total["seeds"]) / 2, abs=1e-4)
+    assert total["mean"] == pytest.approx(sum(total["seeds"]) / 3, abs=1e-4)
     assert total["floor"] == pytest.approx(2.0, abs=0.1)  # four pulls of two arms at random
     assert total["ceiling"] == pytest.approx(_two_arms(4, (1, 1), (1, 1)), abs=1e-4)
     assert total["mean"] + regret["mean"] == pytest.approx(8 / 3, abs=0.15)
@@ -134,18 +139,18 @@ def _two_arms(pulls: int, *arms: tuple[int, int]) -> float:
 
 def test_a_seed_that_differs_from_what_is_stored_is_told(small: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     run_here(["S1"], small)
-    ns = runner._parser().parse_args(["S1", *small])
+    ns = command._parser().parse_args(["S1", *small])
     (gate,) = gates(["S1"])
-    path = runner._stored(ns.store, gate, 1)
+    path = Store(ns.store).path(gate, 1)
     stored = json.loads(path.read_text())
-    again = runner._stored(ns.runs / "check" / "store", gate, 1)
+    again = Store(ns.runs / "check" / "store").path(gate, 1)
     again.parent.mkdir(parents=True)
     again.write_text(json.dumps(stored))  # as if the run had just been repeated
-    assert runner.main(["S1", "--check-seed", "1", *small]) == 0
+    assert command.main(["S1", "--check-seed", "1", *small]) == 0
     assert "equal" in capsys.readouterr().out
     stored["scores"]["total"]["mean"] += 1.0
     path.write_text(json.dumps(stored))
-    assert runner.main(["S1", "--check-seed", "1", *small]) == 1
+    assert command.main(["S1", "--check-seed", "1", *small]) == 1
     said = capsys.readouterr().out
     assert "total, seed 1" in said
     assert "DIFFERS" in said
@@ -156,8 +161,10 @@ def test_results_of_other_settings_do_not_count(
 ) -> None:
     run_here(["S1"], small)
     table.TABLE.write_text(SMALL.replace("args.max_steps=2", "args.max_steps=3"))
-    assert runner.main(["S1", "--cached", *small]) == 2
-    assert "not stored with these settings" in capsys.readouterr().err
+    assert command.main(["S1", "--cached", *small]) == 1
+    assert "nothing is stored with these settings: S1 rl2" in capsys.readouterr().err
+    assert command.main(["S1", "--check-seed", "0", *small]) == 2
+    assert "S1 rl2: seed 0 is not stored with these settings" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -170,8 +177,8 @@ def test_results_of_other_settings_do_not_count(
         (table.Bar(chance=True), "random ± 3 SE"),
     ],
 )
-def test_readme_says_what_is_asked(bar: table.Bar, said: str) -> None:
-    assert readme._band(bar) == said
+def test_the_page_says_what_is_asked(bar: table.Bar, said: str) -> None:
+    assert results.asked(bar) == said
 
 
 def test_a_gate_is_listed_once_however_it_is_asked_for() -> None:
@@ -180,26 +187,36 @@ def test_a_gate_is_listed_once_however_it_is_asked_for() -> None:
         assert len(listed) == len(set(listed))
 
 
-def test_readme_shows_what_is_stored() -> None:
-    """Cure: `python -m evals.gates --readme`."""
-    assert f"{readme.BEGIN}\n{readme.markdown(runner.STORE)}\n{readme.END}" in readme.README.read_text(encoding="utf-8")
+def test_the_page_shows_what_is_stored() -> None:
+    """Cure: `python -m evals.gates --results`."""
+    written = results.RESULTS.read_text(encoding="utf-8")
+    assert results.gates_part(Store(GATES)) == written.split(f"\n\n{results.REASONING}")[0]
 
 
-def test_readmes_table_is_written_between_its_marks(small: list[str], tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_the_whole_page_shows_what_is_stored() -> None:
+    """With the study of Countdown, whose intervals take a bootstrap each."""
+    assert results.page(Store(GATES)) == results.RESULTS.read_text(encoding="utf-8")
+
+
+def test_the_page_is_written_from_the_store(small: list[str], tmp_path: Path) -> None:
     run_here(["S1"], small)
-    page = tmp_path / "README.md"
-    page.write_text(f"before\n{readme.BEGIN}\nold\n{readme.END}\nafter\n")
-    readme.write(tmp_path / "store", page)
-    lines = page.read_text().splitlines()
-    assert (lines[:2], lines[-2:]) == (["before", readme.BEGIN], [readme.END, "after"])
-    assert [line.count("|") for line in lines[2:-2]] == [11, 11, 11], "head, rule, and the one measure with a band"
-    assert lines[4].startswith("| S1 a bandit, hardly trained | rl2 | total | **")
+    path = tmp_path / "RESULTS.md"
+    results.write(Store(tmp_path / "store"), path)
+    text = path.read_text()
+    assert "Of 1 bars: 1 passed, 0 missed, 0 too few seeds, 0 bar too low." in text
+    lines = text.split("## Black box\n\n")[1].split("\n\n")[0].splitlines()
+    assert [line.count("|") for line in lines] == [16, 16, 16], "head, rule, and the one measure with a band"
+    assert lines[2].startswith("| S1 a bandit, hardly trained | rl2 | total | ")
+    assert "| 3 of 3 |" in lines[2]
+    assert "| 0.1 to 3 | **passed** | 1.989 | 2.278 | " in lines[2]
+    assert "| 0 no pull at all |  | same | " in lines[2]
 
 
 def test_a_gate_that_misses_its_band_fails(small: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    table.TABLE.write_text(SMALL.replace("band: [0, 3]", "band: [2.6, 3]"))
+    table.TABLE.write_text(SMALL.replace("band: [0.1, 3]", "band: [2.6, 3]"))
     assert run_here(["S1"], small) == 1
-    assert " NO " in capsys.readouterr().out
+    assert " MISSED " in capsys.readouterr().out
 
 
 def test_gates_share_a_run_that_they_measure_on_other_tasks(small: list[str], tmp_path: Path) -> None:
@@ -209,9 +226,8 @@ def test_gates_share_a_run_that_they_measure_on_other_tasks(small: list[str], tm
     one, other = gates()
     assert one.run_name(0) == other.run_name(0)
     assert one.digest(0) != other.digest(0)
-    ns = runner._parser().parse_args(["S1", *small])
-    trained: dict[Path, str] = {}
-    steps = [step for gate in (one, other) for step in runner._steps(gate, 0, ns, trained)]
+    ns = command._parser().parse_args(["S1", *small])
+    steps = Runner(ns.runs, Store(ns.store)).steps([(one, 0), (other, 0)])
     assert [(step.name, step.needs) for step in steps] == [
         ("S1-rl2-0", ()),
         ("measure-S1-rl2-0", ("S1-rl2-0",)),
@@ -226,13 +242,15 @@ def test_gates_share_a_run_that_they_measure_on_other_tasks(small: list[str], tm
 
 
 def test_cached_prints_the_seeds_that_are_there(small: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    """One of two seeds, and a gate of which nothing is stored: its name, and no success."""
+    """One of three seeds is too few, and so is a gate of which nothing is stored: its name, and no success."""
     run_here(["S1", "--seeds", "1"], small)
     capsys.readouterr()
-    assert runner.main(["S1", "--cached", "--json", *small]) == 0
-    assert [len(row["seeds"]) for row in json.loads(capsys.readouterr().out)] == [1, 1]
+    assert command.main(["S1", "--cached", "--json", *small]) == 1
+    shown = json.loads(capsys.readouterr().out)
+    assert [len(row["seeds"]) for row in shown] == [1, 1]
+    assert [row["verdict"] for row in shown] == ["too few seeds", None]
     table.TABLE.write_text(SMALL + SMALL.replace("S1:", "S2:").replace("pulls=4", "pulls=5"))
-    assert runner.main(["--cached", *small]) == 1
+    assert command.main(["--cached", *small]) == 1
     assert "nothing is stored with these settings: S2 rl2" in capsys.readouterr().err
 
 
@@ -241,7 +259,7 @@ def test_unknown_names_are_told() -> None:
         gates(["T111"])
     with pytest.raises(ConfigError, match=r"no system 'rl3'.*'rl2'"):
         gates(["T1"], ["rl3"])
-    assert runner.main(["T111"]) == 2
+    assert command.main(["T111"]) == 2
 
 
 def test_the_two_step_signature_tells_model_based_choice(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -254,31 +272,24 @@ def test_the_two_step_signature_tells_model_based_choice(monkeypatch: pytest.Mon
         def eval(self) -> None:
             return None
 
-    monkeypatch.setattr(measures, "load_policy", lambda run: Bayes())
-    monkeypatch.setattr(measures, "LearnedPolicy", lambda policy, greedy: TwoStepBayes())
+    monkeypatch.setattr(measures, "load_control_policy", lambda run: Bayes())
+    monkeypatch.setattr(measures, "Entrant", lambda policy, greedy: TwoStepBayes())
     optimal = measures.stay(Path("run"), recipe, 300)
     assert optimal.mean == 1.0
-    monkeypatch.setattr(measures, "LearnedPolicy", lambda policy, greedy: _Habit())
+    monkeypatch.setattr(measures, "Entrant", lambda policy, greedy: _Habit())
     habit = measures.stay(Path("run"), recipe, 300)  # repeats whatever was rewarded, whichever way it came
     assert habit.mean == 0.0
 
 
-class _Habit:
+class _Habit(ScriptedAgent):
     """Model-free: the first choice is repeated after a reward and changed without one."""
 
-    def reset(self, rows: int) -> None:
-        self.choice, self.stage = None, 0
+    def start(self, rows: int) -> dict[str, Any]:
+        return {"choice": torch.zeros(rows, dtype=torch.long), "stage": 0}
 
-    def act(self, observation):  # type: ignore[no-untyped-def]
-        import torch
+    def choose(self, observation: torch.Tensor, state: dict[str, Any]) -> torch.Tensor:
+        return state["choice"]
 
-        if self.choice is None:
-            self.choice = torch.zeros(len(observation), dtype=torch.long)
-        return self.choice
-
-    def update(self, actions, step) -> None:  # type: ignore[no-untyped-def]
-        import torch
-
-        if self.stage == 1:
-            self.choice = torch.where(step.reward > 0, self.choice, 1 - self.choice)
-        self.stage = 1 - self.stage
+    def learn(self, seen: Any, state: dict[str, Any]) -> dict[str, Any]:
+        kept = torch.where(seen["reward"] > 0, state["choice"], 1 - state["choice"])
+        return {**state, "choice": kept if state["stage"] == 1 else state["choice"], "stage": 1 - state["stage"]}

@@ -33,6 +33,7 @@ def test_smoke(root: Path) -> None:
         assert one["steps_per_second"] == pytest.approx(one["env_steps"] / one["loop_seconds"], rel=1e-3)
         assert sum(one["shares"].values()) == pytest.approx(1, abs=1e-3)
         assert all(share > 0 for share in one["shares"].values())
+    assert "tiny sizes" in result["jax_over_ours"]["skipped"]
     assert set(result["update_exponent"]["cases"]) == {"gru", "lstm", "transformer"}
 
 

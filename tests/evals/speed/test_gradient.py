@@ -21,3 +21,7 @@ def test_it_runs(root: Path) -> None:
     for case in memory["cases"].values():
         assert case["second_bytes"] > case["first_bytes"] > 0
     assert set(result["machine"]) >= {"processor", "cores", "torch", "commit"}
+    bare = result["trainer_over_bare"]
+    assert bare["ratio"] > 0
+    assert bare["target_at_most"] == 1.25
+    assert "tiny sizes" in result["jax_over_ours"]["skipped"]

@@ -55,12 +55,12 @@ def train(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, dict[str
         (["compare", "a"], "required: B"),
         (["compare", "a", "b", "x=1"], "does not take 'x=1'"),
         (["eval", "m"], "required: --out"),
-        (["eval", "m", "--out", "x", "--n", "0"], "should be at least 1"),
+        (["eval", "m", "--out", "x", "--n", "0"], "must be at least 1"),
         (["eval", "m", "--out", "x", "--problems", "countdown", "--budgets", "1,x"], "should be whole numbers"),
         (["eval", "m", "--out", "x"], "name the problem set"),
-        (["eval", "m", "--out", "x", "--seed", "-1"], "'-1' is not a whole number"),
+        (["eval", "m", "--out", "x", "--seed", "-1"], "'-1' must be a whole number"),
         (["probe", "t", "--model", "m", "--probe", "gild"], "invalid choice: 'gild'"),
-        (["generate", "--model", "m", "--budget", "3", "--prompt", " "], "there is no prompt"),
+        (["generate", "--model", "m", "--budget", "3", "--prompt", " "], "no prompt: give"),
         (["compare", "here", "there"], "no finished evaluation"),
         (["report"], "needs at least one evaluation"),
         (["report", "nowhere"], "nowhere"),
@@ -131,7 +131,7 @@ def test_human_output_without_json(folder: Path, capsys: pytest.CaptureFixture[s
 def test_interrupted(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, answer, err = train(capsys, "run_name=interrupt")
     assert (code, answer) == (130, {})
-    assert "the same command goes on from there" in err
+    assert "the same command resumes from there" in err
     assert json.loads((folder / "runs/r/run.json").read_text())["finished"] is False
     code, answer, _ = train(capsys, "run_name=null")  # nothing had been saved: the recipe may change
     assert (code, answer["status"]) == (0, "trained")
@@ -220,3 +220,21 @@ def test_eval_takes_the_problems_of_the_run(folder: Path, monkeypatch: pytest.Mo
     assert commands._problems_of(ns, overrides_of(ns.overrides)[1]) == ("countdown", {"count": 4, "top": 9})
     ns = cli.parse(["eval", "runs/r", "--out", "x", "--problems", "files"])
     assert commands._problems_of(ns, {}) == ("files", {})
+
+
+def test_merge_writes_a_model_that_loads_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    from mrt.reasoning.models.tiny import save_tiny
+
+    base = str(save_tiny(tmp_path / "base"))
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), LoraConfig(target_modules=["q_proj"]))
+    model.save_pretrained(str(tmp_path / "run" / "model"))
+    assert cli.main(["merge", str(tmp_path / "run")]) == 0
+    assert "merged model" in capsys.readouterr().out
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "merged") is not None
+    assert cli.main(["merge", str(tmp_path / "run")]) == 2, "what is there is not overwritten"
+    assert "is not empty" in capsys.readouterr().err
+    assert cli.main(["merge", base]) == 2
+    assert "holds no adapter" in capsys.readouterr().err

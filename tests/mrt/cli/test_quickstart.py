@@ -72,7 +72,7 @@ def test_what_was_begun_otherwise_is_refused(recipes: Path, tmp_path: Path) -> N
     with pytest.raises(ConfigError, match=r"recipes\.mrt"):
         quickstart._agree_on_settings(tmp_path, quickstart.FULL, 0)
     (recipes / "mrt.yaml").unlink()
-    with pytest.raises(ConfigError, match="is the installation whole"):
+    with pytest.raises(ConfigError, match="is the installation complete"):
         quickstart._agree_on_settings(tmp_path, quickstart.FULL, 0)
 
 
@@ -89,7 +89,7 @@ def test_interrupted_and_gone_on(tmp_path: Path) -> None:
     first.send_signal(signal.SIGINT)
     answer, errors = first.communicate(timeout=60)
     assert (first.returncode, answer) == (130, b"")
-    assert b"the same command goes on from there" in errors
+    assert b"the same command resumes from there" in errors
     for arm in ("grpo", "mrt"):  # nobody trains on
         holder = int((out / arm / ".lock").read_text())
         with pytest.raises(ProcessLookupError):

@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from classic_metarl.black_box.windows import EncoderLayer
 from mrt.control.memories import make_memory
 from mrt.control.policy import ControlPolicy, PolicyConfig
 from mrt.errors import ConfigError
-from tests.support.policies import MEMORIES, at, make_inputs, make_policy, randomised, stepped
+from tests.support.policies import MEMORIES, at, make_inputs, make_policy, named, randomised, stepped
 
 REACH = {"none": 1, "short-window": 4, "long-window": 7}  # steps that can matter; the others remember all
 
@@ -197,7 +198,7 @@ def test_the_window_lets_go_of_what_has_left_it() -> None:
 
 def test_snail_by_hand() -> None:
     """One dense block of one filter over width 1: tanh(f) sigmoid(g), f and g of x_t and x_(t-1); then attention."""
-    memory = make_memory("snail", 1, steps=2, filters=1, keys=1, values=1, blocks=1)
+    memory = make_memory(named("snail"), 1, steps=2, filters=1, keys=1, values=1, blocks=1)
     dense, attention = memory.blocks
     with torch.no_grad():
         for parameter in memory.parameters():
@@ -214,14 +215,16 @@ def test_snail_by_hand() -> None:
 
 
 def test_snail_covers_its_trial() -> None:
-    dilations = [block.dilation for block in make_memory("snail", 4, steps=100).blocks if hasattr(block, "dilation")]
+    dilations = [
+        block.dilation for block in make_memory(named("snail"), 4, steps=100).blocks if hasattr(block, "dilation")
+    ]
     assert dilations == [1, 2, 4, 8, 16, 32, 64] * 2
-    assert make_memory("snail", 4, steps=1).span == 1
+    assert make_memory(named("snail"), 4, steps=1).span == 1
 
 
 def episodic(**options: Any) -> tuple[Any, dict[str, Tensor], Tensor]:
     torch.manual_seed(0)
-    memory = randomised(make_memory("episodic-lstm", 3, slots=2, **options))
+    memory = randomised(make_memory(named("episodic-lstm"), 3, slots=2, **options))
     contexts = torch.tensor([[0, 0, 1, 1, 2, 2, 0, 0]])
     done = torch.tensor([[0.0, 1] * 4])
     return memory, {"observation": torch.eye(3)[contexts], "done": done}, torch.randn(1, 8, 3)
@@ -286,19 +289,38 @@ def test_no_gradient_passes_through_what_is_stored() -> None:
 
 
 def test_mistakes_are_named() -> None:
-    with pytest.raises(ConfigError, match=r"unknown memory 'snial'.*snail"):
-        make_memory("snial", 8)
+    with pytest.raises(ConfigError, match=r"unknown memory 'gruu'.*did you mean 'gru'.*module:Class"):
+        make_memory("gruu", 8)
+    with pytest.raises(ConfigError, match="no such class; did you mean 'SNAIL'"):
+        make_memory("classic_metarl.black_box.snail:SNIAL", 8)
+    with pytest.raises(ConfigError, match="is not a Memory"):
+        make_memory("mrt.control.policy:PolicyConfig", 8)
+    with pytest.raises(ConfigError, match="code from outside"):
+        make_memory("os:system", 8)
     with pytest.raises(ConfigError, match=r"memory 'gru' with \{'heads': 2\}"):
         make_memory("gru", 8, heads=2)
     with pytest.raises(ConfigError, match="no transformer of backbone='qwen99'"):
         make_memory("transformer", 8, backbone="qwen99")
-    with pytest.raises(ConfigError, match="filters=0 is to be at least 1"):
-        make_memory("snail", 8, filters=0)
+    with pytest.raises(ConfigError, match="filters=0 must be at least 1"):
+        make_memory(named("snail"), 8, filters=0)
     with pytest.raises(ConfigError, match="window=5, layers=4, heads=3 do not make a transformer of 8"):
-        make_memory("short-window", 8, heads=3)
+        make_memory(named("short-window"), 8, heads=3)
     with pytest.raises(ConfigError, match="window=1: a window that slides"):
-        make_memory("long-window", 8, window=1)
-    with pytest.raises(ConfigError, match="key='obs' is no key of the dictionary"):
-        make_memory("episodic-lstm", 8, key="obs")
+        make_memory(named("long-window"), 8, window=1)
+    with pytest.raises(ConfigError, match="key='obs' is not a key of the dictionary"):
+        make_memory(named("episodic-lstm"), 8, key="obs")
     with pytest.raises(ConfigError, match=r"see: \['rewards'\] are no inputs"):
         ControlPolicy(PolicyConfig(actions=2, see=["rewards"]))
+
+
+def test_t_fixup_leaves_queries_and_keys_alone() -> None:
+    """Huang et al. 2020: 0.67 L^(-1/4) on values, output and feed-forward; queries and keys keep Xavier's bound."""
+    torch.manual_seed(0)
+    size, layers = 32, 4
+    layer = EncoderLayer(size, heads=4, hidden=64, layers=layers)
+    bound, scale = (6 / (2 * size)) ** 0.5, 0.67 * layers**-0.25
+    query, key, value = layer.mixed.weight.chunk(3)
+    for part, expected in ((query, bound), (key, bound), (value, scale * bound), (layer.out.weight, scale * bound)):
+        assert 0.95 * expected < float(part.detach().abs().max()) <= expected * 1.0001
+    for part in (layer.up.weight, layer.down.weight):
+        assert float(part.detach().abs().max()) <= 1.0001 * scale * (6 / (size + 64)) ** 0.5

@@ -120,7 +120,8 @@ def test_new_units_leave_values_as_they_are() -> None:
     assert torch.equal(after.logits, before.logits)
     raw = (after.values + 2.0) / 0.5
     with torch.no_grad():
-        head = policy.critic(policy.memory(policy._embed(inputs, torch.arange(15).expand(4, 15)), inputs))[..., 0]
+        x = policy.embed(policy._inputs(inputs, torch.arange(15).expand(4, 15)))
+        head = policy.critic(policy.memory(x, inputs))[..., 0]
     assert torch.allclose(raw, head, atol=1e-4)
 
 

@@ -1,48 +1,46 @@
-"""Stop values by hand: a written-down explorer in a hallway without noise."""
+"""Stop values by hand: a scripted explorer in a hallway without noise."""
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from mrt.control.distributions import Categorical
+from mrt.control.agent import Agent, Choice
 from mrt.control.envs import make_tasks
-from mrt.control.policy import ControlPolicy, Heads
+from mrt.control.envs.buses import BUSES, CENTRE, GOALS, MOVES, ORDERS, RIDE, SIZE, STAY, STOPS
+from mrt.control.oracles import episode_bounds
+from mrt.control.policy import ControlPolicy
 from mrt.control.probes import ExploitProbe
 from mrt.control.rollout import rollout
-from mrt.trainer import trial_metrics
+from mrt.training.records import trial_metrics
 from mrt.trials import PROVERS
-from tests.support.policies import randomised
+from tests.support.policies import named, randomised
 
 
-class Explorer:
+class Explorer(Agent):
     """Looks left, then right; from then on it goes where the goal was. State: side known (B,), turned round (B,)."""
-
-    distribution = Categorical()
 
     def init_state(self, rows: int) -> tuple[Tensor, Tensor]:
         return torch.zeros(rows), torch.zeros(rows, dtype=torch.bool)
 
-    def step(self, seen: dict[str, Tensor], state: tuple[Tensor, Tensor]) -> tuple[Heads, tuple[Tensor, Tensor]]:
+    def act(self, seen: Any, state: Any, greedy: bool = False, generator: Any = None) -> Choice:
         side, turned = state
         place, done = seen["observation"][:, 0], seen["done"] > 0.5
         side = torch.where(seen["reward"] > 0.5, place.sign(), side)
         turned = (turned | (place <= -1)) & ~done
         right = torch.where(side == 0, turned, side > 0)
-        logits = torch.full((len(right), 4), -torch.inf).scatter(1, right.long()[:, None], 0.0)
-        return Heads(logits, torch.zeros(len(right))), (side, turned)
-
-    def fork(self, state: tuple[Tensor, Tensor], rows: Tensor) -> tuple[Tensor, Tensor]:
-        return state[0][rows], state[1][rows]
+        zeros = torch.zeros(len(right))
+        return Choice(right.long(), zeros, zeros, (side, turned))
 
 
 def test_stop_values_by_hand() -> None:
     """half = 2, a step costs 0.1. Goal left: 2 steps, 0.8 at once. Goal right: 2 + 4 steps, 0.4, and 0.8 once known."""
     tasks = make_tasks("hallway", half=2, cost=0.1, episodes=2)
-    probe: Any = ExploitProbe(Explorer(), samples=2)  # type: ignore[arg-type]
+    probe: Any = ExploitProbe(samples=2)
     trials = rollout(tasks.env, Explorer(), {"side": torch.tensor([-1, 1, -1])}, probe=probe)
     expected = torch.tensor([[0.8, 0.8, 0.8], [0.4, 0.8, 0.8], [0.8, 0.8, 0.8]])
     assert torch.allclose(trials.stop_values, expected)
@@ -56,7 +54,7 @@ def test_stop_values_by_hand() -> None:
 
 def test_one_sample_has_no_standard_error() -> None:
     tasks = make_tasks("hallway", half=2, cost=0.1, episodes=2)
-    probe: Any = ExploitProbe(Explorer())  # type: ignore[arg-type]
+    probe: Any = ExploitProbe()
     trials = rollout(tasks.env, Explorer(), {"side": torch.tensor([1])}, probe=probe)
     assert trials.stop_values[0].tolist() == pytest.approx([0.4, 0.8, 0.8])
     assert bool(trials.stop_value_se.isnan().all())
@@ -65,15 +63,15 @@ def test_one_sample_has_no_standard_error() -> None:
 class FirstArm(Explorer):
     """Pulls arm 0 for ever."""
 
-    def step(self, seen: dict[str, Tensor], state: Any) -> tuple[Heads, Any]:
-        rows = len(seen["done"])
-        return Heads(torch.tensor([[0.0, -torch.inf]]).expand(rows, 2), torch.zeros(rows)), state
+    def act(self, seen: Any, state: Any, greedy: bool = False, generator: Any = None) -> Choice:
+        zeros = torch.zeros(len(seen["done"]))
+        return Choice(zeros.long(), zeros, zeros, state)
 
 
 def test_noise_differs_between_samples_and_boundaries() -> None:
     """Arm 0 pays with chance 0.9: ten pulls give 9 on average with deviation sqrt(0.9)."""
     tasks = make_tasks("dependent-bandit", kind="easy", pulls=10)
-    probe: Any = ExploitProbe(FirstArm(), samples=4000)  # type: ignore[arg-type]
+    probe: Any = ExploitProbe(samples=4000)
     torch.manual_seed(0)
     trials = rollout(tasks.env, FirstArm(), {"means": torch.tensor([[0.9, 0.1]])}, probe=probe)
     error = (0.9 / 4000) ** 0.5
@@ -85,13 +83,13 @@ def test_noise_differs_between_samples_and_boundaries() -> None:
 @pytest.mark.parametrize("memory", ["gru", "transformer", "snail", "long-window", "short-window", "episodic-lstm"])
 def test_a_probe_leaves_the_trial_as_it_was(memory: str) -> None:
     tasks = make_tasks("hallway", half=2, cost=0.1, episodes=3)
-    policy = randomised(ControlPolicy.for_spec(tasks.env.spec, memory=memory, hidden_size=8)).eval()
+    policy = randomised(ControlPolicy.for_spec(tasks.env.spec, memory=named(memory), hidden_size=8)).eval()
     params = tasks.batch(0, range(6))
 
     def played(probe: Any) -> Any:
         return rollout(tasks.env, policy, params, generator=torch.Generator().manual_seed(2), probe=probe)
 
-    plain, probed = played(None), played(ExploitProbe(policy, samples=3, greedy=False))
+    plain, probed = played(None), played(ExploitProbe(samples=3, greedy=False))
     for name in ("actions", "rewards", "mask", "episode", "logprobs"):
         assert torch.equal(getattr(plain, name), getattr(probed, name)), name
     assert torch.equal(plain.values.nan_to_num(), probed.values.nan_to_num())
@@ -103,8 +101,49 @@ def test_greedy_stop_values_are_those_of_the_next_episode() -> None:
     tasks = make_tasks("navigation-2d", steps=5, episodes=3)
     policy = randomised(ControlPolicy.for_spec(tasks.env.spec, hidden_size=8), seed=2).eval()
     params = tasks.batch(0, range(8))
-    trials = rollout(tasks.env, policy, params, greedy=True, probe=ExploitProbe(policy))
+    trials = rollout(tasks.env, policy, params, greedy=True, probe=ExploitProbe())
     longer = rollout(tasks.env.with_spec(episodes=4), policy, params, greedy=True)
     earned = torch.stack([torch.where(longer.episode == j, longer.rewards, 0.0).sum(1) for j in range(4)], 1)
     assert torch.allclose(trials.stop_values, earned, atol=1e-5)
     assert len(earned.unique()) > 2
+
+
+class BusRider(Agent):
+    """Knows where every bus goes: it stays while exploring, and then walks to the right bus, rides and walks on."""
+
+    def __init__(self, order: Tensor) -> None:
+        self.order = order
+
+    def init_state(self, rows: int) -> Tensor:
+        return self.order
+
+    def act(self, seen: Any, state: Any, greedy: bool = False, generator: Any = None) -> Choice:
+        actions = [self.choose(view, int(order)) for view, order in zip(seen["observation"], state, strict=True)]
+        zeros = torch.zeros(len(actions))
+        return Choice(torch.tensor(actions), zeros, zeros, state)
+
+    def choose(self, view: Tensor, order: int) -> int:
+        told = view[2 * SIZE + 1 : 2 * SIZE + 5]
+        here = (int(view[:SIZE].argmax()), int(view[SIZE : 2 * SIZE].argmax()))
+        goal = GOALS[int(told.argmax())]
+        if not told.any() or here == goal:  # exploring, or the row that closes an episode
+            return STAY
+        stop = next(i for i, at in enumerate(STOPS) if abs(at[0] - goal[0]) + abs(at[1] - goal[1]) == 1)
+        bus = BUSES[ORDERS[order].index(stop)]
+        if here == bus:
+            return RIDE
+        target = bus if here == CENTRE else goal
+        return MOVES.index((target[0] - here[0], target[1] - here[1]))
+
+
+def test_an_exact_table_has_no_regret_where_exploring_is_free() -> None:
+    """Bus grid, all 24 tasks: J is 0.8 at every boundary, also before the free episode, and regret is 0 by both."""
+    tasks = make_tasks("dream-bus")
+    params = tasks.env.all_tasks()  # type: ignore[attr-defined]
+    torch.manual_seed(0)
+    trials = rollout(tasks.env, BusRider(params["order"]), params, probe=ExploitProbe(samples=2))
+    assert torch.allclose(trials.stop_values, torch.full((24, 3), 0.8), atol=1e-6)
+    known = dataclasses.replace(trials, privileged=episode_bounds(tasks.env, params))
+    assert known.privileged["oracle"].tolist() == pytest.approx([0.8] * 24)
+    assert trial_metrics(known)["regret/stop"] == pytest.approx(0, abs=1e-6)
+    assert trial_metrics(known)["regret/return"] == pytest.approx(0, abs=1e-6)

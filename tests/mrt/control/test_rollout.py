@@ -8,19 +8,22 @@ import pytest
 import torch
 from torch import Tensor
 
+from mrt.control.agent import Entrant
 from mrt.control.envs import make_env, make_tasks
-from mrt.control.oracles import play
+from mrt.control.interaction import play
 from mrt.control.policy import ControlPolicy
-from mrt.control.rollout import LearnedPolicy, rollout
-from mrt.trainer import episode_returns
+from mrt.control.rollout import rollout
+from mrt.training.records import episode_returns
 from mrt.trials import Stop, Trials
-from tests.support.policies import make_policy, randomised
+from tests.support.policies import make_policy, named, randomised
 
 
 def hallway(memory: str = "gru", **dials: Any) -> tuple[Any, Any, dict[str, Tensor]]:
     """Episodes of two to six steps, and a policy that leans to the ends, so that some are found and some are not."""
     tasks = make_tasks("hallway", **{"half": 2, "cost": 0.25, "episodes": 3, **dials})
-    policy = randomised(ControlPolicy.for_spec(tasks.env.spec, memory=memory, hidden_size=8, separate_critic=True))
+    policy = randomised(
+        ControlPolicy.for_spec(tasks.env.spec, memory=named(memory), hidden_size=8, separate_critic=True)
+    )
     return tasks.env, policy.eval(), tasks.batch(0, range(12))
 
 
@@ -114,7 +117,7 @@ def test_play_and_rollout_are_the_same_trials(name: str, dials: dict[str, Any], 
     tasks = make_tasks(name, **dials)
     policy = randomised(ControlPolicy.for_spec(tasks.env.spec, hidden_size=8)).eval()
     params = tasks.batch(1, range(20))
-    learned = LearnedPolicy(policy, greedy=greedy, seed=3)
+    learned = Entrant(policy, greedy=greedy, seed=3)
     numbers = torch.Generator()
     numbers.set_state(learned.generator.get_state())
     trials = rollout(tasks.env, policy, params, seed=5, greedy=greedy, generator=numbers)

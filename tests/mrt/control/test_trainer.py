@@ -11,11 +11,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from mrt.control import trainer as trainer_module
 from mrt.control.envs import make_tasks
 from mrt.control.failures import failures, shares
+from mrt.control.loading import load_control_policy
 from mrt.control.policy import ControlPolicy
 from mrt.control.rollout import rollout
-from mrt.control.trainer import TARGETS, WEIGHTS, ControlConfig, ControlTrainer, load_policy
+from mrt.control.trainer import VALUE, ControlConfig, ControlTrainer
 from mrt.credit.returns import gae
 from mrt.errors import ConfigError
 from mrt.runs.recipe import load_recipe
@@ -54,7 +56,7 @@ def test_a_run_goes_on_in_the_middle_of_a_collection(memory: str, tmp_path: Path
     parts = interrupted(lambda: build(tmp_path / "parts", policy={"memory": memory}, **options), (4, 7))
     assert bandit.digest(parts) == bandit.digest(whole)
     assert_same_files(tmp_path / "whole", tmp_path / "parts")
-    assert parts.cost == whole.cost
+    assert parts.cost.total == whole.cost.total
     rows = (tmp_path / "whole" / "trials.jsonl").read_text().splitlines()
     assert len(rows) == 3 * 6, "ten updates are three collections of six trials"
 
@@ -73,21 +75,22 @@ def test_two_processes_keep_one_policy(tmp_path: Path) -> None:
 
 def test_every_trial_of_a_collection_is_learnt_from_once_an_epoch(tmp_path: Path) -> None:
     trainer = build(tmp_path, epochs=2, minibatches=3)
-    parts = [trainer.next_trials(range(6)) for _ in range(6)]
+    parts = [trainer.next_batch(range(6)) for _ in range(6)]
     assert [len(part) for part in parts] == [2] * 6
-    collection = trainer._collection.inputs["observation"]
+    collection = trainer.collection.batch.trials.inputs["observation"]
     for epoch in (parts[:3], parts[3:]):
-        met = torch.cat([part.logprobs for part in epoch])
-        assert sorted(met.tolist()) == sorted(trainer._collection.logprobs.tolist())
-    trainer.next_trials(range(6, 12))
-    assert trainer._collection.inputs["observation"] is not collection, "used up: new trials are played"
+        met = torch.cat([part.trials.logprobs for part in epoch])
+        assert sorted(met.tolist()) == sorted(trainer.collection.batch.trials.logprobs.tolist())
+    trainer.next_batch(range(6, 12))
+    assert trainer.collection.batch.trials.inputs["observation"] is not collection, "used up: new trials are played"
 
 
 def test_the_first_loss_by_hand(tmp_path: Path) -> None:
     """Before any update the ratio is 1: -mean(A) + w error / deviation^2 - beta entropy, over the acting steps."""
     trainer = build(tmp_path, value_weight=0.3, entropy=0.7, normalise=False, clip=None)
-    trials = trainer.next_trials(range(6))
-    loss = trainer.losses(trials, trainer.weigh(trials))["policy"]
+    batch = trainer.next_batch(range(6))
+    trials = batch.trials
+    loss = trainer.losses(batch)["policy"]
     mask = trials.mask
     with torch.no_grad():
         heads = trainer.policy(trials.inputs)
@@ -101,12 +104,14 @@ def test_the_first_loss_by_hand(tmp_path: Path) -> None:
 def test_the_clip_by_hand(tmp_path: Path) -> None:
     """min(r A, clip(r) A): a ratio of 1.5 counts 1.2 for A = 1 and 1.5 for A = -1; 0.5 counts 0.5 and 0.8."""
     trainer = build(tmp_path, clip=0.2, entropy=0.0, value_weight=0.0)
-    trials = trainer.next_trials(range(6))
+    batch = trainer.next_batch(range(6))
+    trials = batch.trials
     losses = []
     for ratio, weight in ((1.5, 1.0), (1.5, -1.0), (0.5, 1.0), (0.5, -1.0)):
         old = trials.logprobs - torch.log(torch.tensor(ratio))
         moved = dataclasses.replace(trials, logprobs=old)
-        losses.append(trainer.losses(moved, torch.full_like(trials.rewards, weight))["policy"].item())
+        changed = dataclasses.replace(batch, trials=moved, weights=torch.full_like(trials.rewards, weight))
+        losses.append(trainer.losses(changed)["policy"].item())
     assert losses == pytest.approx([-1.2, 1.5, -0.5, 0.8], rel=1e-4)
 
 
@@ -121,15 +126,15 @@ def test_free_episodes_earn_nothing(tmp_path: Path) -> None:
     assert bool((bonus > 0).any())
 
     def weighed(trials: Trials) -> tuple[Tensor, Tensor]:
-        private = trainer._weighed(trials).privileged
-        return private[WEIGHTS], private[TARGETS]
+        batch = trainer.weighed(trials)
+        return batch.weights, batch.targets[VALUE]
 
     for before, after in zip(weighed(played), weighed(paid), strict=True):
         assert torch.equal(before, after)
     assert not torch.equal(gae(paid), gae(played)), "in an episode that counts it would have"
     assert bool((weighed(played)[0][:, :5] != 0).any()), "exploring is credited with what it brings later"
     counted = build(tmp_path / "paid", {**tasks, "free_episodes": 0}, normalise=False, bounds=False)
-    assert not torch.equal(counted._weighed(paid).privileged[WEIGHTS], counted._weighed(played).privileged[WEIGHTS])
+    assert not torch.equal(counted.weighed(paid).weights, counted.weighed(played).weights)
 
 
 def biased(trainer: Any, action: int, by: float) -> Any:
@@ -194,10 +199,11 @@ def test_progress_is_a_credit_here_too(tmp_path: Path) -> None:
 
     options = {"credit": "progress", "trials_per_task": 2, "probe_samples": 1, "normalise": False}
     trainer = build(tmp_path, **options)
-    trials = trainer.next_trials(range(6))
+    batch = trainer.next_batch(range(6))
+    trials = batch.trials
     assert len(trials) == 12
     assert trials.group.tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
-    assert torch.allclose(trainer.weigh(trials), progress(dataclasses.replace(trials, privileged={})))
+    assert torch.allclose(batch.weights, progress(dataclasses.replace(trials, privileged={})))
     assert not trials.stop_values.isnan().any()
     trainer = build(tmp_path / "train", max_steps=2, **options)
     trainer.train()
@@ -235,7 +241,7 @@ output_dir: {tmp_path / "run"}
     moved = [value for name, value in trainer.policy.state_dict().items() if "lora_B" in name]
     assert len(moved) == 2
     assert all(bool((value != 0).any()) for value in moved)
-    again = PeftModel.from_pretrained(load_policy(tmp_path / "base"), str(tmp_path / "run" / "checkpoint-3"))
+    again = PeftModel.from_pretrained(load_control_policy(tmp_path / "base"), str(tmp_path / "run" / "checkpoint-3"))
     params = trainer.tasks.batch(0, range(4))
     trials = rollout(trainer.tasks.env, trainer.policy.eval(), params)
     with torch.no_grad():
@@ -249,10 +255,10 @@ output_dir: {tmp_path / "run"}
 def test_a_recipe_goes_on_from_a_run(tmp_path: Path) -> None:
     trainer = build(tmp_path / "run", max_steps=1, save_strategy="no")
     trainer.save_model(str(tmp_path / "run" / "model"))
-    policy = load_policy(tmp_path / "run")
+    policy = load_control_policy(tmp_path / "run")
     assert bandit.digest_of(policy.state_dict()) == bandit.digest_of(trainer.policy.state_dict())
     with pytest.raises(ConfigError, match="holds no policy"):
-        load_policy(tmp_path)
+        load_control_policy(tmp_path)
     recipe = load_recipe("control/rl2-bandit", [f"model={tmp_path / 'run'}"])
     with pytest.raises(ConfigError, match="a model to go on from or a policy to build, not both"):
         ControlTrainer.make_policy(recipe, make_tasks(**HALLWAY))
@@ -262,7 +268,7 @@ def test_a_recipe_goes_on_from_a_run(tmp_path: Path) -> None:
     ("changed", "message"),
     [
         ({"minibatches": 4}, "minibatches=4 does not divide the 6 trials of a collection"),
-        ({"epochs": 0}, "epochs=0 is to be at least 1"),
+        ({"epochs": 0}, "epochs=0 must be at least 1"),
         ({"credit": "progress"}, "credit='progress' needs stop values: set probe_samples"),
         ({"credit": "gaee"}, "gaee"),
     ],
@@ -270,3 +276,33 @@ def test_a_recipe_goes_on_from_a_run(tmp_path: Path) -> None:
 def test_mistakes_in_the_arguments(changed: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=message):
         build(tmp_path, **changed)
+
+
+@pytest.mark.parametrize("credit", ["outcome", "leave_one_out"])
+def test_a_group_of_one_has_no_outcome_credit(credit: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"every weight is 0\. Set trials_per_task to at least 2"):
+        build(tmp_path, credit=credit)
+    assert build(tmp_path, credit=credit, trials_per_task=2).credit is not None
+
+
+def test_without_an_oracle_there_are_no_bounds(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Sumo's dense reward has no known optimum: said once, and the run goes on without regret."""
+    with caplog.at_level(logging.WARNING, logger="mrt.control.trainer"):
+        trainer = build(tmp_path, {"name": "sumo", "rounds": 2, "reward": "dense"}, max_steps=2)
+    assert [record.message for record in caplog.records] == ["no bounds are known for sumo: regret is not logged"]
+    trainer.train()
+    assert not any("regret/return" in row for row in trainer.state.log_history)
+
+
+def test_bounds_are_computed_where_they_are_logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two updates a collection, a log every fourth: every second collection needs them."""
+    asked = []
+    known = trainer_module.episode_bounds
+    monkeypatch.setattr(trainer_module, "episode_bounds", lambda *args: asked.append(1) or known(*args))
+    trainer = build(tmp_path, epochs=2, minibatches=1, max_steps=8, logging_steps=4)
+    asked.clear()
+    trainer.train()
+    assert len(asked) == 2
+    logs = [row for row in trainer.state.log_history if "loss" in row]
+    assert len(logs) == 2
+    assert all(row["regret/return"] == row["regret/return"] for row in logs)

@@ -290,3 +290,25 @@ def test_every_credit_is_zero_outside_mask_and_in_unscorable_rows(name):
     assert (weights[~trials.mask] == 0).all()
     assert (weights[2] == 0).all()
     assert (weights[:2].abs() > 0).any()
+
+
+@pytest.mark.parametrize("name", ["outcome", "leave_one_out"])
+def test_a_credit_that_compares_rows_refuses_groups_of_one(name):
+    """All weights would be zero, and a run would learn nothing without a word."""
+    from mrt.credit.table import make_credit
+    from mrt.errors import ConfigError
+
+    def trials(groups):
+        shape = (len(groups), 2)
+        return Trials(
+            actions=torch.zeros(shape, dtype=torch.long),
+            rewards=torch.rand(shape),
+            mask=torch.ones(shape, dtype=torch.bool),
+            episode=torch.zeros(shape, dtype=torch.long),
+            group=torch.tensor(groups),
+        )
+
+    with pytest.raises(ConfigError, match=r"every group has one row.*trials_per_task"):
+        make_credit(name)(trials([0, 1, 2]))
+    assert make_credit(name)(trials([0, 1, 1])).abs().sum() > 0
+    assert make_credit("reward_to_go")(trials([0, 1, 2])).abs().sum() > 0

@@ -71,13 +71,13 @@ def test_the_command_line_may_write_text_as_it_likes() -> None:
 
 
 def test_messages_name_key_value_and_type() -> None:
-    with pytest.raises(ConfigError, match=r"r.yaml: args: learning_rate = 'fast' should be a number$"):
+    with pytest.raises(ConfigError, match=r"r.yaml: args: learning_rate = 'fast' must be a number$"):
         convert_fields(FakeArgs, {"learning_rate": "fast"}, "r.yaml: args")
     with pytest.raises(ConfigError, match=r"unknown key 'lerning_rate'; did you mean 'learning_rate'\?"):
         convert_fields(FakeArgs, {"lerning_rate": 1}, "r.yaml: args")
-    with pytest.raises(ConfigError, match=r"save_strategy = 'stps' should be one of 'no', 'steps'$"):
+    with pytest.raises(ConfigError, match=r"save_strategy = 'stps' must be one of 'no', 'steps'$"):
         convert_fields(FakeArgs, {"save_strategy": "stps"}, "r.yaml: args")
-    with pytest.raises(ConfigError, match=r"loss = 'x' should be one of 'grpo', 'dapo'$"):
+    with pytest.raises(ConfigError, match=r"loss = 'x' must be one of 'grpo', 'dapo'$"):
         convert_fields(FakeArgs, {"loss": "x"}, "r.yaml: args")
 
 

@@ -19,18 +19,25 @@ SETTINGS = Settings(micro_batch=4, length=10, rows=8)
 def test_parts_by_hand() -> None:
     parts = plan(SMALL, SETTINGS).parts
     assert (parts["weights"], parts["gradients"], parts["optimiser"]) == (4000, 4000, 8000)
-    assert parts["keys and values"] == 80 * (2 * 2 * 2 * 2) * 4 * 2.5  # 80 positions, 16 numbers each
+    assert parts["keys and values"] == 80 * (2 * 2 * 2 * 2) * 4 * 1.25  # 80 positions, 16 numbers each
     layer = 6 * 8 + 5 * 8 + 4 * 4 + 4 * 16
     assert parts["activations"] == 40 * 2 * layer * 4
     assert parts["logits (sampling)"] == 8 * 10 * 4 * 4
     assert parts["logits (training)"] == 40 * 10 * 4 * 3
     half = plan(SMALL, replace(SETTINGS, bytes_each=2, checkpointed=True, probed=True, frozen_copies=1, shards=2)).parts
     assert (half["weights"], half["frozen copies"], half["optimiser"]) == (1000, 1000, 2000)
-    assert half["keys and values"] == 80 * 16 * 2 * 3.5
+    assert half["keys and values"] == 80 * 16 * 2 * 2.25
     assert half["activations"] == 40 * (2 * 8 + layer) * 2
     assert plan(SMALL, replace(SETTINGS, optimiser="sgd")).parts["optimiser"] == 0
     assert plan(SMALL, replace(SETTINGS, optimiser="adamw_8bit")).parts["optimiser"] == 2000
     assert plan(replace(SMALL, trained=10), SETTINGS).parts["gradients"] == 40
+
+
+def test_keys_and_values_at_work_are_what_max_positions_allows() -> None:
+    many = replace(SETTINGS, rows=1000)
+    parts = plan(SMALL, replace(many, max_positions=500)).parts
+    assert parts["keys and values"] == 500 * 16 * 4 * 1.25
+    assert plan(SMALL, many).parts["keys and values"] == 20 * parts["keys and values"]
 
 
 def test_the_peak_is_the_larger_moment() -> None:
@@ -77,6 +84,16 @@ def test_doctor_plans_memory_time_and_cost(tmp_path: Path) -> None:
     # 16 rows of 64 + 40 positions, sampled, probed, and updated (3): 10 updates of 5 * 1664
     assert "8.3e+04 positions" in cost.found
     assert "at 36 an hour" in cost.found
+
+
+def test_doctor_plans_max_positions(tmp_path: Path) -> None:
+    from mrt.reasoning.training.plan import facts
+    from mrt.runs.recipe import load_recipe
+
+    path = recipe(tmp_path, "model", max_completion_length=40, max_positions=300)
+    found = facts(load_recipe(path))
+    assert found is not None
+    assert found.settings.max_positions == 300
 
 
 def test_doctor_refuses_what_cannot_fit_and_says_what_would(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -90,16 +90,16 @@ def test_peft_keys_are_those_of_lora(path: Path) -> None:
         ("count=4", "did you mean 'problems.count'"),
         ("arg.max_steps=1", "unknown key 'arg.max_steps'"),
         ("args.=1", "unknown key 'args.'"),
-        ("args.max_steps=1.5", "max_steps = 1.5 should be a whole number"),
-        ("max_steps.deep=1", "max_steps = 5 is no mapping"),
-        ("seed=x", "seed = 'x' should be a whole number"),
+        ("args.max_steps=1.5", "max_steps = 1.5 must be a whole number"),
+        ("max_steps.deep=1", "max_steps = 5 is not a mapping"),
+        ("seed=x", "seed = 'x' must be a whole number"),
         ("args.seed=1", "write 'seed' at the top level"),
         ("args.output_dir=x", "write 'output_dir' at the top level"),
         ("model=[1,2", "override model is not valid YAML"),
-        ("model", "should read key=value"),
-        ("=3", "should read key=value"),
+        ("model", "must read key=value"),
+        ("=3", "must read key=value"),
         ("problems={count: 3}", "problems needs a name"),
-        ("args=3", "args = 3 should be a mapping"),
+        ("args=3", "args = 3 must be a mapping"),
         ("trainer=tests.support.fake_trainers:Nothing", "no such class"),
     ],
 )
@@ -112,8 +112,8 @@ def test_overrides_that_are_refused(path: Path, override: str, message: str) -> 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "should be a mapping"),
-        ("- a", "should be a mapping"),
+        ("", "must be a mapping"),
+        ("- a", "must be a mapping"),
         ("model: x", "names no trainer"),
         ("trainer: a:b\nmodle: x", "unknown key 'modle'; did you mean 'model'"),
         ("trainer: a:b\n1: x", "unknown key 1"),
@@ -124,13 +124,13 @@ def test_overrides_that_are_refused(path: Path, override: str, message: str) -> 
         ("trainer: a:b\nseed: !!bool x", "not valid YAML"),
         ("trainer: a:b\nseed: 2020-13-45", "not valid YAML"),
         ("trainer: [", "not valid YAML"),
-        ("trainer: 3", "trainer = 3 should be text"),
-        ("trainer: os.path", "should read module:Class"),
+        ("trainer: 3", "trainer = 3 must be text"),
+        ("trainer: os.path", "must read module:Class"),
         ("trainer: os:system", "allow it with --allow-code"),
         ("trainer: mrt.recip:Recipe", "no module 'mrt.recip'; did you mean 'mrt.runs.recipe'"),
         ("trainer: mrt.runs.recipe:Recipee", "no such class; did you mean 'Recipe'"),
         ("trainer: mrt.runs.recipe:Recipe", "lacks the classmethods"),
-        ("trainer: mrt.runs.recipe:load_recipe", "is no trainer"),
+        ("trainer: mrt.runs.recipe:load_recipe", "is not a trainer"),
     ],
 )
 def test_files_that_are_refused(tmp_path: Path, text: str, message: str) -> None:
@@ -187,7 +187,7 @@ def test_no_credential_is_written(path: Path) -> None:
         assert secret not in text
         assert "abc123" not in text
     path.write_text(VALID.replace("max_steps: 5", f"hub_token: [{secret}]"))
-    with pytest.raises(ConfigError, match=r"hub_token = '\*\*\*' should be text") as caught:
+    with pytest.raises(ConfigError, match=r"hub_token = '\*\*\*' must be text") as caught:
         load(path)
     assert secret not in str(caught.value)
 

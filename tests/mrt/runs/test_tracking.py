@@ -12,7 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers.integrations import integration_utils
 
+from mrt.errors import ConfigError
+from mrt.runs.recipe import import_trainer, load_recipe
 from mrt.runs.tracking import JsonLines, tracker_ids, trackers
 
 
@@ -70,3 +73,20 @@ def test_a_tracker_goes_on_with_its_run(monkeypatch: pytest.MonkeyPatch) -> None
     with trackers(args, given):
         pass
     assert os.environ["WANDB_RUN_ID"] == "mine"
+
+
+@pytest.mark.parametrize(
+    ("report_to", "message"),
+    [
+        ("wandb", r"wandb is not installed \(pip install 'mrt-rl\[track\]'\), or set report_to=none"),
+        ("mlflow", r"mlflow is not installed \(pip install mlflow\)"),
+        ("wandbb", "unknown tracker; did you mean 'wandb'"),
+    ],
+)
+def test_a_tracker_that_is_not_there_is_said_before_training(
+    report_to: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(integration_utils, "get_available_reporting_integrations", lambda: ["tensorboard"])
+    recipe = load_recipe("gradient/maml", [f"args.report_to={report_to}"])
+    with pytest.raises(ConfigError, match=message):
+        import_trainer(recipe.trainer).from_recipe(recipe, tmp_path)

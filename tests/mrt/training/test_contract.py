@@ -259,7 +259,7 @@ def test_constructors() -> None:
 
 def test_arguments_that_we_give_another_default() -> None:
     ours = set(TrialConfig.__dataclass_fields__) - set(TrainingArguments.__dataclass_fields__)
-    assert ours == {"max_skipped_steps", "write_trials", "auto_resume", "num_tasks", "group_size"}
+    assert ours == {"max_skipped_steps", "write_trials", "auto_resume", "num_tasks", "group_size", "updates_per_step"}
     for config in (GRPOConfig, SFTConfig):
         assert not {"max_skipped_steps", "write_trials", "auto_resume"} & set(config.__dataclass_fields__)
     assert MRTConfig.__dataclass_fields__["lr_scheduler_type"].default == "constant"

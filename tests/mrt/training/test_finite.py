@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from transformers import TrainerCallback
 
 from mrt.errors import MRTError
 from mrt.training.codec import load_tree
-from mrt.trials import Trials
+from mrt.training.collection import Batch
 from tests.support import bandit
 from tests.support.compare import logged
 
@@ -26,19 +27,20 @@ class Injected(bandit.BanditTrainer):
     bad: dict[tuple[int, int], str]
     at = (-1, 0)
 
-    def losses(self, trials: Trials, weights: Tensor) -> dict[str, Tensor]:
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
         step = self.state.global_step
         self.at = (step, self.at[1] + 1 if self.at[0] == step else 0)
         kind = self.bad.get(self.at)
         if kind == "advantage":  # a single one, of one step of one trial
-            weights = weights.clone()
+            weights = batch.weights.clone()
             weights[-1, 2] = torch.inf
+            batch = replace(batch, weights=weights)
         if kind == "logits":
             spoilt = self.model.head.register_forward_hook(lambda module, seen, logits: logits * torch.nan)
-            loss = super().losses(trials, weights)["policy"]
+            loss = super().losses(batch)["policy"]
             spoilt.remove()
         else:
-            loss = super().losses(trials, weights)["policy"]
+            loss = super().losses(batch)["policy"]
         if kind == "loss nan":
             loss = loss * torch.nan
         elif kind == "loss inf":
@@ -101,7 +103,7 @@ def test_too_many_in_a_row_end_the_run_with_finite_weights(tmp_path: Path) -> No
     bad = {(step, 0): "gradient" for step in (1, 3, 4, 5, 6)}
     trainer = bandit.build(tmp_path, Injected, max_skipped_steps=3)
     trainer.bad = bad
-    with pytest.raises(MRTError, match=r"3 updates in a row .* the last at step 5.*bad_batches"):
+    with pytest.raises(MRTError, match=r"3 consecutive updates .* the last at step 5.*bad_batches"):
         trainer.train()
     assert all(bool(torch.isfinite(value).all()) for value in trainer.model.parameters())
     assert sorted(path.name for path in (tmp_path / "bad_batches").glob("*.json")) == [

@@ -60,10 +60,10 @@ def test_of_a_model_neither_logs_nor_arguments(tmp_path: Path) -> None:
 def test_what_is_refused(tmp_path: Path) -> None:
     hub = FakeHub({"me/open": False})
     folder = run_directory(tmp_path, adapter=True)
-    with pytest.raises(ConfigError, match="there already and public"):
+    with pytest.raises(ConfigError, match="already exists and is public"):
         push(folder, "me/open", api=hub)
     for name in ("", "a/b/c", "../x", "a b", "a/"):
-        with pytest.raises(ConfigError, match="no name of a repository"):
+        with pytest.raises(ConfigError, match="not the name of a repository"):
             push(folder, name, api=hub)
     (folder / "README.md").write_text("token: hf_" + "a1B2" * 8)
     with pytest.raises(ConfigError, match=r"README.md holds what looks like a credential"):

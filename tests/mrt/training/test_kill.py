@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from mrt.training import checkpoint as ckpt
 from mrt.training.checkpoint import newest_checkpoint
 from tests.support.compare import assert_same_files
 from tests.support.processes import run_module
@@ -51,9 +52,19 @@ def test_twenty_kills_of_grpo(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
+def test_twenty_kills_with_a_replay(tmp_path: Path) -> None:
+    assert_kills_change_nothing(tmp_path, "spawn", 20, 4, "tests.support.replaying", "max_steps=400", "save_steps=5")
+    for folder in tmp_path.glob("*/checkpoint-*"):
+        assert ckpt.verify(folder) == []
+        assert len(list(folder.glob("replay/*.safetensors"))) > 1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("what", ["trainer", "replay"])
 @pytest.mark.parametrize("fault", ["kill", "tear", "full", "readonly"])
-def test_a_save_in_training_that_dies_at_any_file_operation(fault: str, tmp_path: Path) -> None:
-    found = report("tests.programs.faults", "trainer", fault, tmp_path)
+def test_a_save_in_training_that_dies_at_any_file_operation(fault: str, what: str, tmp_path: Path) -> None:
+    found = report("tests.programs.faults", what, fault, tmp_path)
     assert found["failures"] == []
     assert found["tried"] == found["operations"] >= (4 if fault == "tear" else 30)
 

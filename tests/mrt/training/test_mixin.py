@@ -15,7 +15,7 @@ from mrt.trainer import TrialConfig
 from mrt.training import checkpoint as ckpt
 from mrt.training import mixin, saving
 from mrt.training.codec import load_tree
-from mrt.trials import Trials
+from mrt.training.collection import Batch
 from tests.support import bandit
 from tests.support.compare import CLOCK, assert_same_run, interrupted, logged
 
@@ -102,11 +102,11 @@ def test_a_finished_run_takes_no_further_step(tmp_path: Path) -> None:
 
 def test_metrics_are_averaged_over_the_window(tmp_path: Path) -> None:
     class Logging(bandit.BanditTrainer):
-        def losses(self, trials: Trials, weights: Tensor) -> dict[str, Tensor]:
+        def losses(self, batch: Batch) -> dict[str, Tensor]:
             step = self.state.global_step
             self.log_metric("toy/mean", [1.0, 4.0, math.nan, 5.0, math.nan, math.nan][step])
             self.log_total("toy/total", step)
-            return super().losses(trials, weights)
+            return super().losses(batch)
 
     trainer = bandit.build(tmp_path, Logging, max_steps=6)
     trainer.train()

@@ -17,8 +17,8 @@ import torch
 
 from mrt.errors import CheckpointError, ConfigError
 from mrt.training import checkpoint as ckpt
-from tests.support import ROOT, bandit
-from tests.support.compare import logged
+from tests.support import ROOT, bandit, replaying
+from tests.support.compare import assert_same_files, interrupted, logged
 
 
 @pytest.mark.parametrize("name", ["optimizer.safetensors", "scheduler.json", "rng_state.json", "trial_state.json"])
@@ -208,3 +208,39 @@ def test_a_full_disk_ends_the_command_with_an_error_and_keeps_what_there_was(tmp
         "and goes on with room again"
     )
     assert ckpt.newest_checkpoint(tmp_path) == tmp_path / "checkpoint-6"
+
+
+def test_a_run_with_a_replay_resumes_exactly_and_its_checkpoints_share_shards(tmp_path: Path) -> None:
+    alone = replaying.build(tmp_path / "alone")
+    alone.train()
+    resumed = interrupted(lambda: replaying.build(tmp_path / "resumed"), [4, 8])
+    assert replaying.digest(resumed) == replaying.digest(alone)
+    assert_same_files(tmp_path / "alone", tmp_path / "resumed")
+    for folder in ("alone", "resumed"):
+        shards = {
+            p.name: p for n in (9, 12) for p in (tmp_path / folder / f"checkpoint-{n}").glob("replay/*.safetensors")
+        }
+        links = sorted(path.stat().st_nlink for path in shards.values())
+        assert [links[0], links[-1]] == [1, 2], "some are shared; what no kept checkpoint needs is gone"
+        assert ckpt.verify(tmp_path / folder / "checkpoint-12") == []
+
+
+def test_a_damaged_shard_is_told_by_name(tmp_path: Path) -> None:
+    replaying.build(tmp_path, max_steps=3).train()
+    (shard,) = (tmp_path / "checkpoint-3" / "replay").glob("*.safetensors")
+    shard.write_bytes(shard.read_bytes()[:-1] + b"x")
+    with pytest.raises(CheckpointError, match=f"replay/{shard.name} was altered"):
+        replaying.build(tmp_path, max_steps=6).train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+
+
+def test_the_room_for_a_replay_is_asked_for_before_the_first_byte(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(ckpt, "preflight", lambda root, needed: asked.append(needed))
+    plain = bandit.build(tmp_path / "plain", max_steps=3)
+    plain.train()
+    with_replay = replaying.build(tmp_path / "replay", max_steps=3)
+    with_replay.train()
+    stored = with_replay.replay.unsaved_bytes(None)
+    assert 0.5 * stored < asked[1] - asked[0] < 2 * stored

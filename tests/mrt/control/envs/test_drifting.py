@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from mrt.control.agent import ScriptedAgent
 from mrt.control.envs import EnvTasks, make_env
 from mrt.control.envs.drifting import FadingLegs
 from mrt.control.envs.sumo import Sumo, collide
-from mrt.control.oracles import floor_and_ceiling, play
+from mrt.control.interaction import play
+from mrt.control.oracles import floor_and_ceiling
 from mrt.control.oracles.drifting import StraightLegs, straight
 from mrt.errors import ConfigError
 from tests.support.references_grids import (
@@ -104,7 +106,7 @@ class SumoReference:
 
 PAIRS = {
     "legs": (FadingLegs(each=2, steps=12), lambda u: LegsReference(u, each=2, steps=12)),
-    "legs, anywhere": (FadingLegs(4, 1, 12, "any"), lambda u: LegsReference(u, 4, 1, 12, anywhere=True)),
+    "legs, anywhere": (FadingLegs(4, 1, 12, start="any"), lambda u: LegsReference(u, 4, 1, 12, anywhere=True)),
     "legs, compass": (FadingLegs(3, 1, compass=True), lambda u: LegsReference(u, 3, 1, compass=True)),
     "sumo": (Sumo(4), lambda u: SumoReference(u, rounds=4)),
     "sumo, dense": (Sumo(4, reward="dense", start="any"), lambda u: SumoReference(u, True, 4, anywhere=True)),
@@ -209,17 +211,14 @@ def test_rounds_are_won_by_pushing_and_lost_by_leaving() -> None:
     assert play(env, Always(lambda seen: 10 * (seen[:, 4:6] - seen[:, :2])), weak).mean() > 0.9
 
 
-class Always:
-    """A policy without memory, for `play`."""
+class Always(ScriptedAgent):
+    """An agent without memory: a function of the observation."""
 
     def __init__(self, function):
-        self.act = function
+        self.function = function
 
-    def reset(self, rows):
-        pass
-
-    def update(self, actions, step):
-        pass
+    def choose(self, observation, state):
+        return self.function(observation)
 
 
 def test_dials_are_checked() -> None:

@@ -26,7 +26,7 @@ PAIRS = {
     "dark room, AD hard": (DarkRoom.named("ad_hard", 2), lambda u: DarkRoomReference(u, size=17, pays="once")),
     "dark room, DPT": (DarkRoom.named("dpt", 2), lambda u: DarkRoomReference(u, size=10, start="corner")),
     "dark room, ends": (
-        DarkRoom(4, 12, 3, "random", "ends", "xy"),
+        DarkRoom(4, 12, 3, start="random", pays="ends", encoding="xy"),
         lambda u: DarkRoomReference(u, 4, "random", "ends", "xy"),
     ),
     "dark room, once": (DarkRoom(3, 12, 3, pays="once"), lambda u: DarkRoomReference(u, 3, pays="once")),
@@ -46,7 +46,7 @@ PAIRS = {
     "t-maze, active": (TMaze("active", 2, episodes=3), lambda u: TMazeReference(u, "active", 2)),
     "t-maze, no penalty": (TMaze("active", 1, 0.0, 4), lambda u: TMazeReference(u, "active", 1, 0.0)),
     "hallway": (Hallway(3, episodes=4), lambda u: HallwayReference(u, 3)),
-    "hallway, dead end": (Hallway(2, 2, 0.1, 30, 3), lambda u: HallwayReference(u, 2, 2, 0.1)),
+    "hallway, dead end": (Hallway(2, 2, 0.1, steps=30, episodes=3), lambda u: HallwayReference(u, 2, 2, 0.1)),
 }
 
 
@@ -98,7 +98,7 @@ def test_the_goal_pays_every_step_once_or_ends_it() -> None:
     """The goal is the start: five actions that stay there."""
     paid = {}
     for pays in ("every", "once", "ends"):
-        env = DarkRoom(3, 5, 2, "corner", pays)
+        env = DarkRoom(3, 5, 2, start="corner", pays=pays)
         env.reset({"goal": torch.zeros(1, dtype=torch.long)})
         paid[pays] = [float(env.step(torch.zeros(1, dtype=torch.long)).reward) for _ in range(8)]
     assert paid["every"] == [1, 1, 1, 1, 1, 0, 1, 1]
@@ -108,7 +108,7 @@ def test_the_goal_pays_every_step_once_or_ends_it() -> None:
 
 def test_key_and_door_in_one_cell_need_two_steps() -> None:
     for pays, wanted in (("once", [1, 1, 0, 0]), ("every", [1, 1, 1, 1])):
-        env = KeyToDoor(3, 4, 1, "corner", pays)
+        env = KeyToDoor(3, 4, 1, start="corner", pays=pays)
         place = torch.zeros(1, dtype=torch.long)
         env.reset({"key": place, "door": place})
         assert [float(env.step(place).reward) for _ in range(4)] == wanted

@@ -15,7 +15,7 @@ from mrt.errors import ConfigError
 def test_without_gymnasium_the_cure_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "gymnasium", None)
     monkeypatch.delitem(sys.modules, "mrt.control.envs.gymnasium", raising=False)
-    with pytest.raises(ConfigError, match=r'pip install "mrt\[control\]"'):
+    with pytest.raises(ConfigError, match=r"pip install 'mrt-rl\[control\]'"):
         importlib.import_module("mrt.control.envs.gymnasium")
 
 
@@ -30,7 +30,7 @@ from mrt.control.rollout import rollout  # noqa: E402
 from mrt.trials import Stop  # noqa: E402
 
 
-class Counter(gymnasium.Env):
+class Counter(gymnasium.Env):  # type: ignore[name-defined]
     """Ends by itself after `length` steps; pays `length` for action 2, which is numbered from 1."""
 
     observation_space = gymnasium.spaces.Discrete(5)
@@ -86,7 +86,7 @@ def test_an_exploitation_episode_begins_behind_every_episode_the_last_one_too() 
     torch.nn.init.zeros_(policy.actor.weight)
     with torch.no_grad():
         policy.actor.bias.copy_(torch.tensor([-1.0, 1.0]))  # greedily the action that pays
-    trials = rollout(env, policy, EnvTasks(env).batch(0, range(6)), probe=ExploitProbe(policy, 2))
+    trials = rollout(env, policy, EnvTasks(env).batch(0, range(6)), probe=ExploitProbe(2))
     lengths = [2 + int(2 * u) for u in trials_u(env)]
     assert trials.stop_values is not None
     assert trials.stop_values.tolist() == [[float(length**2)] * 3 for length in lengths]

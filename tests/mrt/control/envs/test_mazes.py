@@ -22,9 +22,9 @@ PAIRS = {
     "symbolic": (Maze(3, steps=40), lambda u: MazeReference(u, 3)),
     "symbolic, openings": (Maze(4, openings=0.4, steps=40), lambda u: MazeReference(u, 4, openings=0.4)),
     "top down": (Maze(3, "top_down", steps=40), lambda u: MazeReference(u, 3, "top_down")),
-    "top down, large": (Maze(5, "top_down", 0.2, 30), lambda u: MazeReference(u, 5, "top_down", 0.2)),
+    "top down, large": (Maze(5, "top_down", openings=0.2, steps=30), lambda u: MazeReference(u, 5, "top_down", 0.2)),
     "first person": (
-        Maze(3, "first_person", 0.1, 25, pixels=8),
+        Maze(3, "first_person", openings=0.1, steps=25, pixels=8),
         lambda u: MazeReference(u, 3, "first_person", 0.1, 8),
     ),
     "bus": (BusGrid(episodes=3), BusReference),

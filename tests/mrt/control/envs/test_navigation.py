@@ -125,3 +125,16 @@ def test_four_corners_pay_progress_in_the_goals_quadrant_only() -> None:
     reward = env.step(torch.tensor([[1.0, 1.0], [1.0, 0.0], [0.5, 0.5], [-1.0, -1.0]])).reward
     root = math.sqrt(2) * 0.2
     assert reward.tolist() == pytest.approx([root, 0, 0, -root], abs=1e-6)
+
+
+def test_a_shown_goal_is_seen_beside_the_position_and_changes_nothing_else() -> None:
+    hidden, shown = EnvTasks(PointRobot()), EnvTasks(PointRobot(show_goal=True))
+    params = hidden.batch(0, range(5))
+    first, both = hidden.env.reset(params, 1), shown.env.reset(params, 1)
+    assert (hidden.env.spec.observation, shown.env.spec.observation) == (2, 4)
+    assert torch.equal(both, torch.cat([first, params["goal"]], 1))
+    actions = torch.rand(5, 2)
+    here, there = hidden.env.step(actions), shown.env.step(actions)
+    assert torch.equal(here.reward, there.reward)
+    assert torch.equal(there.observation, torch.cat([here.observation, params["goal"]], 1))
+    assert hidden.env.task_key(params, 3) == shown.env.task_key(params, 3)

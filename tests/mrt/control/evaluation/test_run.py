@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from mrt.control.envs import EnvTasks, Step, TensorEnv, make_env, make_tasks
+from mrt.control.agent import ScriptedAgent
+from mrt.control.envs import EnvTasks, TensorEnv, make_env, make_tasks
 from mrt.control.evaluation.measures import Moments, Outcomes, measure, measures_of, unit_of, watch
 from mrt.control.evaluation.run import evaluate_policy, measure_policy
 from mrt.control.oracles import floor_and_ceiling, task_bounds
@@ -17,19 +18,14 @@ from mrt.control.policy import ControlPolicy
 from mrt.errors import ConfigError
 
 
-class Always:
+class Always(ScriptedAgent):
     """One action, whatever happens."""
 
     def __init__(self, action: int) -> None:
         self.action = action
 
-    def reset(self, rows: int) -> None:
-        self.rows = rows
-
-    def act(self, observation: torch.Tensor) -> torch.Tensor:
-        return torch.full((self.rows,), self.action)
-
-    def update(self, actions: torch.Tensor, step: Step) -> None: ...
+    def choose(self, observation: torch.Tensor, state: dict[str, object]) -> torch.Tensor:
+        return torch.full((len(observation),), self.action)
 
 
 def fresh_policy(env: TensorEnv, **options: object) -> ControlPolicy:
@@ -43,7 +39,7 @@ def fresh_policy(env: TensorEnv, **options: object) -> ControlPolicy:
 def test_measures_of_a_walk_to_the_left() -> None:
     env = make_env("hallway", half=2, cost=0.02, episodes=2)  # 6 steps an episode; the left end is 2 steps away
     params = {"side": torch.tensor([-1, 1])}
-    outcomes, _ = watch(env, Always(0), params, 0, floor_and_ceiling(env, params))
+    outcomes, _ = watch(env, Always(0), params, seed=0, bounds=floor_and_ceiling(env, params))
     found, missed = 1 - 2 * 0.02, -6 * 0.02
     expected = {
         "total": [2 * found, 2 * missed],
@@ -90,7 +86,7 @@ def test_rewards_of_free_episodes_do_not_count() -> None:
 def test_choices_of_the_two_step_task() -> None:
     env = make_env("two-step", choices=10)
     params = {"rich": torch.tensor([0, 1])}
-    outcomes, _ = watch(env, Always(0), params, 3, floor_and_ceiling(env, params))
+    outcomes, _ = watch(env, Always(0), params, seed=3, bounds=floor_and_ceiling(env, params))
     assert (unit_of(env), tuple(outcomes.earned.shape)) == ("choice", (2, 10))
     assert torch.allclose(measure("per_trial", outcomes), outcomes.total / 10)
     assert outcomes.lost is not None
@@ -100,7 +96,7 @@ def test_choices_of_the_two_step_task() -> None:
 def test_regret_of_bandits_is_that_of_the_oracles() -> None:
     tasks = make_tasks("bernoulli-bandit", arms=3, pulls=20)
     params = tasks.batch(5, range(50))
-    outcomes, _ = watch(tasks.env, Thompson(3, seed=1), params, 2, floor_and_ceiling(tasks.env, params))
+    outcomes, _ = watch(tasks.env, Thompson(3, seed=1), params, seed=2, bounds=floor_and_ceiling(tasks.env, params))
     expected = regret(tasks.env, Thompson(3, seed=1), params, 2)  # type: ignore[arg-type]
     assert torch.allclose(measure("regret", outcomes), expected, atol=1e-5)
 
@@ -125,7 +121,11 @@ def test_the_ratio_of_regret_has_the_error_of_a_ratio() -> None:
     for number, start in enumerate(range(0, count, 70)):  # the chunks' own noise, once more
         part = {name: value[start : start + 70] for name, value in params.items()}
         outcomes, _ = watch(
-            tasks.env, players(tasks.env)["greedy"](part, number), part, number, task_bounds(tasks.env, part)
+            tasks.env,
+            players(tasks.env)["greedy"](part, number),
+            part,
+            seed=number,
+            bounds=task_bounds(tasks.env, part),
         )
         lost.append(measure("regret", outcomes).numpy())
     total = np.concatenate(lost)

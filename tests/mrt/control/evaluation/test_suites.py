@@ -22,6 +22,7 @@ from mrt.runs.suites import suite_names
 from tests.support.report_pages import Page
 
 BANDIT = {"name": "bernoulli-bandit", "arms": 3, "pulls": 5}
+TRAINER = "mrt.control.trainer:ControlTrainer"
 NAVI = {"name": "grid-navi", "episodes": 2}
 
 
@@ -34,7 +35,7 @@ def saved(folder: Path, tasks: dict, seed: int = 0, run: bool = True) -> Path:
     torch.manual_seed(seed)
     ControlPolicy.for_spec(make_tasks(**tasks).env.spec, hidden_size=8).save_pretrained(folder / "model")
     if run:
-        write_json(folder / "run.json", {"schema_version": 1, "recipe": {"tasks": tasks}})
+        write_json(folder / "run.json", {"schema_version": 1, "recipe": {"trainer": TRAINER, "tasks": tasks}})
     return folder
 
 
@@ -50,13 +51,15 @@ def test_packaged_suites_load() -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (suite() | {"kind": "reasoning"}, "no suite of `kind: control`"),
+        (suite() | {"kind": "reasoning"}, "not a suite of `kind: control`"),
         (suite(), "names no environments"),
         (suite(a={"tasks": BANDIT}) | {"extra": 1}, "unknown key 'extra'"),
         (suite(a={"count": 4}), "needs tasks"),
         (suite(a={"tasks": BANDIT, "cuont": 4}), "did you mean 'count'"),
         (suite(a={"tasks": BANDIT, "count": 1}), "at least 2"),
         (suite(a={"tasks": {**BANDIT, "arm": 4}}), "did you mean 'arms'"),
+        (suite(a={"tasks": {"arms": 4}}), "needs tasks with a name, gymnasium or env"),
+        (suite(a={"tasks": {"env": "elsewhere:Rooms"}}), "code from outside mrt: allow it with --allow-code"),
         (suite(a={"tasks": BANDIT, "shown": ["episode_2"]}), "episodes 1 to 1"),
         (suite(a={"tasks": BANDIT, "shown": ["totals"]}), "did you mean 'total'"),
     ],
@@ -80,6 +83,55 @@ def test_a_policy_plays_what_it_fits(tmp_path: Path) -> None:
         run_suite(bandits, [other], tmp_path / "b", progress=False)
     with pytest.raises(ConfigError, match="share a name"):
         run_suite(found, [contender, contender], tmp_path / "c", progress=False)
+
+
+PENDULUM = {"gymnasium": "Pendulum-v1", "vary": {"g": [5, 15]}, "episodes": 2, "episode_steps": 6}
+
+
+def test_gymnasium_environments_are_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("gymnasium", reason="the extra [control] is not installed")
+    path = tmp_path / "mine.yaml"
+    other = {**PENDULUM, "vary": {"g": [9, 20]}}
+    arms = {"name": "gaussian-bandit", "arms": 2, "pulls": 3}
+    path.write_text(yaml.safe_dump(suite(a={"tasks": PENDULUM}, b={"tasks": other}, c={"tasks": arms})))
+    run, out = saved(tmp_path / "run", PENDULUM), tmp_path / "out"
+    command = ["eval", str(path), "--policy", str(run), "--out", str(out), "--limit", "5", "--json"]
+    assert main(command) == 0
+    printed = json.loads(capsys.readouterr().out)["environments"]
+    assert list(printed) == ["a", "b"], "a policy of Pendulum plays Pendulum"
+    assert printed["a"]["unlike_training"] == {}
+    assert printed["b"]["unlike_training"] == {"run": {"vary": [PENDULUM["vary"], other["vary"]]}}
+    for found in printed.values():
+        assert set(found["players"]) == {"run", "random"}
+        for player in found["players"].values():
+            assert -6 * 2 * 17 < player["measures"]["total"]["mean"] < 0
+    assert (out / "report.html").is_file()
+
+
+ROOMS = """
+from mrt.control.envs.grids import DarkRoom
+
+
+class Rooms(DarkRoom):
+    pass
+"""
+
+
+def test_environments_of_others_are_measured_where_their_code_is_allowed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "rooms_of_others.py").write_text(ROOMS)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    tasks = {"env": "rooms_of_others:Rooms", "size": 3, "steps": 4, "episodes": 2}
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(suite(a={"tasks": tasks})))
+    run = saved(tmp_path / "run", {"name": "dark-room", "size": 3, "steps": 4, "episodes": 2})
+    write_json(run / "run.json", {"schema_version": 1, "recipe": {"trainer": TRAINER, "tasks": tasks}})
+    command = ["eval", str(path), "--policy", str(run), "--out", str(tmp_path / "out"), "--limit", "6", "--json"]
+    assert main(command) == 2
+    assert "allow it with --allow-code" in json.loads(capsys.readouterr().out)["error"]
+    assert main([*command, "--allow-code"]) == 0
+    assert "run" in json.loads(capsys.readouterr().out)["environments"]["a"]["players"]
 
 
 def test_an_interrupted_suite_ends_in_the_same_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

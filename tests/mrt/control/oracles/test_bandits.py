@@ -8,6 +8,7 @@ import math
 import pytest
 import torch
 
+from mrt.control.agent import RandomAgent, ScriptedAgent
 from mrt.control.envs.bandits import (
     BernoulliBandit,
     DependentBandit,
@@ -18,7 +19,8 @@ from mrt.control.envs.bandits import (
 )
 from mrt.control.envs.base import EnvTasks, TensorEnv
 from mrt.control.envs.decisions import CueRecall, ObjectChoice, TwoStep
-from mrt.control.oracles import RandomPolicy, floor_and_ceiling, mean_and_se, play
+from mrt.control.interaction import play
+from mrt.control.oracles import floor_and_ceiling, mean_and_se
 from mrt.control.oracles.bandit_policies import (
     UCB1,
     DependentBayes,
@@ -143,7 +145,7 @@ def test_policies_against_their_exact_values(arms: int, pulls: int) -> None:
     for policy, index in ((Greedy(arms), greedy), (UCB1(arms, c=0.1), ucb)):
         check(regret(env, policy, params), best - plain.index_policy_value(arms, pulls, index))
     check(regret(env, Gittins(arms, pulls), params), best - bernoulli_value(arms, pulls), rounding=3e-3)
-    check(regret(env, RandomPolicy(env.spec), params), best - pulls / 2)
+    check(regret(env, RandomAgent(env.spec), params), best - pulls / 2)
 
 
 def test_randomised_policies_against_their_exact_values() -> None:
@@ -191,10 +193,10 @@ def test_bayes_policy_of_restless_arms() -> None:
 
 def test_gaussian_thompson_draws_from_the_posterior() -> None:
     policy = GaussianThompson(3, deviation=0.3)
-    policy.reset(20_000)
-    assert policy.scores().mean().item() == pytest.approx(0.5, abs=0.006)
-    policy.count[:], policy.paid[:] = torch.tensor([0.0, 1.0, 4.0]), torch.tensor([0.0, 0.9, 1.2])
-    drawn = policy.scores()
+    state = policy.init_state(20_000)
+    assert policy.scores(state).mean().item() == pytest.approx(0.5, abs=0.006)
+    state["count"][:], state["paid"][:] = torch.tensor([0.0, 1.0, 4.0]), torch.tensor([0.0, 0.9, 1.2])
+    drawn = policy.scores(state)
     grid = (torch.arange(2000, dtype=torch.float64) + 0.5) / 2000
     for arm, (mean, n) in enumerate([(0.9, 1), (0.3, 4)], start=1):
         weight = torch.exp(-((grid - mean) ** 2) * n / (2 * 0.09))
@@ -215,7 +217,7 @@ def test_random_play_is_the_floor(env: TensorEnv) -> None:
     params = tasks(env, 4000)
     bounds = floor_and_ceiling(env, params)
     assert bounds.floor.shape == bounds.ceiling.shape == (4000,)
-    check(play(env, RandomPolicy(env.spec), params).sum(1) - bounds.floor, 0.0)
+    check(play(env, RandomAgent(env.spec), params).sum(1) - bounds.floor, 0.0)
     assert (bounds.ceiling > bounds.floor).all()
 
 
@@ -228,24 +230,20 @@ def test_ceilings() -> None:
     def best(env: TensorEnv, actions: torch.Tensor) -> torch.Tensor:
         return env.arm_means().amax(1)  # type: ignore[attr-defined]
 
-    reached = play(restless, RandomPolicy(restless.spec), params, score=best).sum(1)
+    reached = play(restless, RandomAgent(restless.spec), params, score=best).sum(1)
     check(reached - floor_and_ceiling(restless, params).ceiling, 0.0)
     assert float(floor_and_ceiling(TwoStep(), {"rich": torch.zeros(1)}).ceiling) == pytest.approx(70)
     with pytest.raises(NotImplementedError, match="str"):
         floor_and_ceiling("no environment", {})  # type: ignore[arg-type]
 
 
-class Walker:
+class Walker(ScriptedAgent):
     """Walks straight to one of the two places and stays there."""
 
     def __init__(self, place: torch.Tensor) -> None:
         self.place = place
 
-    def reset(self, rows: int) -> None: ...
-
-    def update(self, actions: torch.Tensor, step: object) -> None: ...
-
-    def act(self, observation: torch.Tensor) -> torch.Tensor:
+    def choose(self, observation: torch.Tensor, state: dict[str, object]) -> torch.Tensor:
         places = observation[:, 2:].view(-1, 2, 2)
         gap = (places[torch.arange(len(places)), self.place] - observation[:, :2]) * 400
         axis = gap.abs().argmax(1)

@@ -8,19 +8,22 @@ import numpy as np
 import pytest
 import torch
 
+from mrt.control.agent import RandomAgent
 from mrt.control.envs.base import EnvTasks
 from mrt.control.envs.buses import BusGrid, MapGrid
 from mrt.control.envs.corridors import Hallway, TMaze
 from mrt.control.envs.grids import DarkRoom, GridNavi, KeyToDoor
 from mrt.control.envs.mazes import Maze
 from mrt.control.envs.navigation import FourCorners, Navigation2D, PointRobot, SparseSemicircle
+from mrt.control.interaction import play
 from mrt.control.oracles import grids, navigation
-from mrt.control.oracles.base import RandomPolicy, mean_and_se, play
+from mrt.control.oracles.base import mean_and_se
 from mrt.control.oracles.bounds import floor_and_ceiling
 from mrt.control.oracles.buses import uninformed_bus
-from mrt.control.oracles.grids import episode_values, first_episode_bound, grid_navi_bayes, known_task, random_policy
+from mrt.control.oracles.grids import episode_values, first_episode_bound, grid_navi_bayes, known_task
 from mrt.control.oracles.hallway import hallway_bayes, hallway_posterior_sampling, hallway_steps
 from mrt.errors import ConfigError
+from tests.support.players import FarmingPolicy, random_point_return, random_return
 
 # ---- GridNavi
 
@@ -31,7 +34,7 @@ def test_gridnavi_reaches_its_published_targets() -> None:
     assert bayes.later == pytest.approx(11.071, abs=5e-4)
     assert bayes.total(2) == pytest.approx(15.071, abs=5e-4)
     assert bayes.total(4) == pytest.approx(37.214, abs=5e-4)
-    assert random_policy(GridNavi()) == pytest.approx(-1.165, abs=5e-4)
+    assert random_return(GridNavi()) == pytest.approx(-1.165, abs=5e-4)
 
 
 def test_the_bayes_optimal_gridnavi_policy_earns_its_values_when_played() -> None:
@@ -121,14 +124,14 @@ def test_dark_room_9x9() -> None:
     assert known_task(env) == pytest.approx(16.543, abs=5e-4)
     assert first_episode_bound(env) == pytest.approx(2.593, abs=5e-4)
     # Random moves keep the uniform distribution over cells, and so over (cell - goal): 1 / 81 a step, exactly.
-    assert random_policy(env) == pytest.approx(20 / 81, abs=1e-9)
+    assert random_return(env) == pytest.approx(20 / 81, abs=1e-9)
 
 
 def test_dark_room_10x10() -> None:
     env = DarkRoom.named("dpt")
     assert known_task(env) == pytest.approx(91.99, abs=5e-4)
     assert first_episode_bound(env) == pytest.approx(50.5, abs=1e-9)
-    assert random_policy(env) == pytest.approx(1.0, abs=1e-9)
+    assert random_return(env) == pytest.approx(1.0, abs=1e-9)
 
 
 @pytest.mark.parametrize("convention", ["ad", "ad_hard", "dpt"])
@@ -152,7 +155,7 @@ def test_a_sweep_reaches_the_bound_of_the_first_episode(convention: str) -> None
 def test_dark_room_hard() -> None:
     env = DarkRoom.named("ad_hard")
     assert known_task(env) == 1
-    assert random_policy(env) == pytest.approx(0.0373, abs=5e-5)
+    assert random_return(env) == pytest.approx(0.0373, abs=5e-5)
 
 
 def test_key_to_door_pays_two_to_whoever_knows() -> None:
@@ -174,8 +177,8 @@ def test_key_to_door_over_all_tasks() -> None:
     env = KeyToDoor.named("ad")
     assert known_task(env) == 2
     params = EnvTasks(env).batch(3, range(20_000))
-    mean, se = mean_and_se(play(env.with_spec(episodes=1), RandomPolicy(env.spec, seed=1), params)[:, 0])
-    assert abs(random_policy(env) - mean) < 4 * se
+    mean, se = mean_and_se(play(env.with_spec(episodes=1), RandomAgent(env.spec, seed=1), params)[:, 0])
+    assert abs(random_return(env) - mean) < 4 * se
 
 
 # ---- corridors
@@ -198,7 +201,7 @@ def test_the_best_memoryless_policy_of_the_passive_t_maze_gets_one_half(corridor
         seen = env.observe().long()
         step = env.step(table[rows, 3 * seen[:, 0] + seen[:, 1] + 1])
         total = total + step.reward
-    assert float(total.view(2, -1).mean(0).max()) == 0.5
+    assert float(total.view(2, -1).mean(0).max()) == 0.5  # type: ignore[attr-defined]
 
 
 def hallway_belief(env: Hallway) -> float:
@@ -283,7 +286,7 @@ def shortest(env: Maze, task) -> int:
 FINITE = {
     "gridnavi": GridNavi(episodes=1),
     "dark room": DarkRoom(5, 10, 1),
-    "dark room, random start": DarkRoom(4, 10, 1, "random"),
+    "dark room, random start": DarkRoom(4, 10, 1, start="random"),
     "key to door": KeyToDoor(4, 20, 1, pays="ends"),
     "t-maze": TMaze("active", 3),
     "hallway": Hallway(2, 2, episodes=1),
@@ -298,11 +301,11 @@ def test_random_play_earns_the_value_of_the_random_policy(name: str) -> None:
     env = FINITE[name]
     params = EnvTasks(env).batch(1, range(3000))
     if env.task_choices:
-        exact = random_policy(env)
+        exact = random_return(env)
     else:
         params = {key: value[:40].repeat(75, *[1] * (value.ndim - 1)) for key, value in params.items()}
-        exact = random_policy(env, {key: value[:40] for key, value in params.items()})
-    mean, se = mean_and_se(play(env, RandomPolicy(env.spec, seed=1), params)[:, 0])
+        exact = random_return(env, {key: value[:40] for key, value in params.items()})
+    mean, se = mean_and_se(play(env, RandomAgent(env.spec, seed=1), params)[:, 0])
     assert abs(mean - exact) < 4 * se
 
 
@@ -374,7 +377,7 @@ def test_random_play_of_the_point_environments() -> None:
         FourCorners: (0.456, 0.003),
     }
     for kind, (value, error) in wanted.items():
-        mean, se = navigation.random_policy(kind(), 1000, seed=2)
+        mean, se = random_point_return(kind(), 1000, seed=2)
         assert abs(mean - value) < 4 * math.hypot(se, error)
 
 
@@ -382,6 +385,6 @@ def test_the_four_corners_can_be_farmed() -> None:
     """A policy that leaves the unpaid middle over and over earns six times what going to the goal earns."""
     env = FourCorners(episodes=1)
     params = EnvTasks(env).batch(0, range(400))
-    farmed = play(env, navigation.FarmingPolicy(env), params)[:, 0]
+    farmed = play(env, FarmingPolicy(env), params)[:, 0]
     assert float(farmed.min()) > 14.5
     assert float(play(env, navigation.StraightPolicy(env), params).max()) < 2.83

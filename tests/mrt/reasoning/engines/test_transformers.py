@@ -4,8 +4,9 @@ import pytest
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
+from mrt.reasoning.engines.base import Branch
 from mrt.reasoning.engines.sampling import Sampling, draw
-from mrt.reasoning.engines.transformers import Branch, TransformersEngine
+from mrt.reasoning.engines.transformers import TransformersEngine
 from mrt.reasoning.engines.trie import Trie
 
 VOCAB = 24
@@ -106,25 +107,25 @@ def test_chunks_change_nothing(model, rows):
     many = small.score(small.prefill(rows), BRANCHES, continuations)
     assert torch.allclose(torch.stack(one), torch.stack(many), atol=1e-6)
     greedy = Sampling(temperature=0)
-    one = whole.answers(whole.prefill(rows), BRANCHES, 1, 5, [1], greedy)
-    many = small.answers(small.prefill(rows), BRANCHES, 1, 5, [1], greedy)
+    one = whole.answers(whole.prefill(rows), BRANCHES, 1, 5, [1], sampling=greedy)
+    many = small.answers(small.prefill(rows), BRANCHES, 1, 5, [1], sampling=greedy)
     assert [a.ids for a in one] == [a.ids for a in many]
 
 
 def test_positions_are_counted_once(model, rows):
     """Rows 9 + 14 + 5, suffixes 2 + 2 + 3 + 1, trie nodes behind a suffix: 4 and 5 (last tokens need no position)."""
     seen = []
-
-    def count(module, args, kwargs):
-        mask = kwargs["attention_mask"]
-        if mask.ndim == 2:  # a prefill (mask as wide as the ids) or a suffix: real positions only
-            seen.append(int(mask[:, -kwargs["input_ids"].shape[1] :].sum()))
-
-    engine = TransformersEngine(model, pad_id=0)
-    hook = model.register_forward_pre_hook(count, with_kwargs=True)
+    engine = TransformersEngine(model, pad_id=0)  # 0 is never drawn here: what is not 0 is no padding
+    hook = model.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(int((kwargs["input_ids"] != 0).sum())), with_kwargs=True
+    )
+    head = model.lm_head.register_forward_hook(
+        lambda module, args, logits: logits.index_fill(-1, torch.tensor([0]), -1e9)
+    )
     prefix = engine.prefill(rows, purpose="probed")
     answers = engine.answers(prefix, BRANCHES, 3, 4, [])
     hook.remove()
+    head.remove()
     assert engine.positions["probed"] == 28 + 8 + 4 * 3 * 3  # the fourth token of an answer is drawn, never fed
     assert sum(seen) == engine.positions["probed"]
     assert all(len(ids) == 4 for answer in answers for ids in answer.ids)

@@ -79,7 +79,7 @@ def test_generation_and_scores_agree_with_transformers(llm: Any, tiny: str) -> N
     tokens = [torch.cat(e.token_logprobs(given)) for e in (vllm, own)]
     assert torch.allclose(*tokens, atol=1e-4)
     greedy = Sampling(temperature=0)
-    texts = [e.answers(e.prefill(given), branches, 1, GREEDY_LENGTH, [1, 2], greedy) for e in (vllm, own)]
+    texts = [e.answers(e.prefill(given), branches, 1, GREEDY_LENGTH, [1, 2], sampling=greedy) for e in (vllm, own)]
     assert [one.ids for one in texts[0]] == [one.ids for one in texts[1]]
     assert [one.stopped for one in texts[0]] == [one.stopped for one in texts[1]]
 
@@ -92,9 +92,9 @@ def test_samples_carry_the_logprobs_they_were_drawn_with(llm: Any, tiny: str) ->
     (given,) = rows(30)
     stops = list(range(40, 80))
     torch.manual_seed(0)
-    (answer,) = vllm.answers([tuple(given)], [Branch(0, 30, (5,))], 16, 12, stops, Sampling(temperature=0.7))
+    (answer,) = vllm.answers([tuple(given)], [Branch(0, 30, (5,))], 16, 12, stops, sampling=Sampling(temperature=0.7))
     torch.manual_seed(0)
-    (again,) = vllm.answers([tuple(given)], [Branch(0, 30, (5,))], 16, 12, stops, Sampling(temperature=0.7))
+    (again,) = vllm.answers([tuple(given)], [Branch(0, 30, (5,))], 16, 12, stops, sampling=Sampling(temperature=0.7))
     assert answer.ids == again.ids
     assert len({tuple(ids) for ids in answer.ids}) > 8
     assert 0 < sum(answer.stopped) <= 16
@@ -199,19 +199,19 @@ def test_a_server_says_what_transformers_says(server: str, tiny: str) -> None:
     assert torch.allclose(*scores, atol=1e-4)
     assert torch.allclose(*(torch.cat(e.token_logprobs(given)) for e in (served, own)), atol=1e-4)
     greedy = Sampling(temperature=0)
-    texts = [e.answers(e.prefill(given), branches, 1, GREEDY_LENGTH, [1, 2], greedy) for e in (served, own)]
+    texts = [e.answers(e.prefill(given), branches, 1, GREEDY_LENGTH, [1, 2], sampling=greedy) for e in (served, own)]
     assert [one.ids for one in texts[0]] == [one.ids for one in texts[1]]
     assert [one.stopped for one in texts[0]] == [one.stopped for one in texts[1]]
     torch.manual_seed(0)
-    (answer,) = served.answers(served.prefill(given), branches[:1], 16, 12, [], Sampling(temperature=0.7))
+    (answer,) = served.answers(served.prefill(given), branches[:1], 16, 12, [], sampling=Sampling(temperature=0.7))
     torch.manual_seed(0)
-    (again,) = served.answers(served.prefill(given), branches[:1], 16, 12, [], Sampling(temperature=0.7))
+    (again,) = served.answers(served.prefill(given), branches[:1], 16, 12, [], sampling=Sampling(temperature=0.7))
     assert answer.ids == again.ids
     assert len({tuple(ids) for ids in answer.ids}) > 8
     assert served.counts.reused >= 256 * 16, "the row's two whole blocks come from the server's cache"
     for ids, logprobs in zip(answer.ids, answer.logprobs, strict=True):
         with torch.no_grad():
-            logits = own.model(torch.tensor([[*given[0][:290], 5, 6, *ids]])).logits[0, 291:-1] / 0.7
+            logits = own.model(torch.tensor([[*given[0][:290], 5, 6, *ids]])).logits[0, 291:-1] / 0.7  # type: ignore[attr-defined]
         expected = logits.log_softmax(-1).gather(-1, torch.tensor(ids)[:, None])[:, 0]
         assert torch.allclose(torch.tensor(logprobs), expected, atol=1e-4)
 

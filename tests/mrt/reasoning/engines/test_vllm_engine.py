@@ -9,7 +9,6 @@ import math
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,9 +18,9 @@ from mrt.errors import ConfigError
 from mrt.reasoning.engines.base import Branch, Counts, Engine
 from mrt.reasoning.engines.sampling import Sampling
 from mrt.reasoning.engines.transformers import TransformersEngine
-from mrt.reasoning.engines.vllm import VLLMEngine, of_trainer
+from mrt.reasoning.engines.vllm import VLLMEngine
 from mrt.reasoning.engines.vllm_backends import MOST_WANTED, Colocated, Request, Served
-from mrt.reasoning.training.mismatch import gathered_mismatch, mismatch_metrics
+from mrt.reasoning.training.mismatch import gathered_mismatch
 from tests.support.vllm_standin import MODEL, TOKENIZER, Standin, serving
 
 GREEDY = Sampling(temperature=0)
@@ -41,7 +40,7 @@ def test_both_engines_say_the_same() -> None:
     for one in (ours, theirs):
         engine: Engine = one
         scores = engine.score(engine.prefill(ROWS), BRANCHES, [CONTINUATIONS] * 4)
-        answers = engine.answers(engine.prefill(ROWS), BRANCHES, 2, 5, [1, 2], GREEDY)
+        answers = engine.answers(engine.prefill(ROWS), BRANCHES, 2, 5, [1, 2], sampling=GREEDY)
         tokens = engine.token_logprobs(ROWS)
         found = (torch.stack(scores), [answer.ids for answer in answers], torch.cat(tokens))
         if one is ours:
@@ -90,7 +89,7 @@ def test_many_wanted_tokens_are_asked_for_in_parts() -> None:
     vllm, own = both()
     many = [[token] for token in range(4, 4 + MOST_WANTED + 20)]
     ours = vllm.score(vllm.prefill(ROWS), BRANCHES[:1], [many])[0]
-    assert [len(request.wanted) for request in vllm.backend.seen] == [MOST_WANTED, 20]
+    assert [len(request.wanted) for request in vllm.backend.seen] == [MOST_WANTED, 20]  # type: ignore[attr-defined]
     assert torch.allclose(ours, own.score(own.prefill(ROWS), BRANCHES[:1], [many])[0], atol=1e-5)
 
 
@@ -106,11 +105,8 @@ def test_parameters_of_a_request() -> None:
 
 def test_without_vllm_the_cure_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "vllm", None)
-    with pytest.raises(ConfigError, match=r"needs vLLM.*pip install 'mrt\[vllm\]'"):
+    with pytest.raises(ConfigError, match=r"needs vLLM.*pip install 'mrt-rl\[vllm\]'"):
         Colocated(None)
-    sleeping = SimpleNamespace(mode="colocate", enable_sleep_mode=True)
-    with pytest.raises(ConfigError, match="vllm_enable_sleep_mode=false"):
-        of_trainer(SimpleNamespace(vllm_generation=sleeping))
 
 
 @pytest.fixture
@@ -125,8 +121,8 @@ def test_a_server_says_the_same(server: tuple[str, list[dict[str, Any]]]) -> Non
     scores = served.score(served.prefill(ROWS), BRANCHES, [CONTINUATIONS] * 4)
     expected = own.score(own.prefill(ROWS), BRANCHES, [CONTINUATIONS] * 4)
     assert torch.allclose(torch.stack(scores), torch.stack(expected), atol=1e-5)
-    answers = served.answers(served.prefill(ROWS), BRANCHES, 2, 5, [1, 2], GREEDY)
-    same = own.answers(own.prefill(ROWS), BRANCHES, 2, 5, [1, 2], GREEDY)
+    answers = served.answers(served.prefill(ROWS), BRANCHES, 2, 5, [1, 2], sampling=GREEDY)
+    same = own.answers(own.prefill(ROWS), BRANCHES, 2, 5, [1, 2], sampling=GREEDY)
     assert [one.ids for one in answers] == [one.ids for one in same]
     assert [one.stopped for one in answers] == [one.stopped for one in same]
     assert torch.allclose(torch.cat(served.token_logprobs(ROWS)), torch.cat(own.token_logprobs(ROWS)), atol=1e-5)
@@ -146,12 +142,11 @@ def test_mismatch_by_hand() -> None:
     sampled = torch.tensor([[-1.0, -1.0, -9.0, torch.nan]])
     trained = torch.tensor([[-1.0 + math.log(2), -1.0 - math.log(2), 0.0, -1.0]])
     mask = torch.tensor([[1, 1, 0, 1]])
-    found = mismatch_metrics(sampled, trained, mask)
+    output = {"sampling_per_token_logps": sampled, "old_per_token_logps": trained, "completion_mask": mask}
+    found = gathered_mismatch(output)
     assert found["mismatch/kl"] == pytest.approx(0.25)
     assert found["mismatch/ess"] == pytest.approx(2.5**2 / (2 * 4.25))
-    assert math.isnan(mismatch_metrics(sampled, trained, mask * 0)["mismatch/kl"])
-    output = {"sampling_per_token_logps": sampled, "old_per_token_logps": trained, "completion_mask": mask}
-    assert gathered_mismatch(output) == found
+    assert math.isnan(gathered_mismatch({**output, "completion_mask": mask * 0})["mismatch/kl"])
     twice = gathered_mismatch(output | {"tool_mask": mask}, lambda sums: torch.cat([sums, sums]))
     assert twice == pytest.approx(found), "sums of two processes, not a mean of ratios"
     assert gathered_mismatch({"completion_mask": mask, "sampling_per_token_logps": sampled}) == {}

@@ -9,8 +9,9 @@ import pytest
 from mrt.metrics.bootstrap import bootstrap_sums
 from mrt.reasoning.evaluation.measures import (
     answer_form,
+    boundary_at,
     calibration,
-    held_at,
+    chance_above,
     maj_at_k_curve,
     majority_after_episodes,
     overthinking_adjusted,
@@ -90,6 +91,49 @@ def test_thinking_by_hand():
     assert math.isnan(thinking_summary([over], ["a"])["underthinking"]["mean"])  # nothing was wrong
 
 
+def thought(rng, truth, episodes=20, samples=4):
+    """One trace whose J is `truth` throughout, and the answers that say so."""
+    drawn = [(rng.random(samples) < truth).astype(float).tolist() for _ in range(episodes + 1)]
+    ends = [float(10 * j) for j in range(episodes + 1)]
+    return thinking_of(ends, [sum(one) / samples for one in drawn], False, ends[-1], answers=drawn)
+
+
+def test_noise_alone_is_no_overthinking():
+    """J is .2 at all 21 boundaries, four answers each: the first estimate above one half is nearly always there, a
+    boundary that is surely above it hardly ever. Where J is .95 it is found."""
+    rng = np.random.default_rng(0)
+    assert sum(thought(rng, 0.2).reached for _ in range(400)) / 400 < 0.06
+    assert sum(thought(rng, 0.95).reached for _ in range(400)) == 400
+    low, high = [0.0, 0.0, 0.0, 1.0], [1.0] * 4
+    found = thinking_of([0, 10, 20], [0.25, 1.0, 0.25], False, 20, answers=[low, high, low])
+    assert (found.after, found.abandoned) == (10, True)
+
+
+def test_chance_above_by_hand():
+    assert chance_above(2, 4) == pytest.approx(0.5)
+    assert chance_above(0, 0) == pytest.approx(0.5)
+    assert chance_above(4, 4) == pytest.approx(1 - chance_above(0, 4))
+    # Beta(3/2, 1/2) at 1/2: 2/pi (arcsin sqrt x - sqrt(x (1 - x))) = 1/2 - 1/pi below
+    assert chance_above(1, 1) == pytest.approx(0.5 + 1 / math.pi)
+
+
+def test_the_noise_of_an_estimate_is_no_miscalibration():
+    """J is uniform and the outcomes follow it exactly; four answers estimate it. And a J that says too much is seen."""
+    rng = np.random.default_rng(1)
+    truth = rng.random(6000)
+    drawn = [(rng.random(4) < p).astype(float).tolist() for p in truth]
+    estimate, keys = [sum(one) / 4 for one in drawn], range(6000)
+    right = (rng.random(6000) < truth).astype(float)
+    plain, fair = calibration(estimate, right, keys), calibration(estimate, right, keys, answers=drawn)
+    assert plain["ece"]["mean"] > 0.09
+    assert fair["ece"]["mean"] < 0.025
+    assert plain["brier"]["mean"] > 1 / 6 + 0.03
+    assert fair["brier"]["mean"] == pytest.approx(1 / 6, abs=0.01)  # E[J (1 - J)] of a uniform J
+    worse = (rng.random(6000) < truth / 2).astype(float)
+    assert calibration(estimate, worse, keys, answers=drawn)["ece"]["mean"] == pytest.approx(0.25, abs=0.03)
+    assert calibration([0.5], [1.0], ["a"], answers=[[1.0]]) is None  # nothing to set a single answer against
+
+
 def test_overthinking_adjusted_accuracy_by_hand():
     # Right after 10 tokens: 0 at caps 0, then 1 from 10 on; trapezoids over [0, 20]: (0 + 1) / 2 * 10 + 10 = 15 of 20.
     area = overthinking_adjusted([10, 20, 5], [1, 1, np.nan], [False, True, False], [0, 10, 20])
@@ -116,7 +160,9 @@ def test_a_perfect_forecast_has_no_error():
 
 
 def test_j_is_held_between_boundaries():
-    assert [held_at([0, 10, 20], [0.1, 0.5, 0.9], at) for at in (0, 9, 10, 19, 99)] == [0.1, 0.1, 0.5, 0.5, 0.9]
+    values = [0.1, 0.5, 0.9]
+    assert [values[boundary_at([0, 10, 20], at)] for at in (0, 9, 10, 19, 99)] == [0.1, 0.1, 0.5, 0.5, 0.9]
+    assert boundary_at([0, 10], -1) is None
 
 
 def test_the_interval_of_a_ratio_resamples_problems_whole():

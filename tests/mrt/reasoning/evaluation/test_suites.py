@@ -54,7 +54,7 @@ def test_a_file_of_its_shape_is_read_and_graded(name: str, grader: MathGrader) -
     suite = load_reasoning_suite(f"evals/reasoning/{name}.yaml")
     dials, origin = suite.located(FILES / f"{name}.jsonl", any_file=True)
     problem_set = load_problems(suite.problems, **dials)
-    problem_set._grader = grader  # one process for all of them
+    problem_set._grader = grader  # type: ignore[attr-defined]  # one process for all of them
     problems = problem_set.problems("test")
     assert [problem.solution for problem in problems] == GOLDS[name]
     assert validate(problem_set, "test") == 2
@@ -93,8 +93,8 @@ def test_countdown_makes_its_own_problems() -> None:
     ("change", "message"),
     [
         ({"kind": "control"}, "no suite of `kind: reasoning`"),
-        ({"n": None}, "should be a whole number"),
-        ({"budgets": None}, "should be a list"),
+        ({"n": None}, "must be a whole number"),
+        ({"budgets": None}, "must be a list"),
         ({"colour": 1}, "unknown key 'colour'"),
         ({"settings": {"seed": 1}}, "must not hold seed"),
         ({"settings": {"votess": 1}}, "did you mean 'votes'"),

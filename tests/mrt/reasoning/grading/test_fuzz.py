@@ -21,6 +21,13 @@ GOLDS = [
     r"\sqrt{2}",
     "1,234",
     r"5\text{ cm}",
+    r"9.8\ \mathrm{m}/\mathrm{s}^2",
+    "10:30 AM",
+    "1:2:3",
+    r"\frac{1 \pm \sqrt{5}}{2}",
+    r"\min \text{ at } x=1",
+    "C",
+    r"n \equiv 2 \pmod 5",
 ]
 COMMANDS = [r"\frac", r"\sqrt", r"\pi", r"\text", r"\left", r"\right", r"\cup", r"\infty", r"\pm", r"\circ", r"\binom"]
 COMMANDS += [
@@ -36,6 +43,7 @@ COMMANDS += [
     r"\,",
 ]
 ATOMS = ["0", "1", "7", "12", "0.5", "-3", "x", "y", r"\pi", "n", "e", "i", "1,000", r"\infty", "100"]
+COMMANDS += [r"\pm", r"\mathrm{km}/\mathrm{h}", r"\text{ squared}", r"\text{ dozen}", r"\equiv", r"\pmod", " to ", ":"]
 UNICODE = "½²√π∞≤×÷−°％１２，ａ\u200b\u202e\ud800😀é中\x00\x07"
 
 
@@ -148,19 +156,19 @@ def graded(count: int, seed: int, seconds: float) -> Counter[str]:
     return verdicts
 
 
-def test_a_thousand_garbled_answers_get_a_verdict_each() -> None:
-    verdicts = graded(1000, seed=0, seconds=2.0)
-    assert sum(verdicts.values()) == 1000
-    assert verdicts["timeout"] + verdicts["error"] < 50  # the rest is scorable
+def test_three_thousand_garbled_answers_get_a_verdict_each() -> None:
+    verdicts = graded(3000, seed=0, seconds=2.0)
+    assert sum(verdicts.values()) == 3000
+    assert verdicts["timeout"] + verdicts["error"] < 150  # the rest is scorable
     assert min(verdicts[v] for v in ("correct", "wrong", "unparsed", "truncated")) > 0  # every kind is reached
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(5400)
-def test_a_hundred_thousand_garbled_answers_get_a_verdict_each() -> None:
-    verdicts = graded(100_000, seed=1, seconds=5.0)
-    assert sum(verdicts.values()) == 100_000
-    assert verdicts["timeout"] + verdicts["error"] < 5000
+@pytest.mark.timeout(36_000)
+def test_a_million_garbled_answers_get_a_verdict_each() -> None:
+    verdicts = graded(1_000_000, seed=1, seconds=5.0)
+    assert sum(verdicts.values()) == 1_000_000
+    assert verdicts["timeout"] + verdicts["error"] < 50_000
 
 
 def test_text_functions_take_anything() -> None:

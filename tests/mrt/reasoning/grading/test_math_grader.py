@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +10,8 @@ import pytest
 from mrt.errors import ConfigError, DataError
 from mrt.reasoning.grading.math_grader import MathGrader
 from mrt.reasoning.grading.verdict import Grade, Verdict, extract_boxed, split_thought
-from mrt.reasoning.problems.reward import MathReward, ProblemReward
+from mrt.reasoning.problems.files import Files
+from mrt.reasoning.problems.reward import ProblemReward
 from tests.support.labelled_pairs import pairs
 
 
@@ -173,10 +175,26 @@ def test_a_bad_option_is_named() -> None:
 # ---- as TRL calls them
 
 
-def test_math_reward(grader: MathGrader) -> None:
+def test_the_reward_of_a_files_problem_set(tmp_path: Path) -> None:
+    golds = ["5", "$5$", "6", "1/0"]
+    rows = [{"problem": f"What is number {n}?", "answer": gold} for n, gold in enumerate(golds)]
+    (tmp_path / "golds.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    files = Files(str(tmp_path / "golds.jsonl"), test=0.0)
+    problems = {problem.solution: problem for problem in files.problems("train")}
+    five, dollars, other, unusable = (problems[gold] for gold in golds)
+
+    def columns(*chosen: Any) -> dict[str, Any]:
+        return {
+            "prompts": [[{"role": "user", "content": problem.prompt}] for problem in chosen],
+            "completion_ids": [[1]] * len(chosen),
+            "key": [problem.key for problem in chosen],
+            "solution": [problem.solution for problem in chosen],
+            "data": [json.dumps(dict(problem.data)) for problem in chosen],
+        }
+
     logged: dict[str, float] = {}
-    reward = MathReward(grader)
-    assert reward.__name__ == "math_reward"
+    reward = ProblemReward(files)
+    assert reward.__name__ == "files_reward"
     completions: list[Any] = [
         r"\boxed{5}",
         [{"role": "assistant", "content": r"<think>a</think>\boxed{6}"}],
@@ -184,23 +202,19 @@ def test_math_reward(grader: MathGrader) -> None:
         r"\boxed{1}",
     ]
     rewards = reward(
-        prompts=["p"] * 4,
         completions=completions,
-        completion_ids=[[1]] * 4,
-        solution=["5", "$5$", "5", "?"],
         log_metric=logged.__setitem__,
         trainer_state=None,
         other_column=[1, 2, 3, 4],
+        **columns(five, dollars, other, unusable),
     )
     assert rewards == [1.0, 0.0, 0.0, None]
     assert logged == {
         "verifier/correct": 0.25, "verifier/wrong": 0.25, "verifier/unparsed": 0.0,
         "verifier/truncated": 0.25, "verifier/timeout": 0.0, "verifier/error": 0.25,
     }  # fmt: skip
-    assert MathReward(grader, opened=True)(["p"] * 2, [r"\boxed{5}", r"a</think>\boxed{5}"], solution=["5", "5"]) == [
-        0.0,
-        1.0,
-    ]
+    opened = ProblemReward(files, opened=True)
+    assert opened(completions=[r"\boxed{5}", r"a</think>\boxed{5}"], **columns(five, five)) == [0.0, 1.0]
     with pytest.raises(DataError, match="solution"):
         reward(prompts=["p"], completions=["c"], completion_ids=[[1]])
 

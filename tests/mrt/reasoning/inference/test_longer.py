@@ -7,7 +7,7 @@ from mrt.errors import ConfigError
 from mrt.reasoning.engines.base import Answers
 from mrt.reasoning.engines.sampling import Sampling
 from mrt.reasoning.engines.transformers import TransformersEngine
-from mrt.reasoning.inference.longer import extend, go_on, linearize
+from mrt.reasoning.inference.longer import Extension, Window, extend, go_on, linearize
 from mrt.reasoning.models.loading import load_model, pad_id
 from mrt.reasoning.models.tiny import WAIT
 from mrt.reasoning.traces.prompts import render, think_format
@@ -49,7 +49,7 @@ def test_every_extension_begins_with_its_cue_and_keeps_its_budget(tiny):
     torch.manual_seed(0)
     prefixes = [render(tokenizer, [{"role": "user", "content": prompt}]) for prompt in PROMPTS]
     thoughts = [ids_of(tokenizer, text) for text in ("3+5=8,8+7=15", "", "4*5=20")]
-    stops = extend(engine, fmt, prefixes, thoughts, 12, (1, 3), 6, ("Wait", "Hmm"), Sampling())
+    stops = extend(engine, fmt, prefixes, thoughts, Extension(12, (1, 3), 6, ("Wait", "Hmm")))
     (cue,) = ids_of(tokenizer, WAIT)  # "Hmm" cannot be written, so every cue is this one
     for thought, (first, third) in zip(thoughts, stops, strict=True):
         assert (first.budget, third.budget) == (12 + 6, 12 + 18)
@@ -64,7 +64,7 @@ def test_extensions_by_a_script(tiny):
     _, fmt, tokenizer = tiny
     say = lambda text: ids_of(tokenizer, text)  # noqa: E731
     engine = Script([say("1+2</think>"), say("4+5=9,9+1=10"), [*say("6"), fmt.end_ids[0]]])
-    (stops,) = extend(engine, fmt, [[7, 7]], [say("8")], 1, (1, 2, 3), 6, ("Wait",), Sampling())
+    (stops,) = extend(engine, fmt, [[7, 7]], [say("8")], Extension(1, (1, 2, 3), 6, ("Wait",)))
     cue = say(WAIT)
     first = [*say("8"), *cue, *say("1+2")]
     second = [*first, *cue, *say("4+5=9")]  # five tokens are left behind the cue
@@ -78,9 +78,9 @@ def test_extensions_by_a_script(tiny):
 def test_cues_that_nobody_can_write_are_named(tiny):
     engine, fmt, _ = tiny
     with pytest.raises(ConfigError, match="none of the continue cues"):
-        extend(engine, fmt, [[1]], [[]], 4, (1,), 4, ("Hmm",), Sampling())
+        extend(engine, fmt, [[1]], [[]], Extension(4, (1,), 4, ("Hmm",)))
     with pytest.raises(ConfigError, match="no room behind the cue"):
-        extend(engine, fmt, [[1]], [[]], 4, (1,), 1, ("Wait",), Sampling())
+        extend(engine, fmt, [[1]], [[]], Extension(4, (1,), 1, ("Wait",)))
 
 
 def test_the_window_slides_by_whole_episodes(tiny):
@@ -90,7 +90,7 @@ def test_the_window_slides_by_whole_episodes(tiny):
     one, two, three = say("1+2=3"), say(WAIT + "4+5=9"), say(WAIT + "6+7=13")
     engine = Script([one, two, three, [*say(WAIT + "8"), *fmt.close_ids]])
     reach = len(two)
-    (stops,) = linearize(engine, fmt, [[7]], segment, [4 * reach, 9 * reach], 2, reach, Sampling())
+    (stops,) = linearize(engine, fmt, [[7]], segment, Window([4 * reach, 9 * reach], 2, reach))
     first, second = stops[0], None if len(stops) == 1 else stops[1]
     assert second is None  # it ended by itself within the first budget
     assert engine.contexts[3][0] == [7, *two, *three]  # the first episode is out of sight
@@ -104,7 +104,7 @@ def test_a_trial_that_goes_on_is_stopped_at_every_budget(tiny):
     torch.manual_seed(1)
     segment = make_segmenter("cues", min_paragraphs=0)
     prefixes = [render(tokenizer, [{"role": "user", "content": prompt}]) for prompt in PROMPTS]
-    stops = linearize(engine, fmt, prefixes, segment, [0, 8, 20], 1, 6, Sampling())
+    stops = linearize(engine, fmt, prefixes, segment, Window([0, 8, 20], 1, 6))
     for trial in stops:
         assert [stop.budget for stop in trial] == [0, 8, 20][: len(trial)]
         assert all(stop.tokens <= stop.budget for stop in trial)

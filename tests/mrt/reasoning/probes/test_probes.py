@@ -7,17 +7,20 @@ import pytest
 import torch
 
 from mrt.errors import ConfigError
+from mrt.reasoning.engines.base import Answers, Branch
 from mrt.reasoning.engines.sampling import Sampling
-from mrt.reasoning.engines.transformers import Answers, Branch, TransformersEngine
+from mrt.reasoning.engines.transformers import TransformersEngine
 from mrt.reasoning.models.tiny import build_model, build_tokenizer
 from mrt.reasoning.probes.base import Trace
 from mrt.reasoning.probes.forced import Greedy, Sampled, Shrunk, force_answers, jeffreys_interval
 from mrt.reasoning.probes.gold import Gold
+from mrt.reasoning.probes.run import ProbePlan, ProbeRequest, probe_trials
 from mrt.reasoning.probes.schedule import Schedule
 from mrt.reasoning.probes.table import make_probe
 from mrt.reasoning.problems import Problem
 from mrt.reasoning.problems.countdown import Countdown
 from mrt.reasoning.traces.prompts import render, think_format
+from mrt.reasoning.traces.trial import Trial
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +45,7 @@ class ChainEngine:
     def prefill(self, sequences, purpose):
         return sequences
 
-    def answers(self, prefix, branches, n, max_new_tokens, stop_ids, sampling):
+    def answers(self, prefix, branches, n, max_new_tokens, stop_ids, sampling, purpose="probed"):
         results = []
         for branch in branches:
             hits = torch.rand(n, generator=self.generator) < chain_value(branch.cut - 1)
@@ -224,7 +227,7 @@ def test_greedy_takes_the_best_answer(guesser, fmt, tokenizer):
     (result,) = Greedy()(engine, fmt, [Trace(tuple(prompts[0]), (), (0,), {})], lambda r, t, i: [1.0] * len(t))
     answer = engine.answers(
         engine.prefill([prompts[0]]), [Branch(0, len(prompts[0]), tuple(fmt.forced_ids))], 1, 8, fmt.answer_stop_ids,
-        Sampling(temperature=0),
+        sampling=Sampling(temperature=0),
     )  # fmt: skip
     assert result.answers[0][0] == tokenizer.decode(answer[0].ids[0][:-1])
     assert result.errors == (0.0,)
@@ -266,3 +269,68 @@ def test_a_schedule_that_looks_where_j_moved_finds_the_jump():
     assert asked == [[0, 8], [4], [6], [5]]
     assert schedule.refine([0.1, math.nan, math.nan, 0.15]) == []
     assert Schedule().refine([0.1, math.nan, 0.9]) == []
+
+
+class Recorder(ChainEngine):
+    """The chain, and what it was asked for."""
+
+    def __init__(self, right, wrong, seed):
+        super().__init__(right, wrong, seed)
+        self.asked, self.positions, self.max_positions = [], {"probed": 0}, 10**6
+
+    def answers(self, prefix, branches, n, max_new_tokens, stop_ids, sampling, purpose="probed"):
+        self.asked += [(branch.cut, n, sampling) for branch in branches]
+        return super().answers(prefix, branches, n, max_new_tokens, stop_ids, sampling, purpose)
+
+
+def group_of(tokenizer, rows, episodes=3):
+    one, two = tokenizer("1 2")["input_ids"]
+    thoughts = [[one] * (n + 1) + [two] * episodes for n in range(rows)]
+    trials = [Trial([*ids], 0, list(range(len(ids) - episodes + 1, len(ids) + 1))) for ids in thoughts]
+    return Recorder(one, two, 0), ProbeRequest([[0]] * rows, trials, [{}] * rows)
+
+
+def test_j_0_has_the_samples_of_its_whole_group(tokenizer, fmt):
+    """It enters the first episode of every row: 8 rows of 4 answers are 32 draws of one number, asked about once."""
+    engine, request = group_of(tokenizer, 8)
+    probe_trials(engine, ProbePlan(Sampled(4), fmt, right_is_one), request, torch.Generator())
+    drawn = {}
+    for cut, n, _ in engine.asked:
+        drawn[cut] = drawn.get(cut, 0) + n
+    assert drawn[1] == 8 * 4
+    assert len({trial.stop_values[0] for trial in request.trials}) == 1
+    assert request.trials[0].errors[0] < 0.5 / math.sqrt(31) + 1e-6
+    greedy, request = group_of(tokenizer, 8)
+    probe_trials(greedy, ProbePlan(Greedy(), fmt, right_is_one), request, torch.Generator())
+    assert sum(n for cut, n, _ in greedy.asked if cut == 1) == 1  # the same answer again tells nothing
+
+
+def test_probes_sample_as_the_policy_does(tokenizer, fmt):
+    engine, request = group_of(tokenizer, 2)
+    probe = make_probe("sampled", 3, sampling=Sampling(0.6, 0.9, 20))
+    probe_trials(engine, ProbePlan(probe, fmt, right_is_one), request, torch.Generator())
+    assert {sampling for _, _, sampling in engine.asked} == {Sampling(0.6, 0.9, 20)}
+
+
+def test_a_fork_is_probed_at_its_boundary_whatever_the_schedule():
+    """What a row was given is no progress of its own: its first J is that of the boundary where it was cut."""
+    generator = torch.Generator().manual_seed(0)
+    assert Schedule(every=3).choose([7, 7], generator, [0, 2]) == [[0, 3, 6, 7], [2, 5, 7]]
+    assert Schedule(moved=0.1).choose([7], generator, [4]) == [[4, 7]]
+    for boundaries in Schedule(at_most=3).choose([9] * 20, generator, [2] * 20):
+        assert boundaries[0] == 2
+        assert boundaries[-1] == 9
+    assert Schedule().choose([1], generator, [2]) == [[]]
+
+
+def test_shrunk_names_rewards_that_it_cannot_take():
+    with pytest.raises(ConfigError, match=r"rewards in \[0, 1\], got -1 to 1.*probe='sampled'"):
+        Shrunk().estimate([1.0, -1.0])
+
+
+def test_gold_refuses_a_close_behind_which_steps_are_due(guesser):
+    from tests.support.latex_tokenizer import latex_tokenizer
+
+    paper = think_format(latex_tokenizer(), "paper")
+    with pytest.raises(ConfigError, match="forced_style=paper"):
+        Gold()(None, paper, [Trace((0,), (), (0,), {"solution": "1"})], right_is_one)

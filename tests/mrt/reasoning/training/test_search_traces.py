@@ -143,7 +143,7 @@ def test_rows_begin_with_the_prompt_of_rl(countdown: Countdown) -> None:
 def test_what_cannot_work_is_told(countdown: Countdown) -> None:
     with pytest.raises(ConfigError, match="range"):
         search_traces(countdown, 10, (3, 2))
-    with pytest.raises(ConfigError, match="raise its dial 'warmstart'"):
+    with pytest.raises(ConfigError, match="raise its option 'warmstart'"):
         search_traces(Countdown(high=5, train=1, warmstart=0, test=1), 10)
     with pytest.raises(ConfigError, match="Countdown and chains only"):
         search_trace(Problem("files:1", "What is 1+1?", "2"), random.Random(0), 2)

@@ -14,8 +14,8 @@ from mrt.errors import ConfigError
 from mrt.reasoning.models.tiny import build_model, build_tokenizer
 from mrt.reasoning.traces.trial import Trial
 from mrt.reasoning.training.config import MRTConfig
+from mrt.reasoning.training.mixed import PrefixPool
 from mrt.reasoning.training.record import build_trials, completion_weights
-from mrt.reasoning.training.rollout import PrefixPool
 from mrt.reasoning.training.trainer import MRTTrainer
 from mrt.trials import PROVERS, Stop
 
@@ -187,7 +187,7 @@ def test_looking_where_j_moved_changes_little_but_the_cost(tmp_path):
         spy(trainer, lambda output, record, seen=seen: seen.append((output["advantages"], record.stop_values)))
         torch.manual_seed(0)
         trainer.train()
-        records[moved] = (*seen[0], trainer.rollout.cost["probed"])
+        records[moved] = (*seen[0], trainer.cost()["probed"])
     for one, other in zip(records[None][:2], records[0.0][:2], strict=True):
         assert torch.allclose(one.nan_to_num(9), other.nan_to_num(9), atol=1e-5)
     ends_only = records[10.0][1]
@@ -381,7 +381,7 @@ def test_record_of_a_batch_by_hand():
         Trial([10, 11, 12, 13, 14], 0, [2, 3], True, stop_values=[0.1, 0.4, 0.2], errors=[0.0] * 3),
         Trial([20, 21], 0, [2], False, stop_values=[0.1, 0.3], errors=[0.0] * 2),
     ]
-    record = build_trials(output, trials, torch.tensor([1.0, math.nan]), 2, "forced", ["a", "a"])
+    record = build_trials(output, trials, torch.tensor([1.0, math.nan]), 2, prover="forced", keys=["a", "a"])
     assert record.inputs["input_ids"][0].tolist() == [5, 6, 10, 11, 12, 13]
     assert record.actions[0].tolist() == [6, 10, 11, 12, 13, 14]
     assert record.mask[0].tolist() == [False, True, True, True, True, True]

@@ -1,0 +1,142 @@
+"""A file of answers and gold answers, graded: verdicts with their reasons, and the golds that cannot be used."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mrt.errors import ConfigError, DataError, nearest
+from mrt.reasoning.grading.math_grader import MathGrader
+from mrt.reasoning.grading.verdict import Grade, Verdict, content_of
+from mrt.reasoning.problems.rows import Row, read_rows
+
+ROLES = {
+    "gold": ("gold", "solution", "target", "gt", "answer"),
+    "answer": ("answer", "completion", "response", "text", "prediction", "pred", "output"),
+}
+SHOWN = 20  # rows of the table of the unreadable
+
+
+def grade_file(
+    path: str,
+    columns: Mapping[str, str] | None = None,
+    out: Path | None = None,
+    answer_after: str | None = None,
+    **options: Any,
+) -> dict[str, Any]:
+    r"""Grades the column of answers against the column of golds; without one of answers, the golds against themselves.
+
+    Args:
+        path: a JSONL, CSV or parquet file.
+        columns: {"gold": its column, "answer": its column}; by default the usual names. A column may hold a list, of
+            which every item is graded (gold: the first). A text with \boxed{...} or a closed thought is a completion
+            and its boxes count; any other is a bare answer.
+        out: a JSONL file for {"row", "gold", "answer", "verdict", "reward", "detail"}, a line an answer.
+        answer_after: the gold answer is what follows the last of these marks in its column ("####" for GSM8K).
+        options: of `MathGrader` (seconds, workers, boxes).
+
+    Returns:
+        file, rows, answers, verdicts (how many of each), accuracy over what can be scored, unreadable (golds that
+        cannot be used: row, gold, detail), gold_rows, columns.
+
+    Raises:
+        ConfigError: for columns that are not there.
+        DataError: for a file or row that cannot be read.
+    """
+    rows = list(read_rows(path, _AnyColumn()))
+    if not rows:
+        raise DataError(f"{path}: no rows; there is nothing to grade")
+    found = _columns(path, [row for _, row in rows], dict(columns or {}))
+    verdicts: Counter[str] = Counter()
+    unreadable: list[dict[str, Any]] = []
+    lines = []
+    with MathGrader(**options) as grader:
+        for number, row in rows:
+            gold = _gold(path, number, row, found["gold"], answer_after)
+            answers = _texts(row.get(found["answer"])) if "answer" in found else [gold]
+            grades = [_grade(grader, answer, gold, "answer" in found) for answer in answers]
+            broken = next((one for one in grades if one.verdict is Verdict.ERROR), None)
+            if broken is not None or ("answer" not in found and grades[0].verdict is not Verdict.CORRECT):
+                unreadable.append({"row": number, "gold": gold[:200], "detail": (broken or grades[0]).detail})
+            for answer, one in zip(answers, grades, strict=True):
+                verdicts[one.verdict] += 1
+                shown = one.extracted if one.extracted is not None else answer[-200:]
+                lines.append({"row": number, "gold": gold, "answer": shown, "verdict": str(one.verdict)})
+                lines[-1] |= {"reward": one.reward, "detail": one.detail}
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
+    scored = sum(n for verdict, n in verdicts.items() if Grade(Verdict(verdict)).reward is not None)
+    return {
+        "file": path,
+        "rows": len(rows),
+        "answers": len(lines),
+        "columns": found,
+        "verdicts": {str(verdict): verdicts[verdict] for verdict in Verdict},
+        "accuracy": verdicts[Verdict.CORRECT] / scored if scored else None,
+        "unreadable": unreadable,
+        "out": str(out) if out else None,
+    }
+
+
+def grade_table(found: Mapping[str, Any]) -> str:
+    """What `mrt grade` prints: verdicts with their shares, then the golds that cannot be used."""
+    total = max(found["answers"], 1)
+    what = "answers" if "answer" in found["columns"] else "gold answers against themselves"
+    lines = [f"{found['file']}: {found['rows']} rows, {found['answers']} {what}"]
+    lines += [f"  {name:<10} {count:>7} {count / total:>8.1%}" for name, count in found["verdicts"].items() if count]
+    if found["accuracy"] is not None:
+        lines.append(f"  accuracy over what can be scored: {found['accuracy']:.4f}")
+    unreadable: Sequence[Mapping[str, Any]] = found["unreadable"]
+    lines.append(f"gold answers that cannot be used: {len(unreadable)} of {found['rows']} rows")
+    lines += [f"  row {item['row']}: {item['gold'][:60]!r}  {item['detail'][:100]}" for item in unreadable[:SHOWN]]
+    if len(unreadable) > SHOWN:
+        lines.append(f"  and {len(unreadable) - SHOWN} more (--json, --out FILE)")
+    return "\n".join(lines)
+
+
+class _AnyColumn(frozenset[str]):
+    def __contains__(self, item: object) -> bool:
+        return True
+
+
+def _columns(path: str, rows: Sequence[Row], given: dict[str, str]) -> dict[str, str]:
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    for role, column in given.items():
+        if role not in ROLES:
+            raise ConfigError(f"mrt grade: columns has no '{role}': {nearest(role, set(ROLES))}")
+        if column not in names:
+            raise ConfigError(f"{path} has no column '{column}' (for {role}); {nearest(column, set(names))}")
+    gold = given.get("gold") or next((n for n in ROLES["gold"] if n in names and n != given.get("answer")), None)
+    if gold is None:
+        shown = ", ".join(map(repr, names[:20]))
+        raise ConfigError(f"{path} has the columns {shown}: name the gold answers with --columns gold=NAME")
+    answer = given.get("answer")
+    if answer is None and "gold" not in given:
+        answer = next((n for n in ROLES["answer"] if n in names and n != gold), None)
+    return {"gold": gold, **({"answer": answer} if answer else {})}
+
+
+def _texts(value: Any) -> list[str]:
+    items = value if isinstance(value, list) else [value]
+    return ["" if item is None else item if isinstance(item, str) else str(item) for item in items]
+
+
+def _gold(path: str, number: int, row: Row, column: str, answer_after: str | None) -> str:
+    text = (_texts(row.get(column)) or [""])[0]
+    if answer_after is not None:
+        _, mark, text = text.rpartition(answer_after)
+        if not mark:
+            raise DataError(f"{path}, row {number}, column '{column}': nothing follows the mark {answer_after!r}")
+    return content_of(text).strip()
+
+
+def _grade(grader: MathGrader, answer: str, gold: str, completions: bool) -> Grade:
+    if not gold:
+        return Grade(Verdict.ERROR, answer, "the gold answer is empty")
+    if completions and ("\\boxed" in answer or "</think>" in answer):
+        return grader.grade(answer, gold)
+    return grader.grade_answer(answer, gold)
