@@ -93,7 +93,7 @@ def test_without_actions_the_loss_sees_none(tmp_path: Path) -> None:
 @pytest.mark.parametrize("reader", ["contextual", "lstm", "attention"])
 @pytest.mark.parametrize("loss", ["actions", "video"])
 def test_baselines_read_the_demonstration(reader: str, loss: str, tmp_path: Path, learning: Any) -> None:
-    settings = (f"args.reader={reader}", f"args.inner_loss={loss}", "args.max_steps=30", "args.learning_rate=0.003")
+    settings = (f"args.reader={reader}", f"args.inner_loss={loss}", "args.max_steps=80", "args.learning_rate=0.003")
     trainer = trainer_of("mil_baseline", tmp_path, *settings, f"seed={learning.seed()}")
     trainer.train()
     losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
