@@ -15,6 +15,8 @@ from docs.hooks import COPIED, _relink
 from tests.support import ROOT
 from tests.test_house import tracked
 
+pytestmark = pytest.mark.training
+
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 OTHER_PAGES = [ROOT / name for name in (*COPIED, "AGENTS.md", "SECURITY.md", "CHANGELOG.md") if name != "README.md"]
 FENCE = re.compile(r"^```(\w+)(?: (test|slow))?\n(.*?)^```", re.MULTILINE | re.DOTALL)

@@ -14,6 +14,8 @@ import yaml
 from tests.support import ROOT
 from tests.test_house import banned, tracked
 
+pytestmark = pytest.mark.training
+
 CODE = [path for path in tracked() if path.suffix == ".py"]
 SETTINGS = [path for path in tracked() if path.suffix in (".yaml", ".yml") and path.parts[-2] != "workflows"]
 REMOTE = {"trust_remote_code", "allow_remote_code", "weights_only"}

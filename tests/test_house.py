@@ -17,7 +17,14 @@ SOURCES = sorted(p for package in ("mrt", "classic_metarl") for p in (ROOT / pac
 TEXT_ENDINGS = {".py", ".md", ".toml", ".txt", ".yaml", ".yml", ".cff", ".json", ".jsonl", ".css", ".js", ".html", ""}
 
 # The command line sits above both sides, and reaches for them only inside its functions.
-COMMAND_LINE = {"mrt.cli.main", "mrt.cli.commands", "mrt.cli.doctor", "mrt.cli.quickstart", "mrt.__main__"}
+COMMAND_LINE = {
+    "mrt.cli.main",
+    "mrt.cli.arguments",
+    "mrt.cli.commands",
+    "mrt.cli.doctor",
+    "mrt.cli.quickstart",
+    "mrt.__main__",
+}
 ROOMS = ("mrt.reasoning", "mrt.control", "classic_metarl", "mrt")  # the first that matches is where a module lives
 MAY_IMPORT = {
     "mrt": {"mrt"},

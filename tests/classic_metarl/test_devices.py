@@ -5,7 +5,6 @@ What trains is trained by its own recipe, on the CPU always and on CUDA where th
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,6 +33,9 @@ from mrt.control.policy import ControlPolicy
 from mrt.control.rollout import rollout
 from mrt.control.trainer import ControlConfig, ControlTrainer
 from mrt.runs.recipe import import_trainer, load_recipe
+from mrt.training.collection import Batch
+
+pytestmark = pytest.mark.training
 
 CUDA = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU"))
 DEVICES = ["cpu", CUDA]
@@ -284,9 +286,9 @@ def updated(name: str, device: str, folder: Path, trials: Any) -> tuple[Any, Ten
     trainer = build(name, device, folder, *NAVIGATION, *few)
     if trials is None:
         trials = trainer.collect_on([0, 1, 2])
-    given = dataclasses.replace(trials).to(trainer.args.device)
+    given = Batch.from_tree(trials.to_tree(), trainer.args.device)
     if not trainer.update(given):
-        trainer.losses(given, trainer.weigh(given))["policy"].backward()
+        trainer.losses(given)["policy"].backward()
         with torch.no_grad():
             for parameter in trainer.learner.parameters():
                 parameter -= 0.1 * parameter.grad

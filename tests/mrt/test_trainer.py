@@ -21,6 +21,8 @@ from mrt.trials import Trials
 from tests.support import bandit
 from tests.support.compare import interrupted
 
+pytestmark = pytest.mark.training
+
 
 @cache
 def bayes_optimum(a: int, b: int, c: int, d: int, left: int) -> float:

@@ -16,6 +16,8 @@ from mrt.runs.recipe import import_trainer, load_recipe
 from tests.support import ROOT
 from tests.support.latex_tokenizer import latex_tokenizer, small_llama
 
+pytestmark = pytest.mark.training
+
 README = (ROOT / "recipes" / "README.md").read_text(encoding="utf-8")
 FENCED = [
     line

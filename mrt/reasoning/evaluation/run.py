@@ -27,8 +27,6 @@ from mrt.reasoning.problems import Problem, ProblemSet, load_problems, validate
 from mrt.runs.rundir import write_json
 
 WAIT_SECONDS = 0.5  # between two looks at what the other processes have written
-
-
 TINY_SETS = ("countdown", "chains")  # their episodes are one paragraph each, their thoughts a hundred tokens
 
 
@@ -82,17 +80,30 @@ def run_eval(
     chunks = Chunks(out / "samples.jsonl", [problem.key for problem in chosen], n, config.chunk)
     rank, _ = _rank_and_world()
     if rank == 0:
-        finished = (out / "eval.json").is_file() and len(chunks.finished()) == chunks.count
-        identity = {"problems": fingerprint_problems(chosen)}
-        if not finished or Path(model).is_dir():  # a finished evaluation can be summed up without its model
-            identity |= fingerprint_model(model)
-        claim(out, config.to_dict(), name or Path(model).name, EvalConfig.defaults(), identity, notes=notes)
+        _claim(out, config, chosen, chunks, name=name or Path(model).name, notes=notes)
     _sample_all(config, problem_set, chosen, chunks, name or model)
     if rank != 0:
         return {}
     if train_files:
         write_json(out / "contamination.json", contamination_report(problem_set, chosen, train_files, ngram))
     return write_results(out)
+
+
+def _claim(
+    out: Path,
+    config: EvalConfig,
+    chosen: Sequence[Problem],
+    chunks: Chunks,
+    *,
+    name: str,
+    notes: Mapping[str, Any] | None,
+) -> None:
+    """Writes to `out` what is measured there, or refuses it where another evaluation stands."""
+    finished = (out / "eval.json").is_file() and len(chunks.finished()) == chunks.count
+    identity = {"problems": fingerprint_problems(chosen)}
+    if not finished or Path(config.model).is_dir():  # a finished evaluation can be summed up without its model
+        identity |= fingerprint_model(config.model)
+    claim(out, config.to_dict(), name, EvalConfig.defaults(), identity, notes=notes)
 
 
 def _usual_budgets(problems: str) -> Sequence[int]:

@@ -26,6 +26,8 @@ from tests.support import bandit
 from tests.support.compare import assert_same_files, interrupted
 from tests.support.policies import named, randomised
 
+pytestmark = pytest.mark.training
+
 QUICK = ["args.use_cpu=true", "args.disable_tqdm=true", "args.report_to=none", "args.save_strategy=no"]
 OURS = [name for name in recipe_names() if name.startswith("control/")]
 

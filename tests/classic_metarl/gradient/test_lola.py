@@ -15,6 +15,8 @@ from classic_metarl.gradient import lola
 from mrt.errors import ConfigError
 from mrt.runs.recipe import import_trainer, load_recipe
 
+pytestmark = pytest.mark.training
+
 QUICK = ("args.disable_tqdm=true", "args.report_to=none", "args.save_strategy=no")
 PAYOFFS = lola.Game().payoffs.double()
 NEVER, ALWAYS = -40.0, 40.0

@@ -17,6 +17,8 @@ from mrt.errors import ConfigError
 from mrt.reasoning.models.tiny import save_tiny
 from mrt.runs.recipe import import_trainer, load_recipe
 
+pytestmark = pytest.mark.training
+
 QUICK = (
     "args.disable_tqdm=true", "args.report_to=none", "args.save_strategy=no", "args.per_device_train_batch_size=2",
     "problems.shots=4", "problems.queries=4", "args.inner_steps=2", "args.logging_steps=1", "args.warmup_steps=0",

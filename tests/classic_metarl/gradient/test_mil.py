@@ -12,6 +12,8 @@ from classic_metarl.problems.reaching import STEP, Reaching, observation, toward
 from mrt.errors import ConfigError
 from mrt.runs.recipe import import_trainer, load_recipe
 
+pytestmark = pytest.mark.training
+
 QUICK = ("args.disable_tqdm=true", "args.report_to=none", "args.save_strategy=no", "args.logging_steps=10")
 
 

@@ -25,6 +25,8 @@ from tests.support import bandit
 from tests.support.compare import assert_same_files, interrupted
 from tests.support.processes import run_module
 
+pytestmark = pytest.mark.training
+
 ARMS = {"name": "dependent-bandit", "kind": "easy", "pulls": 5}
 RING = {"name": "sparse-semicircle", "reward": "dense", "episodes": 1, "test": {"reward": "sparse"}}
 QUICK: dict[str, Any] = {

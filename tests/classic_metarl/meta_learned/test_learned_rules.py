@@ -19,6 +19,8 @@ from classic_metarl.trainers.loss_curves import loss_curve, summarise
 from mrt.errors import ConfigError
 from mrt.runs.recipe import import_trainer, load_recipe
 
+pytestmark = pytest.mark.training
+
 QUICK = ("args.disable_tqdm=true", "args.report_to=none", "args.save_strategy=no")
 
 

@@ -19,6 +19,8 @@ from mrt.control.agent import ScriptedAgent
 from mrt.control.envs import make_env
 from mrt.errors import ConfigError
 
+pytestmark = pytest.mark.training
+
 SMALL = """
 S1:
   title: a bandit, hardly trained

@@ -24,6 +24,8 @@ from mrt.control.oracles.bandits import informative_value
 from mrt.control.oracles.grids import grid_navi_bayes
 from mrt.control.oracles.hallway import hallway_bayes
 
+pytestmark = pytest.mark.training
+
 TASKS = 4000
 
 

@@ -10,6 +10,8 @@ import torch
 
 from mrt.control.envs import make_env
 
+pytestmark = pytest.mark.training
+
 
 def test_smoke(root: Path) -> None:
     command = [sys.executable, "-m", "evals.speed.control", "--smoke", "--json"]

@@ -5,6 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.training
+
 
 def test_it_runs(root: Path) -> None:
     command = [sys.executable, "-m", "evals.speed.gradient", "--smoke", "--json"]

@@ -10,6 +10,8 @@ import pytest
 
 from evals.speed.common import Clock, Timed, compare, interleaved, summary
 
+pytestmark = pytest.mark.training
+
 MACHINE = {"processor", "cores", "threads", "torch", "python", "commit"}
 
 

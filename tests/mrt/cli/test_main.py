@@ -13,6 +13,8 @@ import pytest
 from mrt.cli import main as cli
 from tests.support import ROOT
 
+pytestmark = pytest.mark.training
+
 RECIPE = """\
 trainer: tests.support.fake_trainers:FakeTrainer
 model: some/model

@@ -11,6 +11,8 @@ import pytest
 
 from mrt.cli import main as cli
 
+pytestmark = pytest.mark.training
+
 COUNT = 100
 NAMES = ("HF_TOKEN", "WANDB_API_KEY", "OPENAI_API_KEY", "AWS_SECRET", "GITHUB_TOKEN", "DB_PASSWORD")
 

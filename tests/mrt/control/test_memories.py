@@ -305,7 +305,7 @@ def test_mistakes_are_named() -> None:
         make_memory(named("snail"), 8, filters=0)
     with pytest.raises(ConfigError, match="window=5, layers=4, heads=3 do not make a transformer of 8"):
         make_memory(named("short-window"), 8, heads=3)
-    with pytest.raises(ConfigError, match="window=1: a window that slides"):
+    with pytest.raises(ConfigError, match="window=1: a sliding window"):
         make_memory(named("long-window"), 8, window=1)
     with pytest.raises(ConfigError, match="key='obs' is not a key of the dictionary"):
         make_memory(named("episodic-lstm"), 8, key="obs")

@@ -21,6 +21,8 @@ from mrt.errors import ConfigError
 from mrt.optim.learners import CompositeOptimizer, accumulate_own
 from tests.support.compare import assert_same_run, interrupted
 
+pytestmark = pytest.mark.training
+
 QUICK = {
     "per_device_train_batch_size": 10,
     "updates_per_step": 20,

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from mrt.control.memories import GRU
 from mrt.control.recurrence import gru
 
+pytestmark = pytest.mark.training
+
 ROWS, STEPS, WIDTH, SIZE = 6, 5, 3, 4
 
 

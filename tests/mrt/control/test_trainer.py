@@ -27,6 +27,8 @@ from tests.support.compare import assert_same_files, interrupted
 from tests.support.policies import randomised
 from tests.support.processes import run_module
 
+pytestmark = pytest.mark.training
+
 QUICK: dict[str, Any] = {
     "per_device_train_batch_size": 6,
     "max_steps": 10,

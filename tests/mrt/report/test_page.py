@@ -15,6 +15,8 @@ from mrt.report.data import Arm
 from mrt.report.page import headline, show, verdict_shares, write_report
 from tests.support.report_pages import estimate, evaluation, read, sample, training
 
+pytestmark = pytest.mark.training
+
 HOSTILE = [
     "</script><script>window.pwned=1</script>",
     "<img src=http://evil.example/x onerror=window.pwned=1>",

@@ -83,7 +83,7 @@ def test_doctor_plans_memory_time_and_cost(tmp_path: Path) -> None:
     assert "for 10 updates" in cost.found
     # 16 rows of 64 + 40 positions, sampled, probed, and updated (3): 10 updates of 5 * 1664
     assert "8.3e+04 positions" in cost.found
-    assert "at 36 an hour" in cost.found
+    assert "at 36 per hour" in cost.found
 
 
 def test_doctor_plans_max_positions(tmp_path: Path) -> None:

@@ -16,6 +16,8 @@ import pytest
 from mrt.errors import ConfigError
 from mrt.runs.steps import Display, Progress, Step, StepFailed, StepRunner, count_lines, last_object, resident_gib
 
+pytestmark = pytest.mark.training
+
 SCRIPT = """
 import sys, time, pathlib
 name, seconds, code = sys.argv[1], float(sys.argv[2]), int(sys.argv[3])

@@ -18,6 +18,8 @@ from mrt.training import checkpoint as ckpt
 from mrt.training.codec import save_tree
 from tests.support.processes import run_module
 
+pytestmark = pytest.mark.training
+
 
 def make(root: Path, step: int, value: float = 0.0) -> Path:
     """A small whole checkpoint-STEP."""

@@ -20,6 +20,8 @@ from mrt.training.collection import Batch
 from tests.support import bandit
 from tests.support.compare import logged
 
+pytestmark = pytest.mark.training
+
 
 class Injected(bandit.BanditTrainer):
     """Losses, gradients, logits and advantages that are not finite, where `bad` {(step, micro-batch): kind} says so."""

@@ -17,6 +17,8 @@ from mrt.training.checkpoint import newest_checkpoint
 from tests.support.compare import assert_same_files
 from tests.support.processes import run_module
 
+pytestmark = pytest.mark.training
+
 
 def report(module: str, *arguments: object) -> dict[str, Any]:
     """The JSON line that a program ends with."""

@@ -19,6 +19,8 @@ from mrt.training.collection import Batch
 from tests.support import bandit
 from tests.support.compare import CLOCK, assert_same_run, interrupted, logged
 
+pytestmark = pytest.mark.training
+
 # Epochs of 3 updates, the last of them with one micro-batch only; checkpoints lie inside them.
 EPOCHS = {"num_tasks": 20, "gradient_accumulation_steps": 2, "per_device_train_batch_size": 4, "save_steps": 2}
 
@@ -134,7 +136,7 @@ def test_arguments(tmp_path: Path) -> None:
     assert (args.lr_scheduler_type, args.data_seed, args.report_to, args.bf16) == ("constant", 5, [], False)
     assert (args.save_total_limit, args.hub_private_repo, args.push_to_hub) == (2, True, False)
     assert not any([args.remove_unused_columns, args.logging_nan_inf_filter, args.gradient_checkpointing])
-    with pytest.raises(ConfigError, match="save_total_limit=1: at least 2"):
+    with pytest.raises(ConfigError, match="save_total_limit=1 must be at least 2"):
         TrialConfig(output_dir=str(tmp_path), max_steps=1, save_total_limit=1)
     with pytest.raises(ConfigError, match="max_skipped_steps=0"):
         TrialConfig(output_dir=str(tmp_path), max_steps=1, max_skipped_steps=0)

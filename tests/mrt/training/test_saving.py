@@ -20,6 +20,8 @@ from mrt.training import checkpoint as ckpt
 from tests.support import ROOT, bandit, replaying
 from tests.support.compare import assert_same_files, interrupted, logged
 
+pytestmark = pytest.mark.training
+
 
 @pytest.mark.parametrize("name", ["optimizer.safetensors", "scheduler.json", "rng_state.json", "trial_state.json"])
 def test_a_missing_state_is_an_error_and_never_a_silent_restart(name: str, tmp_path: Path) -> None:

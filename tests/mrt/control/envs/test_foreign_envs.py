@@ -17,6 +17,8 @@ from mrt.errors import ConfigError
 from mrt.runs.recipe import load_recipe
 from mrt.tasks import split_of
 
+pytestmark = pytest.mark.training
+
 PENDULUM = {"gymnasium": "Pendulum-v1", "vary": {"g": [5, 15]}, "episodes": 2, "episode_steps": 10}
 RECIPE = """
 trainer: mrt.control.trainer:ControlTrainer

@@ -29,6 +29,8 @@ from mrt.control.probes import ExploitProbe  # noqa: E402
 from mrt.control.rollout import rollout  # noqa: E402
 from mrt.trials import Stop  # noqa: E402
 
+pytestmark = pytest.mark.training
+
 
 class Counter(gymnasium.Env):  # type: ignore[name-defined]
     """Ends by itself after `length` steps; pays `length` for action 2, which is numbered from 1."""

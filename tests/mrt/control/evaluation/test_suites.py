@@ -21,6 +21,8 @@ from mrt.runs.rundir import write_json
 from mrt.runs.suites import suite_names
 from tests.support.report_pages import Page
 
+pytestmark = pytest.mark.training
+
 BANDIT = {"name": "bernoulli-bandit", "arms": 3, "pulls": 5}
 TRAINER = "mrt.control.trainer:ControlTrainer"
 NAVI = {"name": "grid-navi", "episodes": 2}

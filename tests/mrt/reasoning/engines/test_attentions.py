@@ -16,6 +16,8 @@ from mrt.reasoning.engines.opening import engine_on
 from mrt.reasoning.engines.transformers import TransformersEngine
 from mrt.reasoning.engines.unshared import UnsharedEngine
 
+pytestmark = pytest.mark.training
+
 VOCABULARY = 40
 WIDTHS = {"vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4,
           "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 256,

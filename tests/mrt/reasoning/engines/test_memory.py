@@ -19,6 +19,8 @@ from mrt.reasoning.engines.base import Branch
 from mrt.reasoning.engines.sampling import Sampling, draw
 from mrt.reasoning.engines.transformers import TransformersEngine
 
+pytestmark = pytest.mark.training
+
 VOCABULARY = 512
 TRACES = [
     torch.randint(1, VOCABULARY, (n,), generator=torch.Generator().manual_seed(n)).tolist() for n in (90, 100, 75, 96)

@@ -15,6 +15,8 @@ from mrt.reasoning.engines.opening import open_engine
 from mrt.reasoning.evaluation.run import run_eval
 from tests.support.vllm_standin import MODEL, TOKENIZER, serving
 
+pytestmark = pytest.mark.training
+
 DIALS = {"high": 9, "train": 0, "warmstart": 0, "test": 40}
 SMALL: dict[str, Any] = {"n": 2, "budgets": [0, 6, 12], "answer_tokens": 8, "limit": 3, "temperature": 0.0, "votes": 1}
 

@@ -11,6 +11,8 @@ from mrt.reasoning.evaluation.run import run_eval
 from mrt.reasoning.evaluation.samples import Chunks, claim
 from tests.support.processes import run_module
 
+pytestmark = pytest.mark.training
+
 DIALS = {"high": 9, "train": 0, "warmstart": 0, "test": 40}  # few numbers: quick to enumerate
 SMALL = {"n": 2, "budgets": [0, 8], "answer_tokens": 12, "probe_samples": 2}
 KEYS = [f"k{i}" for i in range(5)]

@@ -16,6 +16,8 @@ from mrt.reasoning.evaluation.summary import compare
 from mrt.reasoning.inference.generate import _settled, generate
 from mrt.reasoning.inference.score_traces import probe_file
 
+pytestmark = pytest.mark.training
+
 DIALS = {"train": 0, "warmstart": 0, "test": 1000}
 BUDGETS = [0, 6, 12, 24]
 LIMIT = CHUNK + 6

@@ -7,6 +7,8 @@ import pytest
 from evals.reasoning.grader import different_pairs, equal_pairs, hacks, measure
 from mrt.reasoning.grading.math_grader import MathGrader
 
+pytestmark = pytest.mark.training
+
 
 @pytest.mark.parametrize("share", [0.02, pytest.param(1.0, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])])
 def test_pairs_by_construction(share: float) -> None:

@@ -9,6 +9,8 @@ import pytest
 from mrt.reasoning.grading.math_grader import MathGrader
 from mrt.reasoning.grading.verdict import Grade, Verdict, extract_boxed, find_boxes, split_thought, verdict_shares
 
+pytestmark = pytest.mark.training
+
 GOLDS = [
     "5",
     r"\frac{1}{2}",

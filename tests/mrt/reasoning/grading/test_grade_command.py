@@ -9,6 +9,8 @@ from mrt.cli.main import main
 from mrt.errors import DataError
 from mrt.reasoning.evaluation.run import run_eval
 
+pytestmark = pytest.mark.training
+
 
 def write(path: Path, rows: list[dict[str, object]]) -> str:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))

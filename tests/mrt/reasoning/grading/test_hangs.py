@@ -11,6 +11,8 @@ import pytest
 from mrt.reasoning.grading.math_grader import MathGrader
 from mrt.reasoning.grading.verdict import Grade, Verdict
 
+pytestmark = pytest.mark.training
+
 SECONDS = 0.5
 
 # (gold, answer): some hang math-verify for hours, the others would if the limits let them through.

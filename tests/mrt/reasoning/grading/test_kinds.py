@@ -14,6 +14,8 @@ from mrt.reasoning.grading.verdict import Verdict, answer_boxes, content_of, spl
 from tests.support.kind_pairs import RIGHT, WRONG
 from tests.support.shared_folder import lines, shared
 
+pytestmark = pytest.mark.training
+
 
 @pytest.fixture(scope="module")
 def grader() -> Iterator[MathGrader]:

@@ -17,6 +17,8 @@ from mrt.reasoning.grading.math_process import MathWorker
 from mrt.reasoning.grading.verdict import Grade, Verdict
 from tests.support import ROOT
 
+pytestmark = pytest.mark.training
+
 SECONDS = 0.5
 
 HANG = r"\binom{1000000000}{500000000}"

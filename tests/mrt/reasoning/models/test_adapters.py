@@ -21,6 +21,8 @@ from mrt.reasoning.training.trainer import MRTTrainer
 from mrt.reasoning.training.warmstart import WarmStartConfig, WarmStartTrainer
 from mrt.training import hub
 
+pytestmark = pytest.mark.training
+
 TOKENIZER = build_tokenizer()
 COMMON = {"use_cpu": True, "report_to": [], "save_strategy": "no", "max_steps": 2, "learning_rate": 1e-2}
 IDS = torch.arange(4, 40)[None]

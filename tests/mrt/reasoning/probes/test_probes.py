@@ -22,6 +22,8 @@ from mrt.reasoning.problems.countdown import Countdown
 from mrt.reasoning.traces.prompts import render, think_format
 from mrt.reasoning.traces.trial import Trial
 
+pytestmark = pytest.mark.training
+
 
 @pytest.fixture(scope="module")
 def tokenizer():

@@ -118,5 +118,5 @@ def test_habits_of_a_countdown_search() -> None:
             seen["adjust"] += before != after and before.split(",")[0] == after.split(",")[0]
     assert seen["recheck"] / seen["all"] == pytest.approx(0.3, abs=0.04)
     assert seen["adjust"] / seen["all"] > 0.2  # where a first step has no second left, a new attempt begins
-    with pytest.raises(ConfigError, match="at most 1 together"):
+    with pytest.raises(ConfigError, match="a sum of at most 1"):
         Habits(adjust=0.6, recheck=0.6)

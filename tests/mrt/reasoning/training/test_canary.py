@@ -15,6 +15,8 @@ from mrt.reasoning.engines.transformers import TransformersEngine
 from mrt.reasoning.models.tiny import build_model, build_tokenizer
 from mrt.reasoning.training.canary import EXACT, SyncCanary, canary_sequences, tolerance_for
 
+pytestmark = pytest.mark.training
+
 TOKENIZER = build_tokenizer()
 VOCABULARY = len(TOKENIZER)
 Weights = dict[str, torch.Tensor]

@@ -13,6 +13,8 @@ from mrt.reasoning.training.cost import weighed
 from mrt.training.collection import Cost
 from tests.support.processes import run_module
 
+pytestmark = pytest.mark.training
+
 
 def test_both_processes_stop_and_learn_alike_and_log_what_both_did() -> None:
     """One process has traces three times as long as the other's."""

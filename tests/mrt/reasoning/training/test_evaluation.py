@@ -12,6 +12,8 @@ from mrt.reasoning.training.trainer import MRTTrainer
 from mrt.runs.recipe import Recipe
 from tests.mrt.reasoning.training.test_trainer import COMMON, TOKENIZER, mrt, odd_tokens, problems, small_model
 
+pytestmark = pytest.mark.training
+
 EVALUATED = {"eval_strategy": "steps", "eval_steps": 1, "per_device_eval_batch_size": 8}
 
 

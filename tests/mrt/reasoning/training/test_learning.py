@@ -15,6 +15,8 @@ from mrt.reasoning.training.trainer import MRTTrainer
 from mrt.reasoning.training.warmstart import WarmStartTrainer
 from mrt.runs.recipe import load_recipe
 
+pytestmark = pytest.mark.training
+
 DIALS = {"numbers": 2, "high": 30, "train": 600, "warmstart": 250, "test": 100}
 WARM_START = {
     "max_steps": 500,

@@ -14,6 +14,8 @@ from mrt.reasoning.problems.expressions import draw_attempt, evaluate, step
 from mrt.reasoning.traces.prompts import render
 from mrt.reasoning.training.search_traces import search_trace, search_traces, trace_dataset
 
+pytestmark = pytest.mark.training
+
 STEP = re.compile(r"(\d+)([-+*/])(\d+)=(\d+)")
 
 

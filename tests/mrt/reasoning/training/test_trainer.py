@@ -19,6 +19,8 @@ from mrt.reasoning.training.record import build_trials, completion_weights
 from mrt.reasoning.training.trainer import MRTTrainer
 from mrt.trials import PROVERS, Stop
 
+pytestmark = pytest.mark.training
+
 TOKENIZER = build_tokenizer()
 COMMON = {
     "per_device_train_batch_size": 8,

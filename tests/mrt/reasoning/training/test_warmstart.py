@@ -12,6 +12,8 @@ from mrt.reasoning.training.search_traces import search_traces
 from mrt.reasoning.training.warmstart import BUCKET, WarmStartConfig, WarmStartTrainer, bucketed
 from mrt.runs.recipe import load_recipe
 
+pytestmark = pytest.mark.training
+
 
 def test_bucketed_keeps_every_row_and_puts_like_lengths_together():
     rng = random.Random(0)
