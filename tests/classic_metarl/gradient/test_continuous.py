@@ -17,6 +17,8 @@ from classic_metarl.problems.paired import paired_tasks
 from mrt.credit.grouping import group_mean
 from mrt.errors import ConfigError
 
+pytestmark = pytest.mark.training
+
 LEGS = {"name": "fading-legs", "stages": 4, "each": 4, "steps": 6, "start": "any"}
 QUICK: dict[str, Any] = {
     "per_device_train_batch_size": 3,

@@ -19,6 +19,8 @@ from mrt.control.rollout import rollout
 from mrt.runs.recipe import import_trainer, load_recipe
 from mrt.trials import Trials
 
+pytestmark = pytest.mark.training
+
 QUICK = ["args.use_cpu=true", "args.disable_tqdm=true", "args.report_to=none", "args.curve_tasks=0", "args.hidden=[8]"]
 
 

@@ -20,6 +20,8 @@ from classic_metarl.trainers.loss_curves import loss_curve
 from mrt.errors import ConfigError, DataError
 from mrt.runs.recipe import import_trainer, load_recipe
 
+pytestmark = pytest.mark.training
+
 
 def strokes(**dials: Any) -> Any:
     return problem_family("strokes", **{"shot": 1, "query": 2, "model": "mlp", "classes": 40, "size": 16} | dials)

@@ -19,6 +19,8 @@ from mrt.control.memories import GRU, MEMORIES
 from mrt.errors import ConfigError
 from mrt.runs.recipe import Recipe, load_recipe
 
+pytestmark = pytest.mark.training
+
 
 def gate(name: str, system: str) -> Gate:
     (found,) = gates([name], [system])

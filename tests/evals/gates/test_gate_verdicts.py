@@ -16,6 +16,8 @@ from evals.gates.store import CHANGED, FEW, LOW, MISSED, PASSED, SAME, UNKNOWN, 
 from evals.gates.table import Bar, Gate, gates
 from mrt.errors import ConfigError
 
+pytestmark = pytest.mark.training
+
 
 def scores(*means: float, se: float = 0.01) -> list[dict[str, Any]]:
     return [{"mean": mean, "se": se, "floor": 0.0, "ceiling": 1.0} for mean in means]

@@ -13,6 +13,8 @@ from evals.gates import adapters, continuous, lola
 from mrt.reasoning.models.tiny import save_tiny
 from mrt.runs.recipe import import_trainer, load_recipe
 
+pytestmark = pytest.mark.training
+
 QUICK = ("args.disable_tqdm=true", "args.report_to=none", "args.save_strategy=no")
 
 

@@ -20,6 +20,8 @@ from mrt.runs.recipe import load_recipe
 from mrt.runs.rundir import start_run
 from tests.support.policies import randomised
 
+pytestmark = pytest.mark.training
+
 RECIPE = """
 trainer: mrt.control.trainer:ControlTrainer
 tasks: {tasks}

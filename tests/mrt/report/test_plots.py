@@ -7,6 +7,8 @@ import pytest
 
 from mrt.report.plots import Series, band_figure, bar_figure, compact, line_figure, training_panels
 
+pytestmark = pytest.mark.training
+
 ONE = Series(1, [0, 8, 16], [0.1, 0.3, 0.4], [0.05, 0.2, 0.3], [0.15, 0.4, math.nan])
 
 

@@ -23,6 +23,8 @@ from tests.support.references_grids import (
     clip,
 )
 
+pytestmark = pytest.mark.training
+
 F32 = np.float32
 
 

@@ -19,6 +19,8 @@ from tests.support.references_grids import (
     assert_same_tasks,
 )
 
+pytestmark = pytest.mark.training
+
 PAIRS = {
     "gridnavi": (GridNavi(), GridNaviReference),
     "gridnavi one-hot": (GridNavi(encoding="one_hot"), lambda u: GridNaviReference(u, encoding="one_hot")),

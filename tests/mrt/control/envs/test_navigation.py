@@ -18,6 +18,8 @@ from tests.support.references_grids import (
     assert_same_tasks,
 )
 
+pytestmark = pytest.mark.training
+
 PAIRS = {
     "point robot": (PointRobot(episodes=3), PointRobotReference),
     "semicircle": (SparseSemicircle(), SemicircleReference),

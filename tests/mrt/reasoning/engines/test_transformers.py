@@ -9,6 +9,8 @@ from mrt.reasoning.engines.sampling import Sampling, draw
 from mrt.reasoning.engines.transformers import TransformersEngine
 from mrt.reasoning.engines.trie import Trie
 
+pytestmark = pytest.mark.training
+
 VOCAB = 24
 
 

@@ -25,6 +25,8 @@ from mrt.reasoning.evaluation.config import EvalConfig
 from mrt.reasoning.training.canary import EXACT, SyncCanary, WatchedSync, canary_sequences
 from tests.support.vllm_standin import MODEL, TOKENIZER, Standin, serving
 
+pytestmark = pytest.mark.training
+
 GREEDY = Sampling(temperature=0)
 
 

@@ -21,6 +21,8 @@ from mrt.reasoning.evaluation.measures import (
     thinking_summary,
 )
 
+pytestmark = pytest.mark.training
+
 
 def answer(text, right, verdict=None):
     return {"answer": text, "verdict": verdict or ("correct" if right else "wrong"), "reward": float(right)}

@@ -14,6 +14,8 @@ from mrt.reasoning.problems import load_problems, validate
 from mrt.runs.suites import suite_names
 from tests.support import FIXTURES
 
+pytestmark = pytest.mark.training
+
 BENCHMARKS = ("aime24", "aime25", "amc23", "minerva_math", "math500", "gsm8k")
 GOLDS = {
     "aime24": ["012", "001"],

@@ -15,6 +15,8 @@ from mrt.reasoning.training.context import check_context
 from mrt.reasoning.training.honoured import REFUSALS, SHAPING, shaped
 from tests.mrt.reasoning.training.test_trainer import mrt
 
+pytestmark = pytest.mark.training
+
 # Whose business each argument is, and what of it a rollout or credit of ours could change.
 OF_THE_LOOP = {one.name for one in fields(TrainingArguments)}
 OF_THE_LOSS = {
