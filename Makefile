@@ -55,10 +55,10 @@ $(STAMP): | $(PY)
 	@rm -f $(VENV)/.installed-* && touch $@
 
 test: install
-	$(QUIET) $(PY) -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+	$(QUIET) $(PY) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 unit: install
-	$(QUIET) $(PY) -m pytest -n $(JOBS) --dist loadfile -m 'not training and not slow and not vllm and not pretrained' $(ARGS)
+	$(QUIET) $(PY) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m 'not training and not slow and not vllm and not pretrained' $(ARGS)
 
 slow: install
 	$(QUIET) $(PY) -m pytest -m slow $(ARGS)
