@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+from classic_metarl.problems.functions import QuadraticFunctions
 from classic_metarl.problems.images import ImageEpisodes
 from classic_metarl.problems.reaching import Reaching
 from classic_metarl.problems.sinusoid import Sinusoids
@@ -13,6 +14,7 @@ from mrt.errors import ConfigError, nearest
 
 FAMILIES: dict[str, Callable[..., Any]] = {
     "sinusoid": Sinusoids,
+    "quadratic-functions": QuadraticFunctions,
     "reaching": Reaching,
     "strokes": ImageEpisodes,
     "omniglot": ImageEpisodes,
