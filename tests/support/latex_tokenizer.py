@@ -53,7 +53,13 @@ def _with_bytes(trained: Tokenizer) -> str:
     names = ["<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), *model["vocab"]]
     merges = [tuple(pair) for pair in model["merges"]]
     vocabulary = {name: i for i, name in enumerate(names)}
-    tokenizer = Tokenizer(models.BPE(vocabulary, merges, byte_fallback=True, unk_token="<unk>", fuse_unk=True))
+    return as_sentencepiece(
+        Tokenizer(models.BPE(vocabulary, merges, byte_fallback=True, unk_token="<unk>", fuse_unk=True))
+    )
+
+
+def as_sentencepiece(tokenizer: Tokenizer) -> str:
+    """In the format of `tokenizers`, with the space before a text, and bytes put together again in decoding."""
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
     steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     tokenizer.decoder = decoders.Sequence(steps)

@@ -172,20 +172,25 @@ def encode(tokenizer: Tokenizer, text: str) -> list[int]:
 
 def encode_behind(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
     """Ids of texts that follow another text: without the space that sentencepiece puts before the first word."""
-    batch = tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
-    return [
-        _unspaced(tokenizer, text) if ids and _bytes(tokenizer, ids[:1])[:1] == b" " != text[:1].encode() else list(ids)
-        for text, ids in zip(texts, batch, strict=True)
-    ]
+    found = _batch(tokenizer, texts)
+    spaced = [n for n, (text, ids) in enumerate(zip(texts, found, strict=True)) if _begins(tokenizer, text, ids)]
+    for anchor in ("\n", ".", "a"):  # behind one that does not merge with the text
+        head = encode(tokenizer, anchor) if spaced else []
+        for n, ids in zip(spaced, _batch(tokenizer, [anchor + texts[n] for n in spaced]), strict=True):
+            tail = ids[len(head) :]
+            if ids[: len(head)] == head and _bytes(tokenizer, tail) == _bytes(tokenizer, found[n])[1:]:
+                found[n] = tail
+        spaced = [n for n in spaced if _begins(tokenizer, texts[n], found[n])]
+    return found
 
 
-def _unspaced(tokenizer: Tokenizer, text: str) -> list[int]:
-    whole = encode(tokenizer, text)
-    for anchor in ("\n", ".", "a"):  # one that does not merge with the text
-        head, both = encode(tokenizer, anchor), encode(tokenizer, anchor + text)
-        if both[: len(head)] == head and _bytes(tokenizer, both[len(head) :]) == _bytes(tokenizer, whole)[1:]:
-            return both[len(head) :]
-    return whole
+def _batch(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
+    return [list(ids) for ids in tokenizer(list(texts), add_special_tokens=False)["input_ids"]] if texts else []
+
+
+def _begins(tokenizer: Tokenizer, text: str, ids: Sequence[int]) -> bool:
+    """Whether the ids begin with a space that the text does not have."""
+    return _bytes(tokenizer, ids[:1])[:1] == b" " and not text.startswith(" ")
 
 
 def _bytes(tokenizer: Tokenizer, ids: Sequence[int]) -> bytes:

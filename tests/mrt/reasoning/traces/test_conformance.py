@@ -11,24 +11,21 @@ from pathlib import Path
 import pytest
 
 from mrt.errors import ConfigError
-from mrt.reasoning.grading.math_grader import MathGrader
 from mrt.reasoning.grading.verdict import Grade, Verdict
 from mrt.reasoning.problems.base import Problem
-from mrt.reasoning.problems.reward import ProblemReward
 from mrt.reasoning.traces.prompts import answer_text, close_span, forced_prefix, render, think_format
 from mrt.reasoning.traces.segmentation import join, make_segmenter, split
 from mrt.reasoning.traces.tags import COMMAND, GEMMA_4, HARMONY, KIMI_K3, PLAIN_TAGS
-from mrt.reasoning.traces.templates import INSTRUCTION, apply, encode_behind, prepare_thinking
+from mrt.reasoning.traces.templates import INSTRUCTION, apply, prepare_thinking
 from mrt.reasoning.traces.trial import read_trial
 from mrt.reasoning.training.sft import IGNORED, solution_rows
-from mrt.reasoning.training.think_reward import ThinkReward
 from tests.support.families import FAMILIES
+from tests.support.graded import answered, behind, grader, reward
 from tests.support.latex_tokenizer import ANSWERS
 
 ASK = [{"role": "user", "content": "What is 3 + 4?"}]
 THOUGHT = "3 + 4 is 8.\n\nWait, 3 + 4 is 7. So \\boxed{8} was wrong"
 CUES = make_segmenter("cues", min_paragraphs=0)
-GRADER = MathGrader()
 BY_NAME = {family.name: family for family in FAMILIES}
 WITH_TAGS = [family.name for family in FAMILIES if family.tags]
 WITHOUT = [family.name for family in FAMILIES if not family.tags]
@@ -37,39 +34,11 @@ TAGGED = [(name, mode) for name, mode in CASES if mode == "tags"]
 READ = [(name, mode) for name, mode in CASES if mode != "auto"]  # auto is one of the other two: see below
 
 
-class Exact:
-    """A problem set whose one problem is answered by its solution, graded as mathematics."""
-
-    name = "exact"
-
-    def grade(self, problem, text, opened=None):
-        return GRADER.grade(text, problem.solution, opened)
-
-
 @cache
 def ready(name, mode):
     """(tokenizer, format) of a family that thinks in that mode."""
     tokenizer = BY_NAME[name].tokenizer()
     return tokenizer, think_format(tokenizer, tags=prepare_thinking(tokenizer, mode))
-
-
-def behind(fmt, *texts):
-    return [i for ids in encode_behind(fmt.tokenizer, texts) for i in ids]
-
-
-def reward(fmt, ids, gold="7"):
-    """As a recipe pays it: texts as TRL decodes them, and the ids."""
-    text = fmt.tokenizer.decode(ids, skip_special_tokens=True)
-    columns = {"key": ["k"], "solution": [gold], "data": ["{}"]}
-    graded = ThinkReward(ProblemReward(Exact()), fmt)
-    return graded(
-        prompts=[ASK], completions=[[{"role": "assistant", "content": text}]], completion_ids=[ids], **columns
-    )[0]
-
-
-def answered(fmt, thought, answer, complete=False):
-    box = f"{fmt.answer_open_text}{answer}{fmt.answer_close_text}"
-    return [*thought, *forced_prefix(thought, fmt, complete), *behind(fmt, box), fmt.end_ids[0]]
 
 
 # --- which mode ----------------------------------------------------------------------------------------------------
@@ -209,7 +178,7 @@ def test_a_thought_that_was_never_closed_is_never_an_answer(name, mode):
         assert fmt.split(ids)[1] is None
         assert not read_trial(ids, fmt, CUES).closed
         assert reward(fmt, ids) == 0.0
-        assert GRADER.grade(fmt.plain_text(ids), "7", opened=True).verdict is Verdict.TRUNCATED
+        assert grader().grade(fmt.plain_text(ids), "7", opened=True).verdict is Verdict.TRUNCATED
     for n in range(1, len(fmt.close_ids)):  # a close tag of which the end is missing
         ids = [*right, *fmt.close_ids[:n], *right]
         assert fmt.split(ids)[1] is None
@@ -306,6 +275,6 @@ def test_the_grade_of_text_follows_the_same_rule():
         ("a</think> hm <think> \\boxed{7}", Verdict.CORRECT),
         ("<think>a \\boxed{7}", Verdict.TRUNCATED),
     ):
-        grade = GRADER.grade(text, "7", opened=True)
+        grade = grader().grade(text, "7", opened=True)
         assert isinstance(grade, Grade)
         assert grade.verdict is verdict, text
