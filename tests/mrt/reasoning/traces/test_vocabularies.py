@@ -6,10 +6,12 @@ in test_spelling.py, which takes these vocabularies too.
 
 import pytest
 
+from mrt.errors import ConfigError
+from mrt.reasoning.models.loading import load_tokenizer
 from mrt.reasoning.problems.base import Problem
 from mrt.reasoning.traces.prompts import answer_end, answer_text, forced_prefix, render, think_format
 from mrt.reasoning.traces.segmentation import join, make_segmenter, split
-from mrt.reasoning.traces.templates import encode_behind, prepare_thinking
+from mrt.reasoning.traces.templates import INSTRUCTION, encode_behind, prepare_thinking
 from mrt.reasoning.traces.trial import read_trial
 from mrt.reasoning.training.sft import solution_rows
 from tests.support.families import FAMILIES
@@ -48,6 +50,20 @@ def test_the_whole_way_of_a_family_on_its_own_vocabulary(own, name):
                 assert reward(fmt, ids) == 1.0
                 assert reward(fmt, answered(fmt, thought, "8", complete)) == 0.0
                 assert reward(fmt, [*thought, *behind(fmt, "\\boxed{7}"), fmt.end_ids[0]]) == 0.0
+    _read_back(fmt)
+
+
+def test_smollm2_thinks_in_text_by_its_own_template():
+    vocabulary("smollm2")  # skips where it is not installed
+    tokenizer = load_tokenizer("smollm2")
+    with pytest.raises(ConfigError, match="thinking=text"):
+        prepare_thinking(tokenizer, "tags")
+    fmt = think_format(tokenizer, tags=prepare_thinking(tokenizer))
+    prompt = tokenizer.decode(render(tokenizer, [{"role": "user", "content": "What is 7?"}], tags=fmt.tags))
+    assert INSTRUCTION in prompt
+    assert prompt.endswith("assistant\n<think>\n")
+    (thought,) = encode_behind(tokenizer, [THOUGHT])
+    assert reward(fmt, answered(fmt, thought, "7")) == 1.0
     _read_back(fmt)
 
 
