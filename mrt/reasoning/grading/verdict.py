@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
+from mrt.reasoning.traces.tags import tags_in
+
 
 class Verdict(StrEnum):
     """What a grader can say about an answer."""
@@ -36,14 +38,16 @@ class Grade:
 
 
 def split_thought(
-    text: str, close: str = "</think>", open: str = "<think>", opened: bool | None = None
+    text: str, close: str | None = None, open: str | None = None, opened: bool | None = None
 ) -> tuple[str, str | None]:
     """(thought, answer part). The answer part is None when the thought was never closed.
 
     The first `close` ends the thought, for the grader as for the episodes (`ThinkFormat.split`); further tags in the
     answer are blanks. A text without any tag is all answer, unless `opened` says that its prompt ended inside the
-    thought.
+    thought. The tags are <think> and </think>, or in a text without these those of any family that stand in it.
     """
+    if close is None or open is None:
+        open, close = tags_in(text)
     thought, tag, answer = text.partition(close)
     if tag:
         return thought.lstrip().removeprefix(open), answer.replace(close, " ").replace(open, " ")

@@ -42,6 +42,11 @@ SPACING: dict[str, tuple[str, str]] = {
 }
 
 
+def tags_in(text: str) -> Tags:
+    """The first pair of `TAGS` of which one stands in the text; the plain pair where there is none."""
+    return next((pair for pair in TAGS if pair[0] in text or pair[1] in text), PLAIN_TAGS)
+
+
 class TagSpan(NamedTuple):
     """Where a tag of at least one token stands: its first token, the token behind its last, and the text that these two
     tokens hold beside it ("" but for a tag in ordinary tokens that is merged with its neighbours).

@@ -15,7 +15,7 @@ from mrt.reasoning.grading.verdict import Grade, Verdict
 from mrt.reasoning.problems.base import Problem
 from mrt.reasoning.traces.prompts import answer_text, close_span, forced_prefix, render, think_format
 from mrt.reasoning.traces.segmentation import join, make_segmenter, split
-from mrt.reasoning.traces.tags import COMMAND, GEMMA_4, HARMONY, KIMI_K3, PLAIN_TAGS
+from mrt.reasoning.traces.tags import COMMAND, GEMMA_4, HARMONY, KIMI_K3, PLAIN_TAGS, TAGS
 from mrt.reasoning.traces.templates import INSTRUCTION, apply, prepare_thinking
 from mrt.reasoning.traces.trial import read_trial
 from mrt.reasoning.training.sft import IGNORED, solution_rows
@@ -264,6 +264,14 @@ def test_a_rendered_solution_is_read_back_with_the_same_ids(name, mode):
         assert ids[-1] == fmt.end_ids[0]
         assert answer_text(ids[n + len(trial.thought) + len(fmt.complete_line_ids) :], fmt) == problem.solution
     assert reward(fmt, ids[n:], gold=problem.solution) == 1.0
+
+
+@pytest.mark.parametrize("tags", TAGS, ids=[pair[0] for pair in TAGS])
+def test_an_unclosed_thought_in_a_text_from_elsewhere_is_no_answer(tags):
+    opening, closing = tags
+    assert grader().grade(f"{opening}So \\boxed{{7}}", "7").verdict is Verdict.TRUNCATED
+    assert grader().grade(f"{opening}So \\boxed{{8}}{closing}It is \\boxed{{7}}", "7").verdict is Verdict.CORRECT
+    assert grader().grade(f"So \\boxed{{7}}{closing}It is \\boxed{{8}}", "7", opened=True).verdict is Verdict.WRONG
 
 
 def test_the_grade_of_text_follows_the_same_rule():
