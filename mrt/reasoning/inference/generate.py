@@ -110,8 +110,8 @@ class _Thinker:
 
     def answer(self, completion: list[int]) -> str:
         """What stands behind the thought; everything where it was never closed."""
-        _, answer = self.fmt.split(completion)
-        return str(self.tokenizer.decode(completion if answer is None else answer, skip_special_tokens=True))
+        thought, answer = self.fmt.texts(completion)
+        return thought if answer is None else answer
 
     def answer_now(self, thought: list[int]) -> list[int]:
         """The completion that closes `thought` here and answers."""

@@ -62,7 +62,7 @@ class Chains:
         return self._splits[split]
 
     def grade(self, problem: Problem, text: str, opened: bool | None = None) -> Grade:
-        r"""The verdict on the last \boxed{} behind the last </think>; a thought that was never closed is truncated."""
+        r"""The verdict on the last \boxed{} behind the first </think>; a thought that was never closed is truncated."""
         _, answer = split_thought(text, opened=opened)
         boxed = None if answer is None else extract_boxed(answer)
         if answer is None or (boxed is None and answer == text and opened is None):

@@ -97,7 +97,7 @@ class Countdown:
         return self._splits[split]
 
     def grade(self, problem: Problem, text: str, opened: bool | None = None) -> Grade:
-        r"""The verdict on the last \boxed{} behind the last </think>.
+        r"""The verdict on the last \boxed{} behind the first </think>.
 
         A text without any tag is a thought that was cut off, unless it holds a box: then it is an answer. `opened`
         settles this where it is known: True, the prompt had opened the thought; False, it had not.

@@ -17,21 +17,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
 from mrt.errors import ConfigError
 from mrt.reasoning.traces.segmentation import token_bytes
+from mrt.reasoning.traces.tags import PLAIN_TAGS, Tags, between_tags, find_tag, token_at
 from mrt.reasoning.traces.templates import (
-    PLAIN_TAGS,
     QUESTION,
     Messages,
-    Tags,
     encode,
+    encode_behind,
     end_ids,
     find_tags,
-    newlines,
+    name_of,
     prompt_text,
     single_id,
+    spacing,
     writable,
 )
 
@@ -75,11 +74,19 @@ class ThinkFormat:
 
     def split(self, ids: Sequence[int]) -> tuple[list[int], list[int] | None]:
         """(ids of the thought, ids of the answer) of a completion behind an opened thought; None where it was never
-        closed. The first close tag ends the thought.
+        closed. The first close tag ends the thought; what follows is the answer, further tags included.
         """
         start, _ = thought_span(ids, self)
         close = close_span(ids, self)
         return (list(ids[start:]), None) if close is None else (list(ids[start : close[0]]), list(ids[close[1] :]))
+
+    def texts(self, ids: Sequence[int]) -> tuple[str, str | None]:
+        """`split` as texts without any tag: what a token holds beside a tag is in them too."""
+        thought, answer = self.split(ids)
+        close = find_tag(ids, self.close_ids, self.tokenizer)
+        if close is None or answer is None:
+            return self._without_tags(thought), None
+        return self._without_tags(thought) + close.before, self._without_tags(answer, close.behind)
 
     def plain_text(self, ids: Sequence[int]) -> str:
         """A completion in the one spelling that graders read: <think>, thought, </think>, answer, and no further tag.
@@ -87,23 +94,24 @@ class ThinkFormat:
         It does not matter which tags the model has, whether they are special tokens, or whether the prompt wrote the
         first.
         """
-        thought, answer = self.split(ids)
-        text = PLAIN_TAGS[0] + self._without_tags(thought)
-        return text if answer is None else text + PLAIN_TAGS[1] + self._without_tags(answer)
+        thought, answer = self.texts(ids)
+        return PLAIN_TAGS[0] + thought + ("" if answer is None else PLAIN_TAGS[1] + answer)
 
     def answer_part(self, ids: Sequence[int]) -> str:
         """The text of ids from (about) the close tag on, with the tag spelt </think>."""
-        text = str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
-        if self.tags == PLAIN_TAGS and text.count(PLAIN_TAGS[1]) == 1:
-            return text
-        close = close_span(ids, self)
-        return text if close is None else PLAIN_TAGS[1] + self._without_tags(ids[close[1] :])
+        answer = self.texts(ids)[1]
+        return self._without_tags(ids) if answer is None else PLAIN_TAGS[1] + answer
 
-    def _without_tags(self, ids: Sequence[int]) -> str:
-        text = str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+    def _without_tags(self, ids: Sequence[int], before: str = "") -> str:
+        # Of a tag that is special tokens and words, decoding would leave the words (`assistantfinal`).
+        mixed = [tag for tag in (self.open_ids, self.close_ids) if len(tag) > 1 and self._decode(tag) not in self.tags]
+        text = before + " ".join(map(self._decode, between_tags(ids, mixed, self.tokenizer) if mixed else [ids]))
         for tag in (*self.tags, *PLAIN_TAGS):
             text = text.replace(tag, " ")  # a blank: what is left and right of it must not become a tag
         return text
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
 
 
 def think_format(
@@ -112,13 +120,18 @@ def think_format(
     """The thought format of a tokenizer, from its chat template and vocabulary; `tags` overrides the search for tags.
 
     Raises ConfigError for an unknown style, a tokenizer without chat template, think tags or end of text, and a
-    template whose generation prompt closes the thought even when thinking is asked for.
+    template that leaves out plain text, or whose generation prompt closes the thought even when thinking is asked for.
     """
     if style not in MAX_ANSWER_TOKENS:
         raise ConfigError(f"unknown style '{style}' of the forced answer: valid are 'short' and 'paper'")
     opening, closing = tags or find_tags(tokenizer)
     prompt = prompt_text(tokenizer, [QUESTION], closing, thinking=True)
-    before, after = newlines(tokenizer, opening, closing)
+    if QUESTION["content"] not in prompt:
+        raise ConfigError(
+            f"the chat template of {name_of(tokenizer)} leaves out what the user says: it takes a list of parts, as "
+            "models for images do. Cure: a template whose messages are plain text"
+        )
+    _, before, after = spacing(tokenizer, (opening, closing))
     lead = next((lead for lead in LEADS[style] if writable(tokenizer, lead)), "")
     box = lead.endswith(BOX)
     brace = "{" if box and _brace_merges(tokenizer) else ""
@@ -126,27 +139,28 @@ def think_format(
     stops, braces = _brace_stops(tokenizer, box)
     sentence = TIME_IS_UP + before if style == "paper" and writable(tokenizer, TIME_IS_UP) else ""
     gap = 2 * before if sentence else before  # the sentence is a paragraph of its own
-    close_ids, ends = tuple(encode(tokenizer, closing)), end_ids(tokenizer)
-    lead_ids = tuple(encode(tokenizer, after + lead))
-    plain_ids = lead_ids if style == "short" else tuple(encode(tokenizer, after))
+    ends = end_ids(tokenizer, (opening, closing))
+    short = lead if style == "short" else ""
+    open_ids, close_ids, lead_ids = encode_behind(tokenizer, [opening, closing, after + lead])
 
-    def around(head: str, tail: tuple[int, ...]) -> tuple[int, ...]:
-        return (*encode(tokenizer, head), *close_ids, *tail)
+    def around(head: str, lead: str) -> tuple[int, ...]:
+        """As one text: a tag in ordinary tokens may merge with its neighbours, as where the model writes it."""
+        return tuple(encode_behind(tokenizer, [head + closing + after + lead])[0])
 
     return ThinkFormat(
-        open_ids=tuple(encode(tokenizer, opening)),
-        close_ids=close_ids,
+        open_ids=tuple(open_ids),
+        close_ids=tuple(close_ids),
         opened_by_prompt=prompt.rstrip().endswith(opening),
-        forced_ids=around(gap + sentence, lead_ids),
-        answer_lead_ids=lead_ids,
+        forced_ids=around(gap + sentence, lead),
+        answer_lead_ids=tuple(lead_ids),
         answer_stop_ids=(*stops, *ends),
         answer_close_text="}" if box else "",
         answer_open_text=brace,
         max_answer_tokens=MAX_ANSWER_TOKENS[style],
-        forced_line_ids=around(sentence, lead_ids),
-        complete_ids=around(before, plain_ids),
-        complete_line_ids=around("", plain_ids),
-        empty_ids=around(_first_line(prompt, opening, before) + (sentence or before), lead_ids),
+        forced_line_ids=around(sentence, lead),
+        complete_ids=around(before, short),
+        complete_line_ids=around("", short),
+        empty_ids=around(_first_line(prompt, opening, before) + (sentence or before), lead),
         end_ids=ends,
         brace_ids=braces,
         tags=(opening, closing),
@@ -161,33 +175,34 @@ def render(tokenizer: "Tokenizer", messages: Messages, thinking: bool = True, ta
     With `thinking=False` the prompt ends behind an empty, closed thought: the template's own where it writes one.
     Raises ConfigError where the template refuses the messages, or closes the thought although thinking was asked for.
     """
-    opening, closing = tags or find_tags(tokenizer)
+    opening, closing = tags = tags or find_tags(tokenizer)
     text = prompt_text(tokenizer, messages, closing, thinking)
-    ids = encode(tokenizer, text)
-    if text.rstrip().endswith(closing):
-        return ids
-    if not text.rstrip().endswith(opening):
-        ids += encode(tokenizer, opening)
-    if not thinking:
-        before, after = newlines(tokenizer, opening, closing)
-        for part in (_first_line(text, opening, before) + before, closing, after):
-            ids += encode(tokenizer, part)
-    return ids
+    if not text.rstrip().endswith(tags):
+        text += spacing(tokenizer, tags).opening + opening
+    if not thinking and not text.rstrip().endswith(closing):
+        _, before, after = spacing(tokenizer, tags)
+        text += _first_line(text, opening, before) + before + closing + after
+    return encode(tokenizer, text)
 
 
 def thought_span(ids: Sequence[int], fmt: ThinkFormat) -> tuple[int, int | None]:
     """(start of the thought, index of its close tag or None where it was never closed), over completion ids.
 
-    The start is 0, or behind an open tag that the completion itself begins with. A tag of several tokens is looked for
-    in the text, however the model spelt it in tokens; its index is that of the token with its first character.
+    The start is 0, or behind an open tag that the completion itself begins with, white space apart. The close tag's
+    index is that of the token with its first character.
     """
-    opening, closing = _tag_span(ids, fmt.open_ids, fmt), close_span(ids, fmt)
-    return (opening[1] if opening and opening[0] == 0 else 0), (closing[0] if closing else None)
+    opening, closing = find_tag(ids, fmt.open_ids, fmt.tokenizer), close_span(ids, fmt)
+    start = 0
+    if opening and (closing is None or opening.start < closing[0]):
+        head = b"".join(token_bytes(ids[: opening.start], fmt.tokenizer)).decode("utf-8", "replace")
+        start = 0 if (head + opening.before).strip() else opening.end
+    return start, (closing[0] if closing else None)
 
 
 def close_span(ids: Sequence[int], fmt: ThinkFormat) -> tuple[int, int] | None:
     """(start, exclusive end) of the first close tag in completion ids, where the answer starts; None without one."""
-    return _tag_span(ids, fmt.close_ids, fmt)
+    found = find_tag(ids, fmt.close_ids, fmt.tokenizer)
+    return found and (found.start, found.end)
 
 
 def forced_prefix(thought_ids: Sequence[int], fmt: ThinkFormat, complete: bool = False) -> list[int]:
@@ -214,7 +229,7 @@ def answer_end(ids: Sequence[int], fmt: ThinkFormat) -> int | None:
     pieces = token_bytes(ids[:turn], fmt.tokenizer)
     brace = _closing_brace(b"".join(pieces).decode("latin-1"), fmt)
     if brace is not None:
-        return _token_at(pieces, brace) + 1
+        return token_at(pieces, brace) + 1
     return turn + 1 if turn < len(ids) else None
 
 
@@ -251,23 +266,8 @@ def _brace_merges(tokenizer: "Tokenizer") -> bool:
     return any(token.startswith("{") and len(token) > 1 for token in tokenizer.get_vocab())
 
 
-def _tag_span(ids: Sequence[int], tag: Sequence[int], fmt: ThinkFormat) -> tuple[int, int] | None:
-    """(start, exclusive end) of the first such tag."""
-    if len(tag) == 1:
-        return next(((n, n + 1) for n, i in enumerate(ids) if i == tag[0]), None)
-    text = b"".join(token_bytes(tag, fmt.tokenizer)).strip()
-    pieces = token_bytes(ids, fmt.tokenizer)
-    at = b"".join(pieces).find(text)
-    return None if at < 0 else (_token_at(pieces, at), _token_at(pieces, at + len(text) - 1) + 1)
-
-
 def _turn_end(ids: Sequence[int], fmt: ThinkFormat) -> int:
     return next((n for n, i in enumerate(ids) if i in fmt.end_ids), len(ids))
-
-
-def _token_at(pieces: Sequence[bytes], byte: int) -> int:
-    """The token that holds this byte of the joined pieces."""
-    return int(np.searchsorted(np.cumsum([len(piece) for piece in pieces]), byte, side="right"))
 
 
 def _closing_brace(text: str, fmt: ThinkFormat) -> int | None:

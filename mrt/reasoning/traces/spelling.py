@@ -14,7 +14,7 @@ import numpy as np
 
 from mrt.reasoning.traces.prompts import ThinkFormat
 from mrt.reasoning.traces.segmentation import token_bytes
-from mrt.reasoning.traces.templates import encode
+from mrt.reasoning.traces.templates import encode_behind
 
 
 def spellings(answer: str, fmt: ThinkFormat) -> list[list[int]]:
@@ -24,18 +24,17 @@ def spellings(answer: str, fmt: ThinkFormat) -> list[list[int]]:
     probabilities add up. One sequence where no token merges a brace with anything else.
     """
     if not fmt.answer_close_text:
-        return [[*encode(fmt.tokenizer, answer), *fmt.end_ids[:1]]]
+        return [[*encode_behind(fmt.tokenizer, [answer])[0], *fmt.end_ids[:1]]]
     body = answer + fmt.answer_close_text
     if not fmt.brace_ids:
-        return [encode(fmt.tokenizer, body)]
+        return encode_behind(fmt.tokenizer, [body])
     found: dict[tuple[int, ...], None] = {}
     tails = _tails(fmt.tokenizer)
     heads: list[tuple[list[int], str]] = [([], fmt.answer_open_text + body)]
     if fmt.answer_open_text:  # the opening brace may stand alone, however the vocabulary would merge it
-        heads.append((encode(fmt.tokenizer, fmt.answer_open_text), body))
+        heads.append((encode_behind(fmt.tokenizer, [fmt.answer_open_text])[0], body))
     for head, text in heads:
-        batch = fmt.tokenizer([text + tail for tail in tails], add_special_tokens=False)["input_ids"]
-        for ids in batch:
+        for ids in encode_behind(fmt.tokenizer, [text + tail for tail in tails]):
             found.setdefault((*head, *_up_to(ids, len(text.encode()), fmt.tokenizer)))
     return [list(ids) for ids in _prefix_free(list(found))]
 

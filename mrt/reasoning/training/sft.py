@@ -103,13 +103,14 @@ def solution_rows(problems: Sequence[Problem], thoughts: Mapping[str, str], fmt:
     from datasets import Dataset
 
     from mrt.reasoning.traces.prompts import forced_prefix, render
-    from mrt.reasoning.traces.templates import encode
+    from mrt.reasoning.traces.templates import encode_behind
 
     columns: dict[str, list[Any]] = {"input_ids": [], "labels": []}
     for problem in problems:
         head = render(fmt.tokenizer, [{"role": "user", "content": problem.prompt}], tags=fmt.tags)
-        thought = encode(fmt.tokenizer, thoughts[str(problem.data["where"]).rpartition(" ")[2]])
-        box = encode(fmt.tokenizer, fmt.answer_open_text + problem.solution + fmt.answer_close_text)
+        texts = [thoughts[str(problem.data["where"]).rpartition(" ")[2]]]
+        texts.append(fmt.answer_open_text + problem.solution + fmt.answer_close_text)
+        thought, box = encode_behind(fmt.tokenizer, texts)
         tail = [*thought, *forced_prefix(thought, fmt, complete=True), *box, *fmt.end_ids[:1]]
         columns["input_ids"].append([*head, *tail])
         columns["labels"].append([IGNORED] * len(head) + tail)

@@ -132,7 +132,7 @@ def completion(rng: random.Random, gold: str) -> str:
         text = rf"\boxed{{{text}}}"
     if rng.random() < 0.1:
         text += " and " + rf"\boxed{{{answer(rng, gold)}}}"
-    return rng.choice(["", "", "", "<think>hm</think>", "hm</think>", "<think>a</think><think>"]) + text
+    return rng.choice(["", "", "", "<think>hm</think>", "hm</think>", "<think>a<think>"]) + text
 
 
 def graded(count: int, seed: int, seconds: float) -> Counter[str]:
@@ -183,7 +183,7 @@ def test_text_functions_take_anything() -> None:
             )
         )
         thought, part = split_thought(text)
-        assert part is None or text.endswith(part)
+        assert part is None or text.replace("<think>", " ").replace("</think>", " ").endswith(part)
         assert thought in text
         boxes = find_boxes(text)
         assert len(boxes) <= text.count("\\boxed")

@@ -70,9 +70,9 @@ def test_boxes_of_the_last_sentence_and_of_a_gold() -> None:
         MathGrader(boxes="first")
 
 
-def test_a_stray_close_at_the_end_closes_nothing() -> None:
-    assert split_thought("<think>a</think>b</think> \n") == ("a", "b</think> \n")
-    assert split_thought("a</think>b</think>c") == ("a</think>b", "c")
+def test_the_first_close_ends_the_thought_and_further_tags_are_blanks() -> None:
+    assert split_thought("<think>a</think>b</think> \n") == ("a", "b  \n")
+    assert split_thought("a</think>b</think>c") == ("a", "b c")
     assert split_thought("a</think>") == ("a", "")
     start = time.monotonic()
     split_thought("</think>" * 120_000)

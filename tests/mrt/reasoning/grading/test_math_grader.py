@@ -31,7 +31,7 @@ def grader() -> Iterator[MathGrader]:
         (r"so \boxed{ \frac{1}{2} }.", r"\frac{1}{2}"),
         (r"\boxed{1} then \boxed{2}", "2"),
         (r"\boxed{1</think>\boxed{2}", "2"),
-        (r"<think>\boxed{1}</think>\boxed{2}</think> none", None),
+        (r"<think>\boxed{1}</think>\boxed{2}</think> none", "2"),
         (r"\boxed{1+\boxed{2}", "2"),  # the outer box never closes
         (r"\boxed{1} \boxed{2", "1"),
         (r"\boxed{\{1,2\}}", r"\{1,2\}"),
@@ -55,10 +55,11 @@ def test_extract_boxed(text: str, box: str | None) -> None:
 def test_split_thought() -> None:
     assert split_thought("<think>a</think>b") == ("a", "b")
     assert split_thought("a</think>b") == ("a", "b")
-    assert split_thought("a</think>b</think>c") == ("a</think>b", "c")
+    assert split_thought("a</think>b</think>c") == ("a", "b c")
     assert split_thought("only an answer") == ("", "only an answer")
     assert split_thought("<think>a") == ("a", None)
-    assert split_thought("a</think>b<think>c") == ("a</think>b<think>c", None)
+    assert split_thought("a</think>b<think>c") == ("a", "b c")
+    assert split_thought("<think>a<think>c") == ("a<think>c", None)
     assert split_thought("no tag", opened=True) == ("no tag", None)
     assert split_thought("[T]a[/T]b", close="[/T]", open="[T]") == ("a", "b")
 

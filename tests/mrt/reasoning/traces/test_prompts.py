@@ -334,7 +334,7 @@ def test_fixtures_render_as_the_published_templates(family, name):
     ("name", "end_of_prompt", "close"),
     [
         ("qwen3_5_nothink", "assistant\n<think>\n", "\n</think>\n\n"),
-        ("glm4moe", "<|assistant|><think>", "</think>\n"),
+        ("glm4moe", "<|assistant|>\n<think>", "</think>\n"),
         ("deepseekv3", "<｜Assistant｜><think>\n", "\n</think>\n\n"),
         ("nemotron_3_nano", "assistant\n<think>\n", "\n</think>\n"),
     ],

@@ -6,7 +6,8 @@ from mrt.errors import ConfigError
 from mrt.reasoning.problems import Countdown, to_dataset
 from mrt.reasoning.problems.reward import ProblemReward
 from mrt.reasoning.traces.prompts import forced_prefix, render, think_format
-from mrt.reasoning.traces.templates import PLAIN_TAGS, TAGS, prepare_thinking
+from mrt.reasoning.traces.tags import PLAIN_TAGS, TAGS
+from mrt.reasoning.traces.templates import prepare_thinking
 from mrt.reasoning.training.config import MRTConfig
 from mrt.reasoning.training.think_reward import ThinkReward
 from mrt.reasoning.training.trainer import MRTTrainer
