@@ -21,6 +21,7 @@ def test_both_processes_stop_and_learn_alike_and_log_what_both_did() -> None:
     done = run_module("tests.programs.cost_ranks", processes=2, timeout=300)
     one, other = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("[{")))
     assert one["steps"] == other["steps"] < 50
+    assert one["stopped"] == other["stopped"] == [3, True]  # by a file that the main process alone has
     assert one["cost"] == other["cost"]
     assert one["rates"] == other["rates"]
     assert one["sums"] == pytest.approx(other["sums"], abs=1e-9)
