@@ -1,4 +1,4 @@
-"""`mrt train RECIPE --slurm ...`: everything about a job that can be checked before it waits in a queue, and its file."""
+"""`mrt train RECIPE --slurm ...`: what can be checked of a job before it waits in a queue, and its file."""
 
 import os
 import re

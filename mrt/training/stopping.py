@@ -1,7 +1,7 @@
 """A run that is asked to save and end, by a file: what a batch job does shortly before its time limit.
 
-A signal would reach the launcher and not its processes, and each process in the middle of something else. A file is seen
-by the main process after an update, and all processes act on what it saw.
+A signal would reach the launcher and not its processes, and each process in the middle of something else. A file is
+seen by the main process after an update, and all processes act on what it saw.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Two processes whose traces cost differently: `max_cost`, the linear schedule and what is logged are those of both; and
-a file that asks to stop, which only the main process sees, stops both.
+"""Two processes whose traces cost differently: `max_cost`, the linear schedule and what is logged are those of both;
+and a file that asks to stop, which only the main process sees, stops both.
 
     torchrun --nproc_per_node 2 -m tests.programs.cost_ranks    (with ACCELERATE_USE_CPU=true)
 

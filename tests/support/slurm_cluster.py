@@ -14,7 +14,7 @@ from pathlib import Path
 
 SRUN = """
 import os, signal, subprocess, sys
-options = [a for a in sys.argv[1:] if a.startswith("--")][: next(i for i, a in enumerate(sys.argv[1:]) if a[:2] != "--")]
+options = sys.argv[1 : next(i for i, one in enumerate(sys.argv) if i and not one.startswith("--"))]
 given = dict(option[2:].split("=", 1) for option in options)
 command = sys.argv[1 + len(options):]
 hosts = given["nodelist"].split(",")

@@ -59,10 +59,9 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cluster:
 
 def script(cluster: Cluster, **options: object) -> str:
     job = Job(**{"nodes": 4, "vllm": 1, "name": "j", "port": cluster.port, **options})
-    return batch_script(
-        job, "runs/r", "r.yaml", launch=launch_arguments(job, "config.yaml"), train=["-m", "mrt", "train", "r.yaml", "x={a: 1}"],
-        serve=serve_arguments(job, "some/model"),
-    )  # fmt: skip
+    launch, serve = launch_arguments(job, "config.yaml"), serve_arguments(job, "some/model")
+    train = ["-m", "mrt", "train", "r.yaml", "x={a: 1}"]
+    return batch_script(job, "runs/r", "r.yaml", launch=launch, train=train, serve=serve)
 
 
 def after(arguments: list[str], name: str) -> str:
