@@ -30,7 +30,9 @@ TOKENIZER = build_tokenizer()
 MAX_COST = 3000
 
 
-def reward(completion_ids: list[list[int]], **_: Any) -> list[float]:
+def reward(completion_ids: list[list[int]], log_metric: Any = None, **_: Any) -> list[float]:
+    if log_metric is not None:
+        log_metric("odd", sum(i % 2 for ids in completion_ids for i in ids) / sum(map(len, completion_ids)))
     return [len(set(ids)) / len(ids) for ids in completion_ids]
 
 
