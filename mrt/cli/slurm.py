@@ -136,8 +136,6 @@ def _of_the_server(recipe: Recipe) -> Sequence[str]:
     args, extra = recipe.args, []
     if args.get("vllm_max_model_length"):
         extra += ["--max-model-len", str(args["vllm_max_model_length"])]
-    if args.get("vllm_model_impl"):
-        extra += ["--model-impl", str(args["vllm_model_impl"])]
     return [*extra, *(["--trust-remote-code"] if args.get("trust_remote_code") else [])]
 
 

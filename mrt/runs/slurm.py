@@ -17,7 +17,7 @@ from mrt.runs.fields import convert_fields, show
 # What Slurm takes as a time limit: minutes, minutes:seconds, hours:minutes:seconds, days-hours[:minutes[:seconds]].
 TIME = re.compile(r"\d+|\d+:\d\d|\d+:\d\d:\d\d|\d+-\d+(:\d\d){0,2}", re.ASCII)
 WORD = re.compile(r"[\w.+@%-]+", re.ASCII)  # stands in an #SBATCH line as it is
-SETUP = re.compile(r"(?:^|,)setup=")
+REST = re.compile(r"(?:^|,)(setup|serve)=")  # these take all that follows
 POLL = 5  # seconds between two looks at the server and the trainers
 
 # What the trainer, its probes and its canary need of a server (recipes/README.md).
@@ -36,7 +36,7 @@ class Job:
 
     `tensor` GPUs hold one copy of the model in vLLM; `config` is an accelerate configuration, by its name in
     recipes/accelerate or as a file; `wait` and `grace` are minutes: for the server to answer, and left to save before
-    the time limit; `setup` are lines of the shell that prepare the environment.
+    the time limit; `setup` are lines of the shell that prepare the environment, `serve` further arguments of vLLM.
     """
 
     nodes: int
@@ -53,6 +53,7 @@ class Job:
     wait: int = 30
     grace: int = 10
     setup: tuple[str, ...] = ()
+    serve: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name, least in (("nodes", 1), ("vllm", 0), ("gpus", 1), ("tensor", 1), ("wait", 1), ("grace", 1)):
@@ -89,17 +90,19 @@ class Job:
 
 
 def parse_job(items: Sequence[str]) -> Job:
-    """A job from `nodes=4,vllm=1` and the like; `setup=` takes all that follows it, and may be given several times.
+    """A job from `nodes=4,vllm=1` and the like. `setup=` (a line) and `serve=` (arguments) take all that follows them,
+    and may be given several times.
 
     Raises:
         ConfigError: naming the nearest key for an unknown one, and what is wrong with a value.
     """
     values: dict[str, str] = {}
-    setup: list[str] = []
+    rest: dict[str, list[str]] = {"setup": [], "serve": []}
     for item in items:
-        found = SETUP.search(item)
+        found = REST.search(item)
         if found:
-            setup.append(item[found.end() :])
+            text = item[found.end() :]
+            rest[found[1]] += [text] if found[1] == "setup" else _split(text)
             item = item[: found.start()]
         for part in filter(None, item.split(",")):
             key, equals, value = part.partition("=")
@@ -110,13 +113,21 @@ def parse_job(items: Sequence[str]) -> Job:
         known = {one.name for one in dataclasses.fields(Job)}
         if not set(values) - known:
             raise ConfigError("--slurm needs the number of nodes: --slurm nodes=4,vllm=1")
-    return Job(**convert_fields(Job, values, "--slurm", values), setup=tuple(setup))
+    plain = convert_fields(Job, values, "--slurm", values)
+    return Job(**plain, setup=tuple(rest["setup"]), serve=tuple(rest["serve"]))
+
+
+def _split(arguments: str) -> list[str]:
+    try:
+        return shlex.split(arguments)
+    except ValueError as error:
+        raise ConfigError(f"--slurm serve={show(arguments)}: {error}") from error
 
 
 def serve_arguments(job: Job, model: str, extra: Sequence[str] = ()) -> list[str]:
     """Of `vllm serve`, on every one of its nodes alike."""
     sizes = ["--tensor-parallel-size", str(job.tensor), "--data-parallel-size", str(job.replicas * job.vllm)]
-    return [model, *SERVE, *sizes, *extra]
+    return [model, *SERVE, *sizes, *extra, *job.serve]
 
 
 def launch_arguments(job: Job, config: str) -> list[str]:

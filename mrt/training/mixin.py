@@ -63,6 +63,10 @@ class TrialArguments(Behind):
             )
         if self.max_skipped_steps < 1:
             raise ConfigError(f"max_skipped_steps={self.max_skipped_steps} must be at least 1")
+        if getattr(self, "enable_jit_checkpoint", False):  # inside an update, on each process at another time
+            raise ConfigError(
+                "enable_jit_checkpoint saves what no run can resume exactly: name a file in MRT_STOP_FILE"
+            )
         if self.data_seed is None:  # or else the order of the data depends on who seeded torch last
             self.data_seed = self.seed
         if not torch.accelerator.is_available():

@@ -21,6 +21,7 @@ from tests.support.slurm_cluster import Cluster
         (["nodes=2", "gpus=4,time=2-12:00:00"], Job(nodes=2, gpus=4, time="2-12:00:00")),
         (["nodes=2,time=90,setup=module load a, b"], Job(nodes=2, time="90", setup=("module load a, b",))),
         (["setup=a", "nodes=1", "setup=b=c"], Job(nodes=1, setup=("a", "b=c"))),
+        (["nodes=2,vllm=1,serve=--a 'b, c'"], Job(nodes=2, vllm=1, serve=("--a", "b, c"))),
         (["nodes=5,vllm=2,tensor=4,qos=long,config=fsdp2"], Job(5, 2, tensor=4, qos="long", config="fsdp2")),
     ],
 )
@@ -43,6 +44,7 @@ def test_jobs_are_read(items: list[str], job: Job) -> None:
         (["nodes=2,time=soon"], "time='soon' must read as Slurm has it"),
         (["nodes=2,partition=a b"], "partition='a b' must be one word"),
         (["nodes=2,name=x\n#SBATCH --uid=0"], "must be one word"),
+        (["nodes=2,serve=--a 'b"], "No closing quotation"),
         (["nodes=2,port=80"], "port=80 must lie between"),
     ],
 )
@@ -96,13 +98,14 @@ def test_trainers_begin_once_the_server_answers_and_it_ends_with_them(cluster: C
 
 
 def test_a_server_over_two_nodes(cluster: Cluster) -> None:
-    code, said = cluster.run(script(cluster, vllm=2, tensor=4))
+    code, said = cluster.run(script(cluster, vllm=2, tensor=4, serve=("--x", "y z")))
     assert code == 0, said
     head, more = sorted((call["arguments"] for call in cluster.calls("vllm")), key=lambda one: "--headless" in one)
     for one in (head, more):
         assert [after(one, f"--{name}") for name in ("tensor-parallel-size", "data-parallel-size")] == ["4", "4"]
         assert after(one, "--data-parallel-size-local") == "2"
         assert after(one, "--data-parallel-address") == "127.0.0.3"
+        assert after(one, "--x") == "y z"
     assert after(more, "--data-parallel-start-rank") == "2"
     assert "--port" not in more
     assert len(cluster.calls("vllm ended")) == 2
