@@ -265,8 +265,8 @@ def check_vllm(args: Any) -> None:
     size = args.vllm_tensor_parallel_size
     if args.vllm_mode == "colocate" and args.world_size % size:
         raise ConfigError(
-            f"vllm_tensor_parallel_size={size} must divide the number of processes ({args.world_size}): so many of them "
-            "run one vLLM together"
+            f"vllm_tensor_parallel_size={size} must divide the number of processes ({args.world_size}): so many of "
+            "them run one vLLM together"
         )
 
 

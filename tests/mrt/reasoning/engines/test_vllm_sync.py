@@ -17,7 +17,6 @@ from torch.distributed import HashStore
 
 from mrt.errors import ConfigError, SyncError
 from mrt.reasoning.engines.base import Branch
-from mrt.reasoning.engines.meeting import Meetings
 from mrt.reasoning.engines.sampling import Sampling
 from mrt.reasoning.engines.transformers import TransformersEngine
 from mrt.reasoning.engines.vllm import VLLMEngine
@@ -26,6 +25,7 @@ from mrt.reasoning.evaluation.config import EvalConfig
 from mrt.reasoning.training.canary import EXACT, SyncCanary, WatchedSync, canary_sequences
 from mrt.reasoning.training.config import MRTConfig
 from mrt.reasoning.training.trainer import MRTTrainer
+from mrt.training.meeting import Meetings
 from tests.support.vllm_standin import MODEL, TOKENIZER, Standin, serving
 
 pytestmark = pytest.mark.training
@@ -192,16 +192,6 @@ def test_ranks_of_one_vllm_give_it_the_same_requests_however_often_they_ask() ->
     expected = [alone([Request(tuple(row), 4, GREEDY)])[0].ids for row in (*rows[0], *rows[1])]
     assert first == [expected[:2]] * 3
     assert second == [expected[2:]]
-
-
-def test_meetings_have_a_deadline_and_name_who_is_missing() -> None:
-    store = HashStore()
-    here, there = (Meetings(store, rank, range(2), deadline=0.5) for rank in range(2))
-    for said in ("a", ""):  # the same meeting again is another one
-        heard = together(lambda said=said: here.meet("weights", said), lambda: there.meet("weights", "b"))  # type: ignore[misc]
-        assert heard == [[said, "b"]] * 2
-    with pytest.raises(SyncError, match=r"process 0 waited 0 s for process 1 at 'weights' \(meeting 2\)"):
-        here.meet("weights")
 
 
 def test_nobody_asks_while_weights_are_on_their_way() -> None:
