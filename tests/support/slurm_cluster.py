@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SRUN = """
-import os, signal, subprocess, sys
+import os, signal, subprocess, sys, time
 options = sys.argv[1 : next(i for i, one in enumerate(sys.argv) if i and not one.startswith("--"))]
 given = dict(option[2:].split("=", 1) for option in options)
 command = sys.argv[1 + len(options):]
@@ -23,7 +23,11 @@ assert len(hosts) == int(given["nodes"]) == int(given["ntasks"])
 tasks = [subprocess.Popen(command, env={**os.environ, "SLURM_NODEID": str(i), "SLURMD_NODENAME": host})
          for i, host in enumerate(hosts)]
 signal.signal(signal.SIGTERM, lambda *_: [task.terminate() for task in tasks])
-sys.exit(max(abs(task.wait()) for task in tasks))
+while any(task.poll() is None for task in tasks):
+    if given.get("kill-on-bad-exit") == "1" and any(task.poll() for task in tasks):
+        [task.terminate() for task in tasks if task.poll() is None]
+    time.sleep(0.05)
+sys.exit(next((abs(task.poll()) for task in tasks if task.poll()), 0))
 """
 VLLM = """
 import os, signal, sys, threading, time
@@ -51,6 +55,8 @@ import os, pathlib, signal, sys, time
 note("accelerate", sys.argv[1:])
 signal.signal(signal.SIGTERM, lambda *_: (note("accelerate ended", []), os._exit(143)))
 how, stop = os.environ.get("FAKE_TRAIN", "ends"), pathlib.Path(os.environ["MRT_STOP_FILE"])
+if how == "one fails":
+    how = "fails" if os.environ["SLURM_NODEID"] == "0" else "goes on"
 for _ in range(300 if how in ("goes on", "stops") else 0):
     if how == "stops" and stop.exists():
         break

@@ -142,6 +142,12 @@ def test_what_the_trainers_say_is_what_the_job_says(cluster: Cluster) -> None:
     assert not cluster.calls("scontrol")
 
 
+def test_one_trainer_that_fails_ends_the_others(cluster: Cluster) -> None:
+    code, said = cluster.run(script(cluster, vllm=0), FAKE_TRAIN="one fails")
+    assert code == 7, said
+    assert len(cluster.calls("accelerate ended")) == 3
+
+
 def test_before_its_time_limit_a_job_saves_and_goes_back_into_the_queue(cluster: Cluster) -> None:
     text = script(cluster, grace=5)
     assert "#SBATCH --signal=B:USR1@300" in text
