@@ -11,6 +11,7 @@ import pytest
 from mrt.errors import ConfigError
 from mrt.runs import slurm
 from mrt.runs.slurm import Job, batch_script, launch_arguments, parse_job, serve_arguments
+from tests.support import ROOT
 from tests.support.slurm_cluster import Cluster
 
 
@@ -172,3 +173,27 @@ def test_an_environment_without_the_programs_is_named(cluster: Cluster) -> None:
 def test_bash_can_read_it(cluster: Cluster, options: dict[str, int]) -> None:
     done = subprocess.run(["bash", "-n"], input=script(cluster, **options), capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("config", ["multi_gpu", "fsdp2", "zero3"])
+def test_accelerate_reads_what_its_nodes_are_told(config: str) -> None:
+    """The second of three nodes, as accelerate itself understands it, up to what torchrun is started with."""
+    from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+    from accelerate.utils import prepare_multi_gpu_env
+
+    given = launch_arguments(Job(nodes=4, vllm=1), str(ROOT / "recipes" / "accelerate" / f"{config}.yaml"))
+    told = ["--machine_rank", "1", *given, "--main_process_ip", "node1", "-m", "mrt", "train", "r.yaml", "--allow-code"]
+    args, *_ = _validate_launch_command(launch_command_parser().parse_args(told))
+    assert (args.use_fsdp, args.use_deepspeed) == (config == "fsdp2", config == "zero3")
+    assert (args.module, args.training_script, args.training_script_args) == (
+        True,
+        "mrt",
+        ["train", "r.yaml", "--allow-code"],
+    )
+    if config == "zero3":
+        assert args.deepspeed_multinode_launcher == "standard"  # any other one starts the nodes by itself, over ssh
+        assert (args.num_machines, args.num_processes, args.machine_rank) == (3, 24, 1)
+        return
+    prepare_multi_gpu_env(args)
+    assert (args.nnodes, args.nproc_per_node, args.node_rank) == ("3", "8", 1)
+    assert (args.rdzv_backend, args.rdzv_endpoint) == ("static", "node1:29500")
