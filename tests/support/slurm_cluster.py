@@ -71,7 +71,7 @@ if sys.argv[1:3] == ["show", "hostnames"]:
 else:
     note("scontrol", sys.argv[1:])
 """
-NOTE = """#!{python}
+NOTE = """#!{python} -IS
 import json
 def note(program, arguments, **more):
     with open({log!r}, "a") as file:
