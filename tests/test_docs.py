@@ -25,6 +25,7 @@ LINK = re.compile(r"\[[^\]]*\]\((?!https?:)([^)\s]+)\)")
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 # These pages have tests of their own that run every block.
 OWN_TEST = {
+    "multi-node.md": ROOT / "tests" / "mrt" / "cli" / "test_slurm.py",
     "environments.md": ROOT / "tests" / "mrt" / "control" / "envs" / "test_environment_docs.py",
     "measures.md": ROOT / "tests" / "mrt" / "metrics" / "test_measures_docs.py",
 }

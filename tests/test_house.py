@@ -23,6 +23,7 @@ COMMAND_LINE = {
     "mrt.cli.commands",
     "mrt.cli.doctor",
     "mrt.cli.quickstart",
+    "mrt.cli.slurm",
     "mrt.__main__",
 }
 ROOMS = ("mrt.reasoning", "mrt.control", "classic_metarl", "mrt")  # the first that matches is where a module lives

@@ -18,6 +18,14 @@ def train_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="train N seeds and report their interquartile mean with its interval",
     )
+    parser.add_argument(
+        "--slurm",
+        metavar="nodes=N,vllm=M,...",
+        action="append",
+        default=[],
+        help="submit a job for several nodes, the last M of them for vLLM (docs/multi-node.md); may be repeated",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="with --slurm: print the job's script, write nothing")
     _allow_code(parser)
 
 

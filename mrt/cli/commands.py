@@ -28,9 +28,17 @@ def say(message: str) -> None:
 
 
 def train(ns: Namespace) -> Outcome:
-    """Trains what the recipe describes, from the newest whole checkpoint if there is one; `--seeds` runs one a seed."""
+    """Trains what the recipe describes, from the newest whole checkpoint if there is one; `--seeds` runs one a seed,
+    `--slurm` submits a job that trains.
+    """
     from mrt.runs.recipe import load_recipe
 
+    if ns.slurm:
+        from mrt.cli.slurm import slurm_job
+
+        return Outcome(*slurm_job(ns))
+    if ns.dry_run:
+        raise ConfigError("--dry-run goes with --slurm nodes=N; `mrt doctor RECIPE` checks a recipe for this machine")
     recipe = load_recipe(ns.recipe, ns.overrides, allow_code=ns.allow_code)
     return _train(ns, recipe) if ns.seeds is None else _train_seeds(ns, recipe)
 
@@ -71,25 +79,35 @@ def _train(ns: Namespace, recipe: Any) -> Outcome:
         trainer = import_trainer(recipe.trainer, ns.allow_code).from_recipe(recipe, run_dir)
         if main:  # only now: a recipe that cannot be built leaves no trace
             start_run(run_dir, recipe, ns.command_line)
-        steps, seconds, metrics = _fit(trainer, run_dir, resume=main and not ns.fresh)
+        steps, seconds, metrics, stopped = _fit(trainer, run_dir, resume=main and not ns.fresh)
         if not main:
             return Outcome()
         facts |= {"steps": steps, "seconds": seconds, "metrics": metrics}
+        if stopped:
+            text = f"stopped and saved after step {steps}, as asked: the same command resumes from there"
+            return Outcome({"status": "stopped", **facts}, text)
         finish_run(run_dir, steps=steps, seconds=seconds, metrics=metrics)
     text = f"{steps} steps; this call took {seconds:.0f} s; the model is {run_dir / 'model'}"
     return Outcome({"status": "trained", **facts}, text)
 
 
-def _fit(trainer: Any, run_dir: Path, resume: bool) -> tuple[int, float, dict[str, Any]]:
+def _fit(trainer: Any, run_dir: Path, resume: bool) -> tuple[int, float, dict[str, Any], bool]:
+    """Steps, seconds, metrics, and whether the run was asked to save and end before it was done."""
     from mrt.training.checkpoint import newest_checkpoint
+    from mrt.training.stopping import StopFile
 
     start = time.monotonic()
     checkpoint = newest_checkpoint(run_dir) if resume else None  # the main process tells the others
     if checkpoint is not None:
         say(f"resuming from {checkpoint}")
+    stop = StopFile.of_environment()
+    if stop is not None:
+        trainer.add_callback(stop)
     result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    trainer.save_model(str(run_dir / "model"))
-    return int(trainer.state.global_step), round(time.monotonic() - start, 2), dict(result.metrics)
+    stopped = stop is not None and stop.seen
+    if not stopped:
+        trainer.save_model(str(run_dir / "model"))
+    return int(trainer.state.global_step), round(time.monotonic() - start, 2), dict(result.metrics), stopped
 
 
 def evaluate(ns: Namespace) -> Outcome:

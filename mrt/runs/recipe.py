@@ -34,6 +34,7 @@ SECTIONS = ("problems", "tasks", "policy", "args", "peft")
 NAMED = ("problems", "tasks")  # sections that say which one by `name`
 TASK_SOURCES = ("name", "gymnasium", "env")  # tasks also by a Gymnasium id, or by a class of one's own (module:Class)
 SAID_ABOVE = ("output_dir", "seed")  # fields of every arguments class that a recipe states once, at its top level
+WHERE_A_SERVER_IS = ("vllm_server_base_url", "vllm_server_host", "vllm_server_port", "vllm_group_port")
 MAX_BYTES = 1_000_000
 
 
@@ -94,10 +95,19 @@ def named_only(value: Any) -> Any:
     return value.split(":")[1] if isinstance(value, str) and SPEC.fullmatch(value) else value
 
 
+def deciding(resolved: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a resolved recipe decides the result: not where things are, an inference server among them (a job that
+    goes on may find it on another node).
+    """
+    kept = {k: v for k, v in resolved.items() if k not in ("output_dir", "description")}
+    if isinstance(kept.get("args"), Mapping):
+        kept["args"] = {k: v for k, v in kept["args"].items() if k not in WHERE_A_SERVER_IS}
+    return kept
+
+
 def digest(resolved: Mapping[str, Any]) -> str:
     """The digest of a recipe that `to_dict` wrote (also one read back from run.json)."""
-    resolved = named_only(resolved)
-    decisive = {k: v for k, v in resolved.items() if k not in ("output_dir", "description")}
+    decisive = deciding(named_only(resolved))
     decisive = {k: v for k, v in decisive.items() if v or k not in ("tasks", "policy")}  # as before they were there
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 

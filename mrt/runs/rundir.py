@@ -18,7 +18,7 @@ from typing import Any
 
 from mrt.errors import CheckpointError, ConfigError
 from mrt.runs.fields import is_secret, redact
-from mrt.runs.recipe import Recipe, digest
+from mrt.runs.recipe import Recipe, deciding, digest
 from mrt.version import version
 
 SCHEMA_VERSION = 1
@@ -100,12 +100,8 @@ def inspect_run(run_dir: Path, recipe: Recipe) -> RunState:
 
 def differences(theirs: Mapping[str, Any], ours: Mapping[str, Any], limit: int = 5) -> list[str]:
     """`key: there X, now Y` for the first keys that differ and that decide the result."""
-    left, right = _flat(theirs), _flat(ours)
-    keys = [
-        k
-        for k in sorted(left.keys() | right.keys())
-        if left.get(k) != right.get(k) and k not in ("output_dir", "description")
-    ]
+    left, right = _flat(deciding(theirs)), _flat(deciding(ours))
+    keys = [k for k in sorted(left.keys() | right.keys()) if left.get(k) != right.get(k)]
     shown = [f"{k}: there {left.get(k, 'nothing')!r}, now {right.get(k, 'nothing')!r}" for k in keys[:limit]]
     return shown + ([f"and {len(keys) - limit} more"] if len(keys) > limit else [])
 

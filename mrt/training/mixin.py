@@ -11,7 +11,6 @@ finite never reach the weights, and metrics.jsonl and trials.jsonl say what happ
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -26,6 +25,7 @@ from mrt.runs.tracking import METRICS, TRIALS, check_trackers, tracker_ids, trac
 from mrt.training import checkpoint as ckpt
 from mrt.training.finite import FiniteGuard, finite
 from mrt.training.saving import SavingMixin
+from mrt.training.windows import window_means
 
 Behind: Any = object  # transformers.TrainingArguments, or TRL's, by the time it runs
 logger = logging.getLogger(__name__)
@@ -63,6 +63,10 @@ class TrialArguments(Behind):
             )
         if self.max_skipped_steps < 1:
             raise ConfigError(f"max_skipped_steps={self.max_skipped_steps} must be at least 1")
+        if getattr(self, "enable_jit_checkpoint", False):  # inside an update, on each process at another time
+            raise ConfigError(
+                "enable_jit_checkpoint saves what no run can resume exactly: name a file in MRT_STOP_FILE"
+            )
         if self.data_seed is None:  # or else the order of the data depends on who seeded torch last
             self.data_seed = self.seed
         if not torch.accelerator.is_available():
@@ -90,7 +94,7 @@ class TrialMixin(SavingMixin):
     def log_metric(self, name: str, value: float) -> None:
         """Adds a value to the mean that the next log reports; NaN counts as not measured.
 
-        In a distributed run only the main process logs: pass values that are gathered already.
+        A log is the mean over all processes; before TRL's trainers, which log for the main one, pass gathered values.
         """
         self._windows()["train" if self.model.training else "eval"][name].append(float(value))
 
@@ -190,8 +194,7 @@ class TrialMixin(SavingMixin):
         if not hasattr(self, "_metrics"):  # GRPO and SFT average their own
             mode, prefix = ("train", "") if self.model.training else ("eval", "eval_")
             window = self._windows()[mode]
-            values = {name: [v for v in window[name] if not math.isnan(v)] for name in window}
-            logs.update({prefix + name: sum(kept) / len(kept) if kept else math.nan for name, kept in values.items()})
+            logs.update({prefix + k: v for k, v in window_means(window, self.args.world_size).items()})
             window.clear()
         super().log(logs, start_time)
         if self.is_world_process_zero():

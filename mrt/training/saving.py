@@ -23,6 +23,7 @@ from mrt.runs.fields import redact
 from mrt.runs.tracking import METRICS, TRIALS, JsonLines
 from mrt.training import checkpoint as ckpt
 from mrt.training.codec import load_tree, save_tree, tree_bytes, tree_to
+from mrt.training.meeting import meet
 from mrt.training.shards import Sharded, hashed_inside
 
 Behind: Any = object  # a transformers.Trainer by the time it runs: the next class in the bases
@@ -80,14 +81,14 @@ class SavingMixin(Behind):
                 shutil.rmtree(staging, ignore_errors=True)
                 (staging / name).mkdir(parents=True)
                 ckpt.preflight(root, self._bytes(states))
-            self.accelerator.wait_for_everyone()
+            meet("a checkpoint may be written")
             self._staging = staging
             super()._save_checkpoint(model, trial)
             if states:
                 save_tree(staging / name, self._ranked("trial_state"), states)
                 for key, obj in self._sharded.items():
                     obj.save_shards(staging / name / self._ranked(key), self._shards_before(key))
-            self.accelerator.wait_for_everyone()
+            meet("a checkpoint is written")
             if self.args.should_save:
                 self._finalise(root, name)
             self._lineage = root / name
@@ -97,7 +98,7 @@ class SavingMixin(Behind):
             self._staging, self.args.push_to_hub = None, push
             if self.args.should_save:
                 shutil.rmtree(staging, ignore_errors=True)
-        self.accelerator.wait_for_everyone()
+        meet("a checkpoint stands")
         if push:
             self._push_from_checkpoint(str(root / name))
 

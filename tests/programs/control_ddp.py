@@ -1,10 +1,11 @@
 """Two processes of control on a hallway: `torchrun --nproc_per_node 2 -m tests.programs.control_ddp OUTPUT_DIR`.
 
-Every process plays other trials; each prints the digest of its policy and the units of its critic.
+Every process plays other trials; each prints the digest of its policy and the units of its critic, and what it logged.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 
 import torch
@@ -37,6 +38,8 @@ def main(output_dir: str) -> None:
     weights = batch.weights[batch.trials.mask]
     state = digest_of(trainer.policy.state_dict())
     line = f"\npolicy {args.process_index} {state} {units} {float(weights.sum())} {len(weights)}\n"
+    logged = [row for row in trainer.state.log_history if "loss" in row]
+    line += f"\nlogged {args.process_index} {json.dumps(logged)}\n"
     print(line, end="", flush=True)  # in one write: the other process prints too
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()

@@ -80,8 +80,9 @@ class Standin:
 
 
 @contextmanager
-def serving(most: int = 50, **card: Any) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """(address, what it was asked); refuses more than `most` tokens, and says `card` of its model."""
+def serving(most: int = 50, dev: bool = True, **card: Any) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """(address, what it was asked); refuses more than `most` tokens, and says `card` of its model. `dev`: has the
+    routes of VLLM_SERVER_DEV_MODE."""
     standin, asked = Standin(), []
 
     class Handler(BaseHTTPRequestHandler):
@@ -90,6 +91,9 @@ def serving(most: int = 50, **card: Any) -> Iterator[tuple[str, list[dict[str, A
 
         def do_POST(self) -> None:
             content = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            if self.path == "/reset_prefix_cache" and not dev:
+                self._say(404, {"detail": "Not Found"})
+                return
             if self.path == "/reset_prefix_cache":
                 standin.reset_prefix_cache()
                 self._say(200, {"success": True})

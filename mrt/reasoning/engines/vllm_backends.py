@@ -172,6 +172,7 @@ class Served:
     """A server started with `vllm serve MODEL --enable-prompt-tokens-details --logprobs-mode processed_logprobs`.
 
     Without the first option reused tokens count as prefilled; without the second, log-probabilities ignore temperature.
+    Training needs `VLLM_SERVER_DEV_MODE=1` too, without which a server takes no weights and keeps its prefix cache.
     A request that fails or takes longer than `timeout` seconds ends the run; nothing waits for ever.
     """
 
@@ -186,7 +187,11 @@ class Served:
 
     def reset_prefix_cache(self) -> None:
         """Asks the server, which has to run with VLLM_SERVER_DEV_MODE=1 for it."""
-        self._call("/reset_prefix_cache", {})
+        try:
+            self._call("/reset_prefix_cache", {})
+        except ConfigError as error:
+            cure = "start it with VLLM_SERVER_DEV_MODE=1 in its environment, or else answers mix old and new weights"
+            raise ConfigError(f"{error}: {cure}") from error
 
     def _one(self, request: Request) -> Reply:
         asked = {"model": self.model, "prompt": list(request.ids), "return_token_ids": True}
@@ -256,6 +261,12 @@ def check_vllm(args: Any) -> None:
         raise ConfigError(
             "probes and the sync canary ask vLLM at any time, and vllm_enable_sleep_mode throws its weights away in "
             "between: set vllm_enable_sleep_mode=false (and a lower vllm_gpu_memory_utilization), or vllm_mode=server"
+        )
+    size = args.vllm_tensor_parallel_size
+    if args.vllm_mode == "colocate" and args.world_size % size:
+        raise ConfigError(
+            f"vllm_tensor_parallel_size={size} must divide the number of processes ({args.world_size}): so many of "
+            "them run one vLLM together"
         )
 
 

@@ -110,6 +110,10 @@ class Files:
     def grade(self, problem: Problem, text: str, opened: bool | None = None) -> Grade:
         return self._grader.grade(text, problem.solution, opened)
 
+    def grade_many(self, completions: Sequence[tuple[Problem, str]], opened: bool | None = None) -> list[Grade]:
+        """`grade` of each in order, `workers` at a time."""
+        return self._grader.grade_many([(text, problem.solution) for problem, text in completions], opened)
+
     def grade_answer(self, problem: Problem, answer: str) -> Grade:
         return self._grader.grade_answer(answer, problem.solution)
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mrt.errors import SyncError
 from mrt.reasoning.engines.base import Branch, Engine
-from mrt.reasoning.engines.meeting import Meetings
+from mrt.training.meeting import Meetings
 
 LENGTHS = (24, 24, 24, 144)  # the last is longer than a block of any engine's prefix cache
 # Mean absolute difference, nats a token: float32 on a CPU, on an accelerator (TF32), and half precision.

@@ -1,9 +1,9 @@
-"""Which arguments of TRL's GRPO hold for which rollout and credit: what would be ignored is refused by its name."""
+"""Which arguments of TRL's GRPO hold for which rollout, credit and vLLM: what would be ignored is refused by name."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from mrt.errors import ConfigError
@@ -21,16 +21,27 @@ SHAPING: dict[str, Any] = {
 }
 """Name -> the value that changes nothing."""
 
+OF_A_SERVER: dict[str, str] = {
+    "vllm_tensor_parallel_size": "--tensor-parallel-size",
+    "vllm_gpu_memory_utilization": "--gpu-memory-utilization",
+    "vllm_model_impl": "--model-impl",
+    "vllm_enable_sleep_mode": "--enable-sleep-mode",
+}
+"""Name -> the option of `vllm serve` that says it there."""
+
+OF_A_CLIENT = ("vllm_server_base_url", "vllm_server_host", "vllm_server_port", "vllm_server_timeout", "vllm_group_port")
+
 SAMPLING_PROBES = ("sampled", "shrunk", "greedy")
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """An argument, when it would be ignored, and what to do instead."""
+    """An argument, when it would be ignored, what to do instead, and the arguments that decide it."""
 
     name: str
     ignored: Callable[[Any], bool]
     cure: str
+    deciding: tuple[str, ...] = ("rollout", "probe", "credit")
 
 
 def shaped(args: Any) -> list[str]:
@@ -53,6 +64,29 @@ def _shaping(name: str) -> Refusal:
     )
 
 
+def _differs(args: Any, name: str) -> bool:
+    """Whether an argument was given: has another value than its default."""
+    return bool(getattr(args, name) != next(one.default for one in fields(args) if one.name == name))
+
+
+def _of_a_server(name: str) -> Refusal:
+    return Refusal(
+        name,
+        lambda args: args.use_vllm and args.vllm_mode == "server" and _differs(args, name),
+        f"a server is started with its own. Cure: `vllm serve ... {OF_A_SERVER[name]}`, or vllm_mode=colocate",
+        ("use_vllm", "vllm_mode"),
+    )
+
+
+def _of_a_client(name: str) -> Refusal:
+    return Refusal(
+        name,
+        lambda args: args.use_vllm and args.vllm_mode == "colocate" and _differs(args, name),
+        "vLLM would run in the training process and ask no server. Cure: vllm_mode=server",
+        ("use_vllm", "vllm_mode"),
+    )
+
+
 def _no_thought(args: Any) -> bool:
     kwargs = args.chat_template_kwargs or {}
     return args.rollout != "plain" and any(kwargs.get(name) is False for name in ("enable_thinking", "thinking"))
@@ -60,6 +94,18 @@ def _no_thought(args: Any) -> bool:
 
 REFUSALS = (
     *map(_shaping, SHAPING),
+    *map(_of_a_server, OF_A_SERVER),
+    *map(_of_a_client, OF_A_CLIENT),
+    Refusal(
+        "label_smoothing_factor",
+        lambda args: args.label_smoothing_factor != 0,
+        "the loss of a policy gradient has no labels. Cure: entropy_coef, to keep the policy from becoming certain",
+    ),
+    Refusal(
+        "train_sampling_strategy",
+        lambda args: args.train_sampling_strategy != "random",
+        "TRL draws prompts in groups by a sampler of its own. Cure: shuffle_dataset=false keeps their order",
+    ),
     Refusal(
         "multi_objective_aggregation",
         lambda args: args.multi_objective_aggregation != "sum_then_normalize" and args.credit != "outcome",
@@ -91,9 +137,9 @@ def check_honoured(args: Any) -> None:
     """
     for refusal in REFUSALS:
         if refusal.ignored(args):
+            beside = ", ".join(f"{name}={getattr(args, name)!r}" for name in refusal.deciding)
             raise ConfigError(
-                f"{refusal.name}={getattr(args, refusal.name)!r} would be ignored with rollout='{args.rollout}', "
-                f"probe='{args.probe}', credit='{args.credit}': {refusal.cure}"
+                f"{refusal.name}={getattr(args, refusal.name)!r} would be ignored with {beside}: {refusal.cure}"
             )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,11 @@ def test_a_run_goes_on_in_the_middle_of_a_collection(memory: str, tmp_path: Path
 def test_two_processes_keep_one_policy(tmp_path: Path) -> None:
     """The critic's units follow the targets of both: each by its own would take the value heads apart."""
     done = run_module("tests.programs.control_ddp", tmp_path, processes=2, timeout=600)
-    lines = done.stdout.replace("policy", "\npolicy").splitlines()
+    lines = done.stdout.replace("policy ", "\npolicy ").replace("logged ", "\nlogged ").splitlines()
+    ours, theirs = (json.loads(line.split(maxsplit=2)[2]) for line in sorted(lines) if line.startswith("logged "))
+    assert len(ours) == 6
+    assert {"entropy", "value_error", "kl", "reward", "cost/env_steps"} <= set(ours[0])
+    assert ours == theirs, "each logs what all of them did"
     first, second = (line.split(maxsplit=2)[2].split(" [") for line in sorted(lines) if line.startswith("policy "))
     assert first[0] == second[0], "weights and units"
     (*_, one, rows), (*_, other, more) = first[1].split(), second[1].split()

@@ -162,7 +162,10 @@ def server(tiny: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]
     command += ["--max-model-len", "1024", "--enforce-eager", "--gpu-memory-utilization", str(MEMORY)]
     url = f"http://127.0.0.1:{port}"
     with log.open("wb") as file:
-        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
+        developed = {**os.environ, "VLLM_SERVER_DEV_MODE": "1"}  # as training needs it: the prefix cache can be emptied
+        process = subprocess.Popen(
+            command, env=developed, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+        )
         try:
             end = time.monotonic() + 600
             while not answers(url):
@@ -174,6 +177,26 @@ def server(tiny: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGTERM)
             process.wait(60)
+
+
+def test_a_job_serves_with_arguments_that_vllm_knows() -> None:
+    """What `mrt train --slurm` writes for one node and for two, read by the parser of `vllm serve`."""
+    from vllm.entrypoints.launchers.cli_args import make_arg_parser
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    from mrt.runs.slurm import Job, serve_arguments
+
+    parser = make_arg_parser(FlexibleArgumentParser())
+    job = Job(nodes=4, vllm=2, tensor=4, serve=("--gpu-memory-utilization", "0.85"))
+    given = serve_arguments(job, "some/model", ["--max-model-len", "4096", "--trust-remote-code"])
+    head = ["--data-parallel-size-local", "2", "--data-parallel-address", "node3", "--data-parallel-rpc-port", "8001"]
+    first = parser.parse_args([*given, *head, "--host", "0.0.0.0", "--port", "8000"])
+    more = parser.parse_args([*given, *head, "--headless", "--data-parallel-start-rank", "2"])
+    for args in (first, more):
+        assert (args.model_tag, args.tensor_parallel_size, args.data_parallel_size) == ("some/model", 4, 4)
+        assert (args.logprobs_mode, args.enable_prompt_tokens_details) == ("processed_logprobs", True)
+        assert (args.gpu_memory_utilization, args.max_model_len) == (0.85, 4096)
+    assert (more.headless, more.data_parallel_start_rank) == (True, 2)
 
 
 def answers(url: str) -> bool:
@@ -209,6 +232,10 @@ def test_a_server_says_what_transformers_says(server: str, tiny: str) -> None:
     assert answer.ids == again.ids
     assert len({tuple(ids) for ids in answer.ids}) > 8
     assert served.counts.reused >= 256 * 16, "the row's two whole blocks come from the server's cache"
+    served.backend.reset_prefix_cache()  # type: ignore[attr-defined]
+    before = served.counts.reused
+    served.answers(served.prefill(given), branches[:1], 1, 4, [])
+    assert served.counts.reused == before, "the server computes all of it anew"
     for ids, logprobs in zip(answer.ids, answer.logprobs, strict=True):
         with torch.no_grad():
             logits = own.model(torch.tensor([[*given[0][:290], 5, 6, *ids]])).logits[0, 291:-1] / 0.7  # type: ignore[attr-defined]

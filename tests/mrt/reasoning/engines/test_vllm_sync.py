@@ -7,6 +7,7 @@ import copy
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,13 +17,15 @@ from torch.distributed import HashStore
 
 from mrt.errors import ConfigError, SyncError
 from mrt.reasoning.engines.base import Branch
-from mrt.reasoning.engines.meeting import Meetings
 from mrt.reasoning.engines.sampling import Sampling
 from mrt.reasoning.engines.transformers import TransformersEngine
 from mrt.reasoning.engines.vllm import VLLMEngine
 from mrt.reasoning.engines.vllm_backends import Request, Served, TensorParallel, check_vllm
 from mrt.reasoning.evaluation.config import EvalConfig
 from mrt.reasoning.training.canary import EXACT, SyncCanary, WatchedSync, canary_sequences
+from mrt.reasoning.training.config import MRTConfig
+from mrt.reasoning.training.trainer import MRTTrainer
+from mrt.training.meeting import Meetings
 from tests.support.vllm_standin import MODEL, TOKENIZER, Standin, serving
 
 pytestmark = pytest.mark.training
@@ -93,8 +96,17 @@ def test_a_server_empties_its_prefix_cache() -> None:
         assert engine.counts.reused == reused
 
 
+def test_a_server_that_cannot_empty_its_prefix_cache_is_named() -> None:
+    with (
+        serving(dev=False) as (url, _),
+        pytest.raises(ConfigError, match=r"\(404\).*start it with VLLM_SERVER_DEV_MODE=1"),
+    ):
+        Served(url).reset_prefix_cache()
+
+
 def settings(**changed: Any) -> Any:
-    return SimpleNamespace(**{"vllm_mode": "colocate", "vllm_enable_sleep_mode": True, "rollout": "probed", **changed})
+    usual = {"vllm_mode": "colocate", "vllm_enable_sleep_mode": True, "rollout": "probed"}
+    return SimpleNamespace(**usual | {"vllm_tensor_parallel_size": 1, "world_size": 1} | changed)
 
 
 def test_sleep_mode_is_refused_where_vllm_has_to_be_awake() -> None:
@@ -107,6 +119,27 @@ def test_sleep_mode_is_refused_where_vllm_has_to_be_awake() -> None:
         settings(rollout="plain", sync_check_every=0),
     ):
         check_vllm(right)
+
+
+def test_processes_that_share_a_vllm_divide_all_of_them() -> None:
+    awake = {"vllm_enable_sleep_mode": False}
+    check_vllm(settings(vllm_tensor_parallel_size=2, world_size=4, **awake))
+    with pytest.raises(ConfigError, match=r"vllm_tensor_parallel_size=2 must divide the number of processes \(3\)"):
+        check_vllm(settings(vllm_tensor_parallel_size=2, world_size=3, **awake))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"vllm_enable_sleep_mode": True}, "set vllm_enable_sleep_mode=false"),
+        ({"vllm_tensor_parallel_size": 2}, "vllm_tensor_parallel_size=2 must divide"),
+    ],
+)
+def test_a_trainer_refuses_at_construction(tmp_path: Path, options: dict[str, Any], message: str) -> None:
+    """Before anything is loaded, vLLM included: the model's name leads nowhere."""
+    args = MRTConfig(output_dir=str(tmp_path), use_cpu=True, use_vllm=True, report_to=[], **options)
+    with pytest.raises(ConfigError, match=message):
+        MRTTrainer(model="no/model", reward_funcs=len, args=args)
 
 
 # ---- several processes, here threads
@@ -159,16 +192,6 @@ def test_ranks_of_one_vllm_give_it_the_same_requests_however_often_they_ask() ->
     expected = [alone([Request(tuple(row), 4, GREEDY)])[0].ids for row in (*rows[0], *rows[1])]
     assert first == [expected[:2]] * 3
     assert second == [expected[2:]]
-
-
-def test_meetings_have_a_deadline_and_name_who_is_missing() -> None:
-    store = HashStore()
-    here, there = (Meetings(store, rank, range(2), deadline=0.5) for rank in range(2))
-    for said in ("a", ""):  # the same meeting again is another one
-        heard = together(lambda said=said: here.meet("weights", said), lambda: there.meet("weights", "b"))  # type: ignore[misc]
-        assert heard == [[said, "b"]] * 2
-    with pytest.raises(SyncError, match=r"process 0 waited 0 s for process 1 at 'weights' \(meeting 2\)"):
-        here.meet("weights")
 
 
 def test_nobody_asks_while_weights_are_on_their_way() -> None:

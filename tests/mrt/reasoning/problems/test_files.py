@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import random
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from mrt.errors import ConfigError, DataError
+from mrt.reasoning.grading.math_grader import MathGrader
 from mrt.reasoning.grading.verdict import Verdict
 from mrt.reasoning.problems import Files, load_problems, to_dataset, validate
+from mrt.reasoning.problems.reward import ProblemReward
 
 ROWS = [{"problem": f"What is {n} + {n + 3}?", "answer": str(2 * n + 3)} for n in range(12)]
 
@@ -389,3 +392,24 @@ def test_fuzz_malformed_files(tmp_path: Path, count: int) -> None:
         else:
             assert row is None, f"{damage.__name__} got through: {data[:500]!r}"
     assert refused > 0.7 * count
+
+
+def test_a_training_reward_grades_as_many_at_once_as_it_has_workers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = load_problems("files", path=write(tmp_path / "a.jsonl", ROWS), test=0.0, workers=2)
+    assert isinstance(files, Files)
+    grader, both, ask = files._grader, threading.Barrier(2, timeout=20), MathGrader._ask
+
+    def waits(self: MathGrader, question: Any) -> Any:
+        both.wait()  # for another question at the same time
+        return ask(self, question)
+
+    monkeypatch.setattr(MathGrader, "_ask", waits)
+    rows = to_dataset(files, "train")[:4]
+    answers = [
+        f"</think>\\boxed{{{x}}}" for x in (f"{rows['solution'][0]}+0", "x+1", f"0+{rows['solution'][2]}", "x-1")
+    ]
+    with grader:
+        rewards = ProblemReward(files)(answers, answers, None, rows["key"], rows["solution"], rows["data"])
+    assert rewards == [1.0, 0.0, 1.0, 0.0]

@@ -21,9 +21,17 @@ def test_both_processes_stop_and_learn_alike_and_log_what_both_did() -> None:
     done = run_module("tests.programs.cost_ranks", processes=2, timeout=300)
     one, other = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("[{")))
     assert one["steps"] == other["steps"] < 50
+    assert one["stopped"] == other["stopped"] == [3, True]  # by a file that the main process alone has
     assert one["cost"] == other["cost"]
     assert one["rates"] == other["rates"]
     assert one["sums"] == pytest.approx(other["sums"], abs=1e-9)
+    for ours, theirs in zip(one["logged"], other["logged"], strict=True):
+        of_a_clock = {"step_time", "epoch"}
+        assert set(ours) == set(theirs)
+        assert {
+            name for name in set(ours) - of_a_clock if ours[name] != pytest.approx(theirs[name], nan_ok=True)
+        } == set()
+    assert {"odd", "reward", "clip_ratio/region_mean", "probe/J0", "entropy", "grad_norm"} <= set(one["logged"][0])
     logged = one["logged"]
     assert logged[-2]["cost/total"] < 3000 <= logged[-1]["cost/total"] == one["cost"]["total"]
     for before, row in pairwise(logged):

@@ -18,7 +18,40 @@ from tests.mrt.reasoning.training.test_trainer import mrt
 pytestmark = pytest.mark.training
 
 # Whose business each argument is, and what of it a rollout or credit of ours could change.
-OF_THE_LOOP = {one.name for one in fields(TrainingArguments)}
+OF_THE_LOOP = {  # transformers' own
+    # optimisation and precision
+    "learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "optim", "optim_args", "weight_decay",
+    "adam_beta1", "adam_beta2", "adam_epsilon", "optim_target_modules", "gradient_accumulation_steps", "max_grad_norm",
+    "average_tokens_across_devices", "num_train_epochs", "max_steps", "per_device_train_batch_size", "fp16", "tf32",
+    "bf16_full_eval", "fp16_full_eval", "activation_checkpointing", "activation_checkpointing_kwargs",
+    "gradient_checkpointing_kwargs", "torch_compile", "torch_compile_backend", "torch_compile_mode",
+    "liger_kernel_config", "use_cache", "neftune_noise_alpha", "torch_empty_cache_steps",
+    "auto_find_batch_size",  # TRL refuses it
+    # logs and trackers
+    "logging_strategy", "logging_first_step", "log_on_each_node", "include_num_input_tokens_seen", "log_level",
+    "log_level_replica", "disable_tqdm", "report_to", "run_name", "project", "trackio_space_id", "trackio_bucket_id",
+    "trackio_static_space_id", "debug", "skip_memory_metrics",
+    # evaluation: what concerns predictions and labels finds none, as in TRL
+    "eval_strategy", "eval_steps", "eval_delay", "per_device_eval_batch_size", "eval_on_start", "prediction_loss_only",
+    "eval_do_concat_batches", "eval_use_gather_object", "eval_accumulation_steps", "include_for_metrics",
+    "batch_eval_metrics", "label_names", "length_column_name", "load_best_model_at_end", "metric_for_best_model",
+    "greater_is_better",
+    # saving and the hub
+    "output_dir", "save_only_model", "save_strategy", "save_steps", "save_on_each_node", "push_to_hub", "hub_token",
+    "hub_model_id", "hub_strategy", "hub_always_push", "hub_revision", "ignore_data_skip",
+    # processes and data
+    "full_determinism", "seed", "use_cpu", "accelerator_config", "parallelism_config", "dataloader_drop_last",
+    "dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers", "dataloader_prefetch_factor",
+    "dataloader_multiprocessing_context", "dataloader_in_order", "ddp_find_unused_parameters", "ddp_bucket_cap_mb",
+    "ddp_broadcast_buffers", "ddp_static_graph", "ddp_backend", "ddp_timeout", "fsdp", "fsdp_config", "deepspeed",
+    "local_rank",
+    # for scripts: no trainer reads them
+    "do_train", "do_eval", "do_predict", "resume_from_checkpoint",
+}  # fmt: skip
+OF_OURS = {  # transformers' too, with a default or a check of ours (mrt.training.mixin)
+    "bf16", "gradient_checkpointing", "logging_steps", "logging_nan_inf_filter", "save_total_limit", "data_seed",
+    "hub_private_repo", "remove_unused_columns", "restore_callback_states_from_checkpoint", "enable_jit_checkpoint",
+}  # fmt: skip
 OF_THE_LOSS = {
     "beta", "num_iterations", "epsilon", "delta", "epsilon_high", "sapo_temperature_neg", "sapo_temperature_pos",
     "vespo_k_pos", "vespo_lambda_pos", "vespo_k_neg", "vespo_lambda_neg", "importance_sampling_level",
@@ -34,9 +67,7 @@ OF_TRLS_TRAINER = {
     "max_tool_calling_iterations",
     "log_completions", "log_multimodal", "num_completions_to_print", "log_unique_prompts",
     "log_completions_hub_repo",
-    "use_vllm", "vllm_mode", "vllm_model_impl", "vllm_enable_sleep_mode", "vllm_server_base_url", "vllm_server_host",
-    "vllm_server_port", "vllm_server_timeout", "vllm_group_port", "vllm_gpu_memory_utilization",
-    "vllm_tensor_parallel_size",
+    "use_vllm", "vllm_mode",
 }  # fmt: skip
 OURS_TOO = {  # read by rollout, probe, judge or credit
     "temperature", "top_p", "top_k", "num_generations", "num_generations_eval", "max_completion_length",
@@ -48,17 +79,30 @@ REFUSED = {
     "cache_implementation": "static", "use_transformers_continuous_batching": True,
     "transformers_continuous_batching_config": {"max_batch_tokens": 64}, "use_transformers_paged": True,
     "vllm_structured_outputs_regex": "a+", "multi_objective_aggregation": "normalize_then_sum",
-    "chat_template_kwargs": {"enable_thinking": False}, "loss_type": "luspo",
+    "chat_template_kwargs": {"enable_thinking": False}, "loss_type": "luspo", "label_smoothing_factor": 0.1,
+    "train_sampling_strategy": "group_by_length",
+}  # fmt: skip
+OF_A_SERVER = {
+    "vllm_tensor_parallel_size": 2, "vllm_gpu_memory_utilization": 0.8, "vllm_model_impl": "transformers",
+    "vllm_enable_sleep_mode": True,
+}  # fmt: skip
+OF_A_CLIENT = {
+    "vllm_server_base_url": "http://node:8000", "vllm_server_host": "node", "vllm_server_port": 8001,
+    "vllm_server_timeout": 10.0, "vllm_group_port": 51217,
 }  # fmt: skip
 
 
 def test_every_argument_of_trl_is_accounted_for():
     """A new release brings a new argument: say here whose business it is."""
     all_of_them = {one.name for one in fields(GRPOConfig)}
-    known = OF_THE_LOOP | OF_THE_LOSS | OF_TRLS_TRAINER | OURS_TOO | set(REFUSED)
+    refused = set(REFUSED) | set(OF_A_SERVER) | set(OF_A_CLIENT) | {"use_liger_kernel"}
+    parts = [OF_THE_LOOP, OF_OURS, OF_THE_LOSS, OF_TRLS_TRAINER, OURS_TOO, refused]
+    known = set().union(*parts)
     assert all_of_them - known == set()
     assert known - all_of_them == set()
-    assert {one.name for one in REFUSALS} == set(REFUSED) | {"use_liger_kernel"}
+    assert len(known) == sum(map(len, parts)), "each is one's business alone"
+    assert {one.name for one in REFUSALS} == refused
+    assert {one.name for one in fields(TrainingArguments)} <= known
     ours = {one.name for one in fields(MRTConfig)}
     assert all_of_them <= ours
 
@@ -67,6 +111,24 @@ def test_every_argument_of_trl_is_accounted_for():
 def test_what_would_be_ignored_is_refused_by_its_name(tmp_path, name):
     with pytest.raises(ConfigError, match=rf"^{name}=.*would be ignored"):
         MRTConfig(output_dir=str(tmp_path), probe="sampled", use_cpu=True, **{name: REFUSED[name]})
+
+
+@pytest.mark.parametrize("mode", ["server", "colocate"])
+@pytest.mark.parametrize("name", sorted(OF_A_SERVER | OF_A_CLIENT))
+def test_what_the_other_mode_of_vllm_reads_is_refused_by_its_name(tmp_path, name, mode):
+    value = (OF_A_SERVER | OF_A_CLIENT)[name]
+    options = {"use_cpu": True, "use_vllm": True, "vllm_mode": mode, name: value}
+    if (name in OF_A_SERVER) == (mode == "server"):
+        with pytest.raises(ConfigError, match=rf"^{name}=.*would be ignored with use_vllm=True, vllm_mode='{mode}'"):
+            MRTConfig(output_dir=str(tmp_path), **options)
+    else:
+        assert getattr(MRTConfig(output_dir=str(tmp_path), **options), name) == value
+    assert getattr(MRTConfig(output_dir=str(tmp_path), **options | {"use_vllm": False}), name) == value
+
+
+def test_a_checkpoint_inside_an_update_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"enable_jit_checkpoint .* MRT_STOP_FILE"):
+        MRTConfig(output_dir=str(tmp_path), use_cpu=True, enable_jit_checkpoint=True)
 
 
 @pytest.mark.parametrize("options", [{"rollout": "mixed", "probe": "gold"}, {"thinking_budget": 20, "probe": "gold"}])

@@ -11,6 +11,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 from mrt.credit.outcome import outcome
 from mrt.errors import ConfigError
+from mrt.reasoning.engines.attach import engine_of
 from mrt.reasoning.models.tiny import build_model, build_tokenizer
 from mrt.reasoning.traces.trial import Trial
 from mrt.reasoning.training.config import MRTConfig
@@ -328,6 +329,24 @@ def test_stale_prefixes_are_used_in_training(tmp_path):
     assert ages == [[0], [1], [1]]
 
 
+def assert_drawn_from_the_adapter(trainer):
+    """Rollouts and probes come from the adapted model, and not from its base."""
+    ids = [[9, 10, 11, 12, 13, 14]]
+
+    def expected(model):
+        with torch.no_grad():
+            return model(torch.tensor(ids)).logits[0, :-1].double().log_softmax(-1).gather(-1, torch.tensor(ids).T[1:])
+
+    trainer.model.eval()
+    with engine_of(trainer) as engine:
+        (drawn,) = engine.token_logprobs(ids)
+    with trainer.model.disable_adapter():
+        base = expected(trainer.model)
+    assert torch.allclose(drawn, expected(trainer.model)[:, 0], atol=1e-6)
+    assert (drawn - base[:, 0]).abs().max() > 1e-5
+    trainer.model.train()
+
+
 def test_lora_trains_the_adapter_alone(tmp_path):
     from peft import LoraConfig
 
@@ -343,6 +362,7 @@ def test_lora_trains_the_adapter_alone(tmp_path):
     )
     before = weights(trainer)
     trainer.train()
+    assert_drawn_from_the_adapter(trainer)
     changed = {name for name, value in weights(trainer).items() if not torch.equal(value, before[name])}
     assert changed
     assert all("lora" in name for name in changed)

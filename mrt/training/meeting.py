@@ -29,14 +29,15 @@ class Meetings:
     _held: dict[str, int] = field(default_factory=dict, repr=False)
 
     @staticmethod
-    def of_world(deadline: float = DEADLINE) -> Meetings | None:
-        """Of all processes; None where there is one."""
+    def of_world() -> Meetings | None:
+        """Of all processes, the same one for all who ask: meetings are numbered. None where there is one process."""
         from torch import distributed
 
         if not distributed.is_available() or not distributed.is_initialized() or distributed.get_world_size() == 1:
             return None
         store = distributed.distributed_c10d._get_default_store()
-        return Meetings(store, distributed.get_rank(), range(distributed.get_world_size()), deadline)
+        world = Meetings(store, distributed.get_rank(), range(distributed.get_world_size()))
+        return _WORLDS.setdefault(id(store), world)
 
     def meet(self, where: str, said: str = "") -> list[str]:
         """Waits until all have come to the meeting called `where`; what each says (`said`), in the order of `ranks`.
@@ -64,3 +65,17 @@ class Meetings:
     @staticmethod
     def _key(where: str, number: int, rank: int) -> str:
         return f"mrt/{where}/{number}/{rank}"
+
+
+_WORLDS: dict[int, Meetings] = {}  # by store
+
+
+def meet(where: str) -> None:
+    """All processes wait for each other at `where`; nothing to do where there is one.
+
+    Raises:
+        SyncError: where one does not come before the deadline, naming it.
+    """
+    world = Meetings.of_world()
+    if world is not None:
+        world.meet(where)
