@@ -1,4 +1,4 @@
-"""Shared prompts and the head on completions alone change neither log-probabilities nor gradients; positions are fewer."""
+"""Shared prompts, and a head on completions only, change neither log-probabilities nor gradients."""
 
 from __future__ import annotations
 
