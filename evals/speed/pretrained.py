@@ -10,7 +10,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -18,7 +18,7 @@ import torch
 from transformers import AutoModelForCausalLM
 from trl.trainer.utils import add_fused_lm_head
 
-from evals.speed.common import Timed, compare, interleaved, say, summary
+from evals.speed.common import Side, Timed, compare, interleaved, say, summary
 from mrt.reasoning.engines.base import Branch
 from mrt.reasoning.engines.opening import engine_on
 from mrt.reasoning.engines.sampling import Sampling
@@ -32,6 +32,7 @@ from mrt.reasoning.traces.templates import prepare_thinking
 from mrt.reasoning.training.completion_pass import CompletionRows, completion_logprobs
 
 BOUNDARIES, ANSWERS = 6, 4
+LONGEST = 12  # tokens of an answer; a model that was never taught to close its box would run on
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,8 @@ class Pretrained:
     def __post_init__(self) -> None:
         self.folder = resolve_model(self.folder)
         self.tokenizer = load_tokenizer(self.folder)
-        self.fmt = think_format(self.tokenizer, tags=prepare_thinking(self.tokenizer))
+        fmt = think_format(self.tokenizer, tags=prepare_thinking(self.tokenizer))
+        self.fmt = replace(fmt, max_answer_tokens=LONGEST)
         problems = load_problems("countdown", numbers=3, high=25, train=200, warmstart=0, test=0)
         self.dataset = to_dataset(problems, "train")
 
@@ -92,11 +94,15 @@ def measure_sampling(subject: Pretrained, sizes: RealSizes) -> dict[str, Any]:
             "generate": partial(generate, model, subject, prompts, group, sizes.tokens),
         }
         name = f"{len(prompts)} prompts, {group} rows each, {sizes.tokens} tokens"
-        timed = interleaved(list(sides), lambda side, _, sides=sides: sides[side], sizes.repetitions, name)
+        timed = interleaved(list(sides), partial(_turn, sides), sizes.repetitions, name)
         assert timed["ours"].result == timed["generate"].result == sizes.rows * sizes.tokens
         case = compare(timed["generate"], timed["ours"], ("generate", "ours"), clock="cpu")
         cases[name] = case | {"ours_tokens_per_second": sizes.rows * sizes.tokens / case["ours_seconds"]}
     return summary(cases, at_least=1.0)
+
+
+def _turn(sides: Mapping[str, Side], name: str, number: int) -> Side:
+    return sides[name]
 
 
 def sample(model: Any, subject: Pretrained, prompts: Sequence[list[int]], group: int, tokens: int) -> int:
@@ -146,7 +152,7 @@ def measure_probes(subject: Pretrained, sizes: RealSizes) -> dict[str, Any]:
     )
     case = compare(parts["probes"], step, ("probes", "step"), clock="cpu")
     case |= {"parts": {name: sorted(timed.cpu)[len(timed.cpu) // 2] for name, timed in parts.items()}}
-    case |= {"answer_tokens": parts["probes"].result, "boundaries": BOUNDARIES, "answers": ANSWERS}
+    case |= {"answer_tokens": parts["probes"].result, "boundaries": BOUNDARIES, "answers": ANSWERS, "longest": LONGEST}
     return summary({f"{sizes.traces} traces of {sizes.trace} tokens": case}, at_most=0.3)
 
 

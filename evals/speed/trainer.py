@@ -17,8 +17,8 @@ With --model it is that model, all weights trained: mrt_over_grpo as above with 
 
 sampling_over_generate  Tokens a second of our sampling over those of `model.generate`, on the same prompts (padded on
                         the left for it) and lengths, temperature 1: prompts of one row each, and in groups.
-probes_over_step        Four answers forced at six boundaries over sampling and updating (forward, backward) the same
-                        traces, whose keys and values are kept as in training.
+probes_over_step        Four answers of at most 12 tokens forced at six boundaries over sampling and updating (forward,
+                        backward) the same traces, whose keys and values are kept as in training.
 probe_memory            Largest resident memory of prefilling and probing 8 traces of 2,048 tokens over weights, keys
                         and values themselves; in a process of its own.
 """
@@ -162,27 +162,42 @@ def outcome_trainer(ours: bool, folder: Path, seed: int, sizes: Sizes, subject: 
 def measure_beside(sizes: Sizes, folder: Path, subject: Tiny | Pretrained) -> dict[str, Any]:
     """`mrt_over_grpo`: the three trainers, a block each in turns. The seed of a block is its number."""
 
-    def make(side: str, number: int, chosen: Sizes = sizes) -> Callable[[], int]:
+    def make(side: str, number: int, chosen: Sizes = sizes) -> Callable[[], Any]:
         path = folder / f"{side}-{chosen.completion}-{number}"
         return partial(train, outcome_trainer(side == "mrt", path, number, chosen, subject))
 
     for side in ("mrt", "grpo"):
         make(side, 0, replace(sizes, updates=1, rows=sizes.group, completion=4))()
     timed = interleaved(("mrt", "grpo", "grpo_again"), make, sizes.blocks, "blocks")
-    assert all(one.result == sizes.updates for one in timed.values())
+    assert all(one.result[0] == sizes.updates for one in timed.values())
     mrt = compare(timed["mrt"], timed["grpo"], ("mrt", "grpo"), clock="cpu")
     same = compare(timed["grpo_again"], timed["grpo"], ("grpo_again", "grpo"), clock="cpu")
     facts = {key: getattr(sizes, key) for key in ("blocks", "updates", "rows", "group", "completion")}
     name = f"{sizes.rows} rows in groups of {sizes.group}, {sizes.completion} tokens"
-    result = summary({name: mrt | {"a_over_a": same} | facts}, at_most=1.05)
+    parts = {side: timed[side].result[1] for side in ("mrt", "grpo")}
+    result = summary({name: mrt | {"a_over_a": same, "parts": parts} | facts}, at_most=1.05)
     return result | {"a_over_a": same["ratio"], "on": ON}
 
 
-def train(trainer: Any) -> int:
-    """Trains from a seed of its own; returns how many updates were taken."""
+def train(trainer: Any) -> tuple[int, dict[str, float]]:
+    """Trains from a seed of its own; how many updates were taken, and the CPU seconds of an update by part."""
     torch.manual_seed(trainer.args.seed)
-    trainer.train()
-    return int(trainer.state.global_step)
+    clock = Clock()
+    clock.start()
+    with (
+        patched(trainer, "_generate_and_score_completions", clock, "rollout"),
+        patched(trainer, "_compute_loss", clock, "loss"),
+        patched(trainer.accelerator, "backward", clock, "backward"),
+    ):
+        trainer.train()
+    clock.charge()
+    steps = int(trainer.state.global_step)
+    return steps, {part: seconds / steps for part, seconds in clock.seconds.items()}
+
+
+def patched(owner: Any, name: str, clock: Clock, part: str) -> Any:
+    """Within it a method is counted as this part."""
+    return mock.patch.object(owner, name, clock.around(part, getattr(owner, name)))
 
 
 # ---- the parts of a step
@@ -209,11 +224,11 @@ def watched(trainer: MRTTrainer, clock: Clock) -> Iterator[None]:
     assert trainer.rollout is not None
     assert trainer.held_out is not None
     with (
-        mock.patch.object(rollout, "probe_trials", clock.around("probes", rollout.probe_trials)),
-        mock.patch.object(samplers, "draw_rows", clock.around("sampling", samplers.draw_rows)),
-        mock.patch.object(trainer, "_compute_loss", clock.around("loss", trainer._compute_loss)),
-        mock.patch.object(trainer.accelerator, "backward", clock.around("backward", trainer.accelerator.backward)),
-        mock.patch.object(trainer.held_out, "look", clock.around("watch", trainer.held_out.look)),
+        patched(rollout, "probe_trials", clock, "probes"),
+        patched(samplers, "draw_rows", clock, "sampling"),
+        patched(trainer, "_compute_loss", clock, "loss"),
+        patched(trainer.accelerator, "backward", clock, "backward"),
+        patched(trainer.held_out, "look", clock, "watch"),
     ):
         yield
 
@@ -278,6 +293,8 @@ def table_beside(result: Mapping[str, Any]) -> str:
         same = case["a_over_a"]["ratio"]
         lines.append(f"mrt_over_grpo {case['ratio']:.3f} (target at most 1.05); GRPO over itself {same:.3f}")
         lines.append(f"  {name}: {mrt:.2f} s and {grpo:.2f} s of CPU a block of {case['updates']} updates")
+        for side, parts in case["parts"].items():
+            lines.append(f"  {side}: " + ", ".join(f"{part} {seconds:.2f} s" for part, seconds in parts.items()))
     return "\n".join([*lines, *(f"  {who}: {what}" for who, what in result["on"].items())])
 
 

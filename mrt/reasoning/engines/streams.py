@@ -117,7 +117,7 @@ class Streams:
         pairs = [(layer.keys, layer.values) for layer in layers]
         where = (self.row[:, None], index)
         own = [tuple(x.transpose(1, 2)[where].transpose(1, 2) for x in pair) for pair in pairs]
-        self.rows = Rows(growing_cache(own), owner.masked_fill(empty, NOBODY), position)  # type: ignore[arg-type]
+        self.rows = Rows(growing_cache(own), owner.masked_fill(empty, NOBODY), position)
         self.row = torch.arange(len(index), device=index.device)
 
     def keys_of(self, place: int) -> Tensor:
