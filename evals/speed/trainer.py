@@ -321,7 +321,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command line."""
     options = parser("evals.speed.trainer", __doc__ or "")
     options.add_argument("--only", choices=list(TABLES), help="one of the figures")
-    options.add_argument("--blocks", type=int, help=f"of mrt_over_grpo, instead of {Sizes.blocks} ({REAL.blocks})")
+    options.add_argument("--blocks", type=int, help=f"repetitions, instead of {Sizes.blocks} ({REAL.blocks})")
     options.add_argument("--steps", type=int, help=f"of probe_share, instead of {Sizes.steps}")
     options.add_argument("--trained", help="a saved tiny model for probe_share, instead of a fresh one")
     options.add_argument("--model", help="a pretrained model, in place of the tiny one")
@@ -335,7 +335,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if ns.only in (None, "mrt_over_grpo"):
             results["mrt_over_grpo"] = measure_beside(sizes, Path(folder), subject)
         if isinstance(subject, Pretrained):
-            results |= pretrained.measure(subject, pretrained.SMOKE if ns.smoke else pretrained.RealSizes(), ns.only)
+            real = pretrained.SMOKE if ns.smoke else pretrained.RealSizes(repetitions=sizes.blocks)
+            results |= pretrained.measure(subject, real, ns.only)
             results |= {"model": ns.model, "dtype": ns.dtype}
         elif ns.only in (None, "probe_share"):
             results["probe_share"] = measure_share(ns.trained, sizes, Path(folder))
