@@ -50,6 +50,18 @@ class GrowingLayer(DynamicLayer):
         self.keys, self.values = self._room[0][:, :, :used], self._room[1][:, :, :used]
         return True
 
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Only these rows, which may repeat, with room behind them: one copy."""
+        keys, values = self.filled()
+        used = keys.shape[-2]
+        self._room = (_roomier(keys, 1, indices), _roomier(values, 1, indices))
+        self.keys, self.values = self._room[0][:, :, :used], self._room[1][:, :, :used]
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Every row so many times, side by side."""
+        keys, _ = self.filled()
+        self.batch_select_indices(torch.arange(len(keys), device=keys.device).repeat_interleave(repeats))
+
     def filled(self) -> tuple[Tensor, Tensor]:
         """Keys and values (rows, heads, positions, width) so far."""
         assert self.keys is not None
@@ -79,10 +91,14 @@ class PassingLayer(DynamicLayer):
         return torch.cat([self.keys, key_states], -2), torch.cat([self.values, value_states], -2)
 
 
-def _roomier(states: Tensor, more: int) -> Tensor:
-    rows, heads, used, width = states.shape
-    bigger = states.new_empty(rows, heads, used + more + max(SPARE, used // SHARE), width)
-    bigger[:, :, :used] = states
+def _roomier(states: Tensor, more: int, rows: Tensor | None = None) -> Tensor:
+    count, heads, used, width = states.shape
+    count = count if rows is None else len(rows)
+    bigger = states.new_empty(count, heads, used + more + max(SPARE, used // SHARE), width)
+    if rows is None:
+        bigger[:, :, :used] = states
+    else:
+        torch.index_select(states, 0, rows, out=bigger[:, :, :used])
     return bigger
 
 

@@ -1,7 +1,8 @@
 """What the trainer costs: beside TRL's, and how much of a step the probes take.
 
-    python -m evals.speed.trainer             a table
-    python -m evals.speed.trainer --json      the same as one object
+    python -m evals.speed.trainer                                    a table
+    python -m evals.speed.trainer --json                             the same as one object
+    python -m evals.speed.trainer --model smollm2 --dtype bfloat16   on a pretrained model
 
 CPU time of this process throughout, so that other processes do not count.
 
@@ -11,6 +12,15 @@ mrt_over_grpo   MRTTrainer with credit=outcome and rollout=plain, which takes th
                 blocks: how far chance alone moves the ratio.
 probe_share     Share of an MRT step that the probes take, with the recipe countdown/mrt and the gold probe at every
                 boundary, once exact and once with a tolerance, and what the other parts take.
+
+With --model it is that model, all weights trained: mrt_over_grpo as above with fewer and shorter blocks, and
+
+sampling_over_generate  Tokens a second of our sampling over those of `model.generate`, on the same prompts (padded on
+                        the left for it) and lengths, temperature 1: prompts of one row each, and in groups.
+probes_over_step        Four answers of at most 12 tokens forced at six boundaries over sampling and updating (forward,
+                        backward) the same traces, whose keys and values are kept as in training.
+probe_memory            Largest resident memory of prefilling and probing 8 traces of 2,048 tokens over weights, keys
+                        and values themselves; in a process of its own.
 """
 
 from __future__ import annotations
@@ -30,7 +40,9 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 from trl import GRPOConfig, GRPOTrainer
 
+from evals.speed import pretrained
 from evals.speed.common import Clock, compare, interleaved, parser, say, show, summary
+from evals.speed.pretrained import Pretrained
 from mrt.reasoning.models.tiny import build_model, build_tokenizer, save_tiny
 from mrt.reasoning.problems import load_problems, to_dataset
 from mrt.reasoning.training import rollout, samplers
@@ -84,6 +96,8 @@ SMOKE = Sizes(
     ),
 )
 
+REAL = Sizes(blocks=3, updates=1, rows=8, completion=32)  # of a pretrained model
+
 
 # ---- beside TRL
 
@@ -93,9 +107,26 @@ def odd_share(completions: Any, completion_ids: Sequence[Sequence[int]], **_: An
     return [sum(i % 2 for i in ids) / len(ids) for ids in completion_ids]
 
 
-def outcome_trainer(ours: bool, folder: Path, seed: int, sizes: Sizes) -> Any:
+@dataclass(frozen=True)
+class Tiny:
+    """The tiny model with fresh weights."""
+
+    tokenizer: Any
+    dataset: Any
+
+    @staticmethod
+    def make() -> Tiny:
+        """With its problems."""
+        problems = load_problems("countdown", high=10, train=500, warmstart=0, test=0)
+        return Tiny(build_tokenizer(), to_dataset(problems, "train"))
+
+    def model(self) -> Any:
+        """A fresh copy."""
+        return build_model(self.tokenizer)
+
+
+def outcome_trainer(ours: bool, folder: Path, seed: int, sizes: Sizes, subject: Tiny | Pretrained) -> Any:
     """MRTTrainer as plain GRPO, or TRL's GRPOTrainer with the same arguments."""
-    tokenizer = build_tokenizer()
     common: dict[str, Any] = {
         "output_dir": str(folder),
         "per_device_train_batch_size": sizes.rows,
@@ -118,40 +149,55 @@ def outcome_trainer(ours: bool, folder: Path, seed: int, sizes: Sizes) -> Any:
     }
     args: Any = MRTConfig(credit="outcome", rollout="plain", **common) if ours else GRPOConfig(**common)
     trainer = (MRTTrainer if ours else GRPOTrainer)(
-        model=build_model(tokenizer),
+        model=subject.model(),
         reward_funcs=odd_share,
         args=args,
-        train_dataset=to_dataset(load_problems("countdown", high=10, train=500, warmstart=0, test=0), "train"),
-        processing_class=tokenizer,
+        train_dataset=subject.dataset,
+        processing_class=subject.tokenizer,
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
 
 
-def measure_beside(sizes: Sizes, folder: Path) -> dict[str, Any]:
+def measure_beside(sizes: Sizes, folder: Path, subject: Tiny | Pretrained) -> dict[str, Any]:
     """`mrt_over_grpo`: the three trainers, a block each in turns. The seed of a block is its number."""
 
-    def make(side: str, number: int, chosen: Sizes = sizes) -> Callable[[], int]:
-        trainer = outcome_trainer(side == "mrt", folder / f"{side}-{chosen.updates}-{number}", number, chosen)
-        return partial(train, trainer)
+    def make(side: str, number: int, chosen: Sizes = sizes) -> Callable[[], Any]:
+        path = folder / f"{side}-{chosen.completion}-{number}"
+        return partial(train, outcome_trainer(side == "mrt", path, number, chosen, subject))
 
     for side in ("mrt", "grpo"):
-        make(side, 0, replace(sizes, updates=1))()
+        make(side, 0, replace(sizes, updates=1, rows=sizes.group, completion=4))()
     timed = interleaved(("mrt", "grpo", "grpo_again"), make, sizes.blocks, "blocks")
-    assert all(one.result == sizes.updates for one in timed.values())
+    assert all(one.result[0] == sizes.updates for one in timed.values())
     mrt = compare(timed["mrt"], timed["grpo"], ("mrt", "grpo"), clock="cpu")
     same = compare(timed["grpo_again"], timed["grpo"], ("grpo_again", "grpo"), clock="cpu")
     facts = {key: getattr(sizes, key) for key in ("blocks", "updates", "rows", "group", "completion")}
     name = f"{sizes.rows} rows in groups of {sizes.group}, {sizes.completion} tokens"
-    result = summary({name: mrt | {"a_over_a": same} | facts}, at_most=1.05)
+    parts = {side: timed[side].result[1] for side in ("mrt", "grpo")}
+    result = summary({name: mrt | {"a_over_a": same, "parts": parts} | facts}, at_most=1.05)
     return result | {"a_over_a": same["ratio"], "on": ON}
 
 
-def train(trainer: Any) -> int:
-    """Trains from a seed of its own; returns how many updates were taken."""
+def train(trainer: Any) -> tuple[int, dict[str, float]]:
+    """Trains from a seed of its own; how many updates were taken, and the CPU seconds of an update by part."""
     torch.manual_seed(trainer.args.seed)
-    trainer.train()
-    return int(trainer.state.global_step)
+    clock = Clock()
+    clock.start()
+    with (
+        patched(trainer, "_generate_and_score_completions", clock, "rollout"),
+        patched(trainer, "_compute_loss", clock, "loss"),
+        patched(trainer.accelerator, "backward", clock, "backward"),
+    ):
+        trainer.train()
+    clock.charge()
+    steps = int(trainer.state.global_step)
+    return steps, {part: seconds / steps for part, seconds in clock.seconds.items()}
+
+
+def patched(owner: Any, name: str, clock: Clock, part: str) -> Any:
+    """Within it a method is counted as this part."""
+    return mock.patch.object(owner, name, clock.around(part, getattr(owner, name)))
 
 
 # ---- the parts of a step
@@ -178,11 +224,11 @@ def watched(trainer: MRTTrainer, clock: Clock) -> Iterator[None]:
     assert trainer.rollout is not None
     assert trainer.held_out is not None
     with (
-        mock.patch.object(rollout, "probe_trials", clock.around("probes", rollout.probe_trials)),
-        mock.patch.object(samplers, "draw_rows", clock.around("sampling", samplers.draw_rows)),
-        mock.patch.object(trainer, "_compute_loss", clock.around("loss", trainer._compute_loss)),
-        mock.patch.object(trainer.accelerator, "backward", clock.around("backward", trainer.accelerator.backward)),
-        mock.patch.object(trainer.held_out, "look", clock.around("watch", trainer.held_out.look)),
+        patched(rollout, "probe_trials", clock, "probes"),
+        patched(samplers, "draw_rows", clock, "sampling"),
+        patched(trainer, "_compute_loss", clock, "loss"),
+        patched(trainer.accelerator, "backward", clock, "backward"),
+        patched(trainer.held_out, "look", clock, "watch"),
     ):
         yield
 
@@ -247,6 +293,8 @@ def table_beside(result: Mapping[str, Any]) -> str:
         same = case["a_over_a"]["ratio"]
         lines.append(f"mrt_over_grpo {case['ratio']:.3f} (target at most 1.05); GRPO over itself {same:.3f}")
         lines.append(f"  {name}: {mrt:.2f} s and {grpo:.2f} s of CPU a block of {case['updates']} updates")
+        for side, parts in case["parts"].items():
+            lines.append(f"  {side}: " + ", ".join(f"{part} {seconds:.2f} s" for part, seconds in parts.items()))
     return "\n".join([*lines, *(f"  {who}: {what}" for who, what in result["on"].items())])
 
 
@@ -266,24 +314,32 @@ def table_share(share: Mapping[str, Any]) -> str:
 
 
 TABLES = {"mrt_over_grpo": table_beside, "probe_share": table_share}
+TABLES |= {name: partial(pretrained.table, name) for name in pretrained.MEASURES}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line."""
     options = parser("evals.speed.trainer", __doc__ or "")
-    options.add_argument("--only", choices=list(TABLES), help="one of the two")
-    options.add_argument("--blocks", type=int, help=f"of mrt_over_grpo, instead of {Sizes.blocks}")
+    options.add_argument("--only", choices=list(TABLES), help="one of the figures")
+    options.add_argument("--blocks", type=int, help=f"repetitions, instead of {Sizes.blocks} ({REAL.blocks})")
     options.add_argument("--steps", type=int, help=f"of probe_share, instead of {Sizes.steps}")
-    options.add_argument("--model", help="a saved model for probe_share, instead of a fresh one")
+    options.add_argument("--trained", help="a saved tiny model for probe_share, instead of a fresh one")
+    options.add_argument("--model", help="a pretrained model, in place of the tiny one")
+    options.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of --model")
     ns = options.parse_args(argv)
-    sizes = SMOKE if ns.smoke else Sizes()
+    sizes = SMOKE if ns.smoke else REAL if ns.model else Sizes()
     sizes = replace(sizes, blocks=ns.blocks or sizes.blocks, steps=ns.steps or sizes.steps)
-    results = {}
+    results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
-        if ns.only != "probe_share":
-            results["mrt_over_grpo"] = measure_beside(sizes, Path(folder))
-        if ns.only != "mrt_over_grpo":
-            results["probe_share"] = measure_share(ns.model, sizes, Path(folder))
+        subject = Pretrained(ns.model, getattr(torch, ns.dtype)) if ns.model else Tiny.make()
+        if ns.only in (None, "mrt_over_grpo"):
+            results["mrt_over_grpo"] = measure_beside(sizes, Path(folder), subject)
+        if isinstance(subject, Pretrained):
+            real = pretrained.SMOKE if ns.smoke else pretrained.RealSizes(repetitions=sizes.blocks)
+            results |= pretrained.measure(subject, real, ns.only)
+            results |= {"model": ns.model, "dtype": ns.dtype}
+        elif ns.only in (None, "probe_share"):
+            results["probe_share"] = measure_share(ns.trained, sizes, Path(folder))
     show(results, ns.json, table)
     return 0
 

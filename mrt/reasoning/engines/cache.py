@@ -66,8 +66,9 @@ class Prefix:
 
     def copy_of(self, rows: Sequence[int], width: int) -> DynamicCache:
         """A growing copy of the first `width` positions of `rows`, which may repeat."""
-        index = torch.tensor(list(rows), device=self.lengths.device)
-        return growing_cache([tuple(x[:, :, :width].index_select(0, index) for x in pair) for pair in self._pairs()])  # type: ignore[misc]
+        cache = growing_cache([(keys[:, :, :width], values[:, :, :width]) for keys, values in self._pairs()])
+        cache.batch_select_indices(torch.tensor(list(rows), device=self.lengths.device))
+        return cache
 
     def passing(self, rows: Sequence[int], width: int) -> DynamicCache:
         """The first `width` positions of `rows`, to be looked at only; no copy where the rows lie side by side."""

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from mrt.kv_cache import growing_cache
 from mrt.reasoning.engines.attention import Attention
 from mrt.reasoning.engines.base import Branch
 from mrt.reasoning.engines.cache import Prefix
@@ -21,14 +23,16 @@ from mrt.reasoning.engines.passes import Passes
 
 PREFIX, NOBODY = -1, -2  # owners
 WASTE = 4  # streams share a row while together they write at most so many times what they share
+SOON = 16  # tokens that most answers have: whether streams begin in one row is decided as if all had no more
 
 
 def shares(branches: Sequence[Branch], n: int, max_new_tokens: int) -> bool:
-    """Whether the streams of a row go behind one prefix: memory is less always, attention reads what others wrote."""
+    """Whether the streams of a row begin behind one prefix: less memory, but attention reads what others wrote."""
+    soon = min(max_new_tokens, SOON)
     written: dict[int, int] = {}
     longest: dict[int, int] = {}
     for branch in branches:
-        written[branch.row] = written.get(branch.row, 0) + n * max_new_tokens + len(branch.suffix)
+        written[branch.row] = written.get(branch.row, 0) + n * soon + len(branch.suffix)
         longest[branch.row] = max(longest.get(branch.row, 0), branch.cut)
     return all(written[row] <= WASTE * longest[row] for row in written)
 
@@ -96,6 +100,25 @@ class Streams:
             self.row = torch.arange(len(self.cut), device=self.cut.device)
         else:
             self.row = self.row.repeat_interleave(n)
+
+    def should_part(self, shared: int) -> bool:
+        """Whether rows, `shared` positions wide at first, hold more of other streams than sharing is worth, or idle."""
+        streams, (rows, width) = len(self.row), self.rows.owner.shape
+        return (streams > rows and width - shared > WASTE * shared) or streams <= 0.75 * rows
+
+    def part(self) -> None:
+        """Gives every stream a row of its own, with the keys that it has seen and no others."""
+        columns = [self.keys_of(place) for place in range(len(self.row))]
+        width = max(map(len, columns))
+        index = torch.stack([torch.nn.functional.pad(one, (0, width - len(one)), value=-1) for one in columns])
+        empty, index = index < 0, index.clamp(min=0)
+        owner, position = (x[self.row[:, None], index] for x in (self.rows.owner, self.rows.position))
+        layers: list[Any] = list(self.rows.cache.layers)
+        pairs = [(layer.keys, layer.values) for layer in layers]
+        where = (self.row[:, None], index)
+        own = [tuple(x.transpose(1, 2)[where].transpose(1, 2) for x in pair) for pair in pairs]
+        self.rows = Rows(growing_cache(own), owner.masked_fill(empty, NOBODY), position)
+        self.row = torch.arange(len(index), device=index.device)
 
     def keys_of(self, place: int) -> Tensor:
         """Places in the cache of all that one stream has seen, in order."""

@@ -92,8 +92,11 @@ class TransformersEngine(CountedEngine):
             sinks = [results[i] for i in chunk for _ in range(n)]
             with self.passes.running():
                 try:
-                    streams = self._enter(prefix, part, purpose, shared)
-                    streams.repeat(n, own_rows=not shared)
+                    at_once = not (shared or part[0].suffix)  # nothing runs before they part: one copy
+                    streams = self._enter(
+                        prefix, [b for b in part for _ in range(n if at_once else 1)], purpose, shared
+                    )
+                    streams.repeat(1 if at_once else n, own_rows=not shared)
                     decoding = _Decoding(
                         self, streams, Draws(max_new_tokens, tuple(stop_ids), sampling), own_rows=not shared, keep=keep
                     )
@@ -227,6 +230,7 @@ class _Decoding:
         self.kept: list[Kept | None] = [None] * count
         self.alive = list(range(count))
         self.given = streams.next.tolist()
+        self.shared = int(streams.cut.max())
 
     def run(self) -> int:
         """Decodes to the end; the positions that were fed."""
@@ -252,9 +256,17 @@ class _Decoding:
                 streams.select(stay, self.own_rows)
                 self.alive, token, running = [self.alive[i] for i in stay.tolist()], token[stay], running[stay]
             fed += left  # the last token of a cut row runs only where its keys are kept
+            if not self.own_rows and self._may_part():
+                streams.part()
+                self.own_rows = True
             streams.advance(self.engine.passes, self.engine.attention, token)
         self._harvest(range(len(self.alive)))
         return fed
+
+    def _may_part(self) -> bool:
+        """Whether streams that share rows should part, and rows of their own fit."""
+        longest = max(self.given) + self.draws.max_new_tokens
+        return self.streams.should_part(self.shared) and len(self.alive) * longest <= self.engine.max_positions
 
     def _harvest(self, places: Sequence[int]) -> None:
         for place in places if self.keep else ():

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import EarlyStoppingCallback
 from trl import GRPOTrainer
@@ -31,6 +31,7 @@ from mrt.reasoning.traces.templates import prepare_thinking
 from mrt.reasoning.training.averages import Averages, summed
 from mrt.reasoning.training.bonus import BonusCredit
 from mrt.reasoning.training.canary import watch_syncs
+from mrt.reasoning.training.completion_pass import CompletionRows, completion_logprobs
 from mrt.reasoning.training.config import MRTConfig
 from mrt.reasoning.training.context import check_context
 from mrt.reasoning.training.cost import NAMES, CostLimit, weighed
@@ -47,9 +48,6 @@ from mrt.training.collection import Cost
 from mrt.training.mixin import TrialMixin
 
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # rollout_func is pinned by our contract test
-
-
-BUCKET = 16  # rows of similar length that go through the loss together
 
 
 class MRTTrainer(TrialMixin, GRPOTrainer):
@@ -148,13 +146,10 @@ class MRTTrainer(TrialMixin, GRPOTrainer):
         compute_aux_loss: bool = False,
         **others: Any,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """As TRL's, on rows of similar length at a time: what they are padded to is not computed.
-
-        One pass where rows are few, where there is more than text, and under DDP (one backward for each forward).
+        """As TRL's, with less to compute: a prompt that rows share runs once, rows of similar length go together, the
+        head sees completions only (`completion_pass`). One pass under DDP; TRL's own where there is more than text.
         """
-        rows = len(input_ids)
-        shared = self.accelerator.num_processes > 1 and torch.is_grad_enabled()
-        if rows <= BUCKET or shared or compute_aux_loss or any(other is not None for other in others.values()):
+        if compute_aux_loss or any(other is not None for other in others.values()):
             return super()._get_per_token_logps_and_entropies(
                 model,
                 input_ids,
@@ -165,23 +160,11 @@ class MRTTrainer(TrialMixin, GRPOTrainer):
                 compute_aux_loss=compute_aux_loss,
                 **others,
             )
-        lengths = attention_mask[:, -logits_to_keep:].sum(1)
-        order, prompt = lengths.argsort(), input_ids.shape[1] - logits_to_keep
-        logps, entropies = [], []
-        for chosen in order.split(min(BUCKET, batch_size or rows)):
-            width = max(1, int(lengths[chosen[-1]]))
-            one, entropy, _ = super()._get_per_token_logps_and_entropies(
-                model,
-                input_ids[chosen, : prompt + width],
-                attention_mask[chosen, : prompt + width],
-                width,
-                compute_entropy=compute_entropy,
-            )
-            logps.append(nn.functional.pad(one, (0, logits_to_keep - width)))
-            if entropy is not None:
-                entropies.append(nn.functional.pad(entropy, (0, logits_to_keep - width)))
-        back = order.argsort()
-        return torch.cat(logps)[back], torch.cat(entropies)[back] if entropies else None, None
+        rows = CompletionRows(input_ids, attention_mask, int(logits_to_keep))
+        several = self.accelerator.num_processes > 1 and torch.is_grad_enabled()
+        with self.accelerator.autocast():
+            logps, entropies = completion_logprobs(model, rows, batch_size or len(input_ids), one_pass=several)
+        return logps, entropies if compute_entropy else None, None
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         self.rollout_rows = inputs

@@ -9,15 +9,16 @@ from typing import Any
 import pytest
 
 from evals.speed.common import Clock, Timed, compare, interleaved, summary
+from mrt.reasoning.models.tiny import save_tiny
 
 pytestmark = pytest.mark.training
 
 MACHINE = {"processor", "cores", "threads", "torch", "python", "commit"}
 
 
-def smoke(root: Path, program: str) -> dict[str, Any]:
+def smoke(root: Path, program: str, *options: str) -> dict[str, Any]:
     """The only object on stdout; progress is on stderr."""
-    command = [sys.executable, "-m", f"evals.speed.{program}", "--smoke", "--json"]
+    command = [sys.executable, "-m", f"evals.speed.{program}", "--smoke", "--json", *options]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-4000:]
     assert "1/1" in done.stderr
@@ -68,6 +69,24 @@ def test_trainer(root: Path) -> None:
         assert 0 < case["ratio"] < 1
         assert sum(case["parts"].values()) == pytest.approx(case["step_seconds"], rel=1e-3)
         assert all(case["parts"][part] > 0 for part in ("sampling", "probes", "loss", "backward", "rest"))
+
+
+def test_trainer_on_a_model_of_ones_own(root: Path, tmp_path: Path) -> None:
+    """The tiny model in place of a pretrained one, in half precision."""
+    result = smoke(root, "trainer", "--model", str(save_tiny(tmp_path / "model")), "--dtype", "bfloat16")
+    assert result["dtype"] == "bfloat16"
+    for name, (top, bottom, worst, target) in {
+        "mrt_over_grpo": ("mrt", "grpo", max, 1.05),
+        "sampling_over_generate": ("generate", "ours", min, 1.0),
+        "probes_over_step": ("probes", "step", max, 0.3),
+        "probe_memory": ("peak", "prefill", max, 1.5),
+    }.items():
+        check(result[name], top, bottom, worst)
+        assert result[name]["target_at_least" if worst is min else "target_at_most"] == target
+    (probes,) = result["probes_over_step"]["cases"].values()
+    assert set(probes["parts"]) == {"sampling", "probes", "update"}
+    (memory,) = result["probe_memory"]["cases"].values()
+    assert memory["peak"] > memory["weights"] > 0
 
 
 def test_sides_take_turns_and_ratios_are_paired() -> None:

@@ -5,7 +5,8 @@ import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from mrt.reasoning.engines.base import Branch
-from mrt.reasoning.engines.sampling import Sampling, draw
+from mrt.reasoning.engines.sampling import WIDE, Sampling, draw, pick
+from mrt.reasoning.engines.streams import Streams
 from mrt.reasoning.engines.transformers import TransformersEngine
 from mrt.reasoning.engines.trie import Trie
 
@@ -197,6 +198,47 @@ def test_draw_follows_the_distribution_and_reports_its_logprob():
     token, _ = draw(logits, Sampling(top_p=0.5))
     assert set(token.tolist()) == {0}
     assert draw(logits[:3], Sampling(temperature=0))[0].tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("n", [1, 3])
+def test_streams_of_a_row_part_when_it_is_crowded_or_idle(model, monkeypatch, attention, n):
+    """Three streams a branch outgrow what they share; with one each, rows idle once streams end. No answer shows it."""
+    model.set_attn_implementation(attention)
+    gen = torch.Generator().manual_seed(3)
+    rows = [torch.randint(1, VOCAB, (30,), generator=gen).tolist() for _ in range(4)]
+    branches = [Branch(row, cut, (7, 3)) for row in range(4) for cut in ((30,) if n == 1 else (20, 30))]
+    parted = []
+    part = Streams.part
+    monkeypatch.setattr(Streams, "part", lambda self: (parted.append(len(self.row)), part(self)))
+    engine = TransformersEngine(model, pad_id=0)
+    torch.manual_seed(4)
+    prefix = engine.prefill(rows)
+    answers = engine.answers(prefix, branches, n, 40, stop_ids=[1, 2] if n == 1 else [])
+    assert prefix.width == 30
+    assert parted == ([3] if n == 1 else [24])
+    for branch, answer in zip(branches, answers, strict=True):
+        for ids, logprobs in zip(answer.ids, answer.logprobs, strict=True):
+            expected = rescored(model, [*rows[branch.row][: branch.cut], *branch.suffix], ids)
+            assert logprobs == pytest.approx(expected, abs=1e-5)
+    monkeypatch.setattr(engine, "max_positions", 300)  # rows of their own do not fit: they go on together
+    engine.answers(prefix, branches, n, 40, stop_ids=[])
+    assert len(parted) == 1
+
+
+def test_a_large_vocabulary_is_drawn_from_in_proportion():
+    """Blocks and columns in them: frequencies as they should be, nothing of weight 0, the last column too."""
+    chances = torch.zeros(1, WIDE + 5)
+    where = torch.tensor([0, 255, 256, 1000, WIDE - 1, WIDE + 4])
+    chances[0, where] = torch.tensor([0.05, 0.3, 0.15, 0.2, 0.2, 0.1])
+    torch.manual_seed(0)
+    drawn = pick(chances.expand(4000, -1))
+    counts = torch.bincount(drawn, minlength=WIDE + 5)
+    assert int(counts.sum()) == int(counts[where].sum()) == 4000
+    spread = (chances[0, where] * (1 - chances[0, where]) / 4000).sqrt()
+    assert bool(((counts[where] / 4000 - chances[0, where]).abs() < 4 * spread).all())
+    token, logprob = draw(chances.log().expand(50, -1), Sampling())
+    assert torch.allclose(logprob, chances[0, token].log(), atol=1e-6)
 
 
 def test_trie_shares_beginnings():

@@ -63,7 +63,7 @@ def test_boundaries_agree_with_a_fresh_pass(smollm2: tuple[Any, Any]) -> None:
 
 def test_memory_of_a_probe_is_that_of_keys_values_and_weights() -> None:
     """8 traces of 2,048 tokens at 6 boundaries, 4 answers each: at most 1.5 times."""
-    done = run_module("tests.programs.probe_memory", "smollm2", "8", "2048", timeout=1200)
+    done = run_module("evals.speed.memory", "smollm2", "8", "2048", timeout=1200)
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["ratio"] <= 1.5, found
 
