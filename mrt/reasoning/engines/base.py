@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from mrt.reasoning.engines.noise import Noise
 from mrt.reasoning.engines.sampling import Sampling
 
 
@@ -100,9 +101,12 @@ class Engine(Protocol):
         sampling: Sampling = Sampling(),  # noqa: B008  (frozen)
         purpose: str = "probed",
         keep: bool = False,
+        noise: Sequence[Sequence[Noise]] | None = None,
     ) -> list[Answers]:
         """`n` continuations of every branch, each ended by a stop token or after `max_new_tokens`.
 
+        With `noise`, `n` a branch, continuations with equal noise are coupled: each keeps its law, and they are the
+        same where their distributions are. An engine that cannot do that raises ConfigError.
         `keep` asks for `Answers.kept`; an engine with a prefix cache of its own may leave it empty.
         """
         ...

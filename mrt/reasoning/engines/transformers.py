@@ -20,6 +20,7 @@ from mrt.reasoning.engines.attention import attention_of
 from mrt.reasoning.engines.base import Answers, Branch
 from mrt.reasoning.engines.cache import Kept, Prefix, join_rows, keep_row, stack_rows
 from mrt.reasoning.engines.counted import CountedEngine
+from mrt.reasoning.engines.noise import Noise
 from mrt.reasoning.engines.pruning import Pruned, score_levels
 from mrt.reasoning.engines.sampling import Draws, Sampling, draw
 from mrt.reasoning.engines.scoring import score_tree
@@ -80,6 +81,7 @@ class TransformersEngine(CountedEngine):
         sampling: Sampling = Sampling(),  # noqa: B008  (frozen)
         purpose: str = "probed",
         keep: bool = False,
+        noise: Sequence[Sequence[Noise]] | None = None,
     ) -> list[Answers]:
         """As `Engine.answers`; with `keep` come the keys and values of all but a stop token, for `restore`."""
         results: list[Answers] = [Answers() for _ in branches]
@@ -90,13 +92,13 @@ class TransformersEngine(CountedEngine):
         ):
             part, width = [branches[i] for i in chunk], prefix.width
             sinks = [results[i] for i in chunk for _ in range(n)]
+            own = tuple(one for i in chunk for one in noise[i]) if noise else ()
             with self.passes.running():
                 try:
                     streams = self._enter(prefix, part, purpose, shared)
                     streams.repeat(n, own_rows=not shared)
-                    decoding = _Decoding(
-                        self, streams, Draws(max_new_tokens, tuple(stop_ids), sampling), own_rows=not shared, keep=keep
-                    )
+                    draws = Draws(max_new_tokens, tuple(stop_ids), sampling, own)
+                    decoding = _Decoding(self, streams, draws, own_rows=not shared, keep=keep)
                     self.positions[purpose] += decoding.run()
                 finally:
                     prefix.shorten(width)
@@ -234,7 +236,8 @@ class _Decoding:
         stops = torch.tensor(list(self.draws.stop_ids), device=self.engine.device)
         running = torch.ones(len(self.alive), dtype=torch.bool, device=self.engine.device)
         for step in range(limit):
-            token, logprob = draw(streams.logits, self.draws.sampling)
+            begin = self.draws.begin(self.alive, step, self.engine.device)
+            token, logprob = draw(streams.logits, self.draws.sampling, begin)
             stopped = torch.isin(token, stops)
             drawn = (self.alive, token.tolist(), logprob.tolist(), stopped.tolist(), running.tolist())
             for stream, one, score, end, live in zip(*drawn, strict=True):

@@ -15,10 +15,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mrt.errors import ConfigError
 from mrt.reasoning.engines.base import Answers, Branch, Counts
+from mrt.reasoning.engines.noise import Noise
 from mrt.reasoning.engines.sampling import Sampling
 from mrt.reasoning.engines.trie import Trie
 from mrt.reasoning.engines.vllm_backends import MOST_WANTED, Backend, Colocated, Reply, Request, Served, TensorParallel
+
+UNCOUPLED = (
+    "vLLM draws every request with noise of its own, so answers at different boundaries cannot be coupled. Cure: "
+    "probe='sampled' (with more probe_samples), or use_vllm=false"
+)
 
 
 class VLLMEngine:
@@ -54,8 +61,11 @@ class VLLMEngine:
         sampling: Sampling = Sampling(),  # noqa: B008  (frozen)
         purpose: str = "probed",
         keep: bool = False,
+        noise: Sequence[Sequence[Noise]] | None = None,
     ) -> list[Answers]:
         """As `Engine.answers`; every sample is a request of its own with a seed of its own."""
+        if noise is not None:
+            raise ConfigError(UNCOUPLED)
         seeds = torch.randint(2**31, (len(branches) * n,)).tolist()
         requests = [
             Request(_given(prefix, branch), max_new_tokens, sampling, tuple(stop_ids), seeds[b * n + i])

@@ -23,8 +23,8 @@ class Trace:
     `prompt` are the ids before the completion, `opening` those of the completion before the thought (the open tag,
     where the prompt did not write it). `complete` says that the thought ended by itself: its last cut is closed without
     a word about time. `kept` are the keys and values from acting, which save the pass over the trace. `shared` says
-    for every cut how many traces ask for it: a probe that samples draws that many times as many answers there (not
-    given: one each).
+    for every cut how many traces ask for it: a probe that samples independently draws that many times as many answers
+    there (not given: one each). `seed` is what coupled answers are drawn with, the same for all traces of a problem.
     """
 
     prompt: tuple[int, ...]
@@ -35,6 +35,7 @@ class Trace:
     complete: bool = False
     kept: Any = None
     shared: tuple[int, ...] = ()
+    seed: int = 0
 
     def suffix(self, cut: int, fmt: ThinkFormat) -> tuple[int, ...]:
         """The forced close that fits the thought at `cut`."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from mrt.errors import ConfigError
 from mrt.reasoning.engines.base import Engine
+from mrt.reasoning.engines.noise import Noise
 from mrt.reasoning.engines.sampling import Sampling
 from mrt.reasoning.probes.answers import AnswerRequest, forced_answers
 from mrt.reasoning.probes.base import Judge, Probed, Trace, branches_of, prefill_chunks
@@ -18,16 +19,21 @@ from mrt.reasoning.traces.prompts import ThinkFormat, answer_end, answer_text
 class Sampled:
     """The mean reward of `samples` forced answers, drawn as the policy draws (`sampling`): unbiased, with standard
     error sqrt(J (1 - J) / (samples - 1)). A boundary that several traces share gets the samples of them all.
+
+    `coupled` draws the answers at all boundaries of a problem with common random numbers: every J keeps its law, and
+    the difference of two is exactly 0 where the distribution of answers did not move. Progress is such a difference. A
+    shared boundary gets `samples` answers then, the same numbers as everywhere else.
     """
 
     samples: int = 4
     sampling: Sampling = Sampling()  # noqa: RUF009  (frozen)
+    coupled: bool = False
     prover: str = field(default="forced", init=False)
 
     def __call__(self, engine: Engine, fmt: ThinkFormat, traces: Sequence[Trace], judge: Judge) -> list[Probed]:
-        if self.sampling.temperature == 0:  # the same answer again tells nothing
+        if self.coupled or self.sampling.temperature == 0:  # the same answer again tells nothing
             traces = [replace(trace, shared=()) for trace in traces]
-        forced = force_answers(engine, fmt, traces, self.samples, self.sampling)
+        forced = force_answers(engine, fmt, traces, self.samples, self.sampling, coupled=self.coupled)
         results = []
         for answers, rewards in zip(forced, judge_answers(fmt, traces, forced, judge), strict=True):
             pairs = [self.estimate([r for r in cut if r is not None]) for cut in rewards]
@@ -90,15 +96,27 @@ class Forced:
 
 
 def force_answers(
-    engine: Engine, fmt: ThinkFormat, traces: Sequence[Trace], samples: int, sampling: Sampling
+    engine: Engine,
+    fmt: ThinkFormat,
+    traces: Sequence[Trace],
+    samples: int,
+    sampling: Sampling,
+    *,
+    coupled: bool = False,
 ) -> list[list[list[Forced]]]:
-    """For every trace and every cut `samples` answers that follow a forced close there, times `Trace.shared`."""
+    """For every trace and every cut `samples` answers that follow a forced close there, times `Trace.shared`; with
+    `coupled`, all traces of one seed by the same noise.
+    """
     results: list[list[list[Forced]]] = [[] for _ in traces]
     for chunk, prefix in prefill_chunks(engine, traces):
         owners, branches = branches_of(traces, chunk, fmt)
         times = [n for i in chunk for n in traces[i].shared or (1,) * len(traces[i].cuts)]
         asked = [branch for branch, n in zip(branches, times, strict=True) for _ in range(n)]
-        request = AnswerRequest(samples, fmt.max_answer_tokens, sampling)
+        noise = None
+        if coupled:
+            places = [(i, k) for i, n in zip(owners, times, strict=True) for k in range(n)]
+            noise = [[Noise(traces[i].seed, k * samples + s) for s in range(samples)] for i, k in places]
+        request = AnswerRequest(samples, fmt.max_answer_tokens, sampling, noise=noise)
         answers = iter(forced_answers(engine, prefix, asked, fmt, request))
         for owner, branch, n in zip(owners, branches, times, strict=True):
             trace = traces[owner]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from mrt.errors import ConfigError, nearest
 from mrt.reasoning.engines.sampling import Sampling
@@ -10,10 +11,14 @@ from mrt.reasoning.probes.base import Probe
 from mrt.reasoning.probes.forced import Greedy, Sampled, Shrunk
 from mrt.reasoning.probes.gold import Gold
 
-PROBES: dict[str, Callable[..., Probe]] = {"sampled": Sampled, "shrunk": Shrunk, "greedy": Greedy, "gold": Gold}
-
-
-SAMPLING = ("sampled", "shrunk")
+PROBES: dict[str, Callable[..., Probe]] = {
+    "coupled": partial(Sampled, coupled=True),
+    "sampled": Sampled,
+    "shrunk": Shrunk,
+    "greedy": Greedy,
+    "gold": Gold,
+}
+SAMPLING = ("coupled", "sampled", "shrunk")
 
 
 def make_probe(name: str, samples: int = 4, tolerance: float = 0.0, sampling: Sampling | None = None) -> Probe:

@@ -38,7 +38,7 @@ class MRTConfig(TrialArguments, GRPOConfig):  # type: ignore[misc]  # narrower d
     progress_gamma: float = field(default=0.9, metadata={"help": "discount of progress_mode=discounted, per episode"})
     progress_center: str = field(default="none", metadata={"help": "none | depth: centre the bonus by episode index"})
     rollout: str = field(default="probed", metadata={"help": "plain | probed | mixed (the paper's group)"})
-    probe: str = field(default="sampled", metadata={"help": "sampled | shrunk | greedy | gold | none"})
+    probe: str = field(default="coupled", metadata={"help": "coupled | sampled | shrunk | greedy | gold | none"})
     probe_samples: int = field(default=4, metadata={"help": "forced answers a boundary (G)"})
     probe_tolerance: float = field(default=0.0, metadata={"help": "gold: J may be low by this, for fewer positions"})
     probe_every: int = field(default=1, metadata={"help": "probe every n-th boundary"})
@@ -105,7 +105,7 @@ class MRTConfig(TrialArguments, GRPOConfig):  # type: ignore[misc]  # narrower d
         if self.needs_stop_values and (self.rollout == "plain" or self.probe == "none"):
             raise ConfigError(
                 f"credit='{self.credit}' needs stop values, but rollout='{self.rollout}' with probe='{self.probe}' "
-                "measures none. Cure: rollout='probed' and probe='sampled' or 'gold'"
+                "measures none. Cure: rollout='probed' and probe='coupled' or 'gold'"
             )
         self._check_probes()
         if self.thinking_budget is not None:
@@ -119,7 +119,7 @@ class MRTConfig(TrialArguments, GRPOConfig):  # type: ignore[misc]  # narrower d
         if self.probe == "gold" and self.forced_style == "paper" and self.rollout != "plain":
             raise ConfigError(
                 "probe='gold' scores answers right behind the forced close, where forced_style='paper' writes steps "
-                "first. Cure: forced_style='short', or probe='sampled'"
+                "first. Cure: forced_style='short', or probe='coupled'"
             )
         if self.credit == "progress" and self.bonus:
             check_construction(self.progress_mode, mixed=self.rollout == "mixed")

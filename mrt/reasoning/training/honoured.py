@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mrt.errors import ConfigError
+from mrt.reasoning.probes.table import SAMPLING
 
 # Beyond temperature, top-p and top-k: TRL's own generation knows them, our engines do not.
 SHAPING: dict[str, Any] = {
@@ -21,7 +22,7 @@ SHAPING: dict[str, Any] = {
 }
 """Name -> the value that changes nothing."""
 
-SAMPLING_PROBES = ("sampled", "shrunk", "greedy")
+SAMPLING_PROBES = (*SAMPLING, "greedy")
 
 
 @dataclass(frozen=True)
