@@ -117,8 +117,11 @@ class Engine(Protocol):
         branches: Sequence[Branch],
         continuations: Sequence[Sequence[Sequence[int]]],
         tolerance: float = 0.0,
+        *,
+        sampling: Sampling = Sampling(),  # noqa: B008  (frozen)
     ) -> list[Tensor]:
-        """Log-probability (temperature 1) of every continuation of every branch, float64 (continuations,) a branch.
+        """Log-probability of every continuation of every branch, float64 (continuations,) a branch: at temperature 1,
+        or as `sampling` draws them.
 
         With a `tolerance` unlikely continuations may be pruned (-inf), up to that much probability a branch.
         """

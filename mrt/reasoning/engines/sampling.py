@@ -49,7 +49,18 @@ def draw(logits: Tensor, sampling: Sampling, begin: Tensor | None = None) -> tup
         starts = [None] * -(-len(logits) // rows) if begin is None else begin.split(rows)
         parts = [draw(part, sampling, start) for part, start in zip(logits.split(rows), starts, strict=True)]
         return torch.cat([tokens for tokens, _ in parts]), torch.cat([said for _, said in parts])
-    logits = logits.float() / sampling.temperature
+    logprobs = shaped(logits.float(), sampling).log_softmax(-1)
+    if begin is None:
+        token = torch.multinomial(logprobs.exp(), 1)[:, 0]
+    else:
+        own, owner = begin.unique(return_inverse=True)
+        token = gumbel(own, logits.shape[1])[owner].add_(logprobs).argmax(-1)
+    return token, logprobs.gather(1, token[:, None])[:, 0]
+
+
+def shaped(logits: Tensor, sampling: Sampling) -> Tensor:
+    """`logits` (N, V) after temperature, top-k and top-p: what the tokens are drawn from."""
+    logits = logits / sampling.temperature
     if sampling.top_k > 0 or sampling.top_p < 1:
         from transformers.generation.logits_process import TopKLogitsWarper, TopPLogitsWarper
 
@@ -57,10 +68,4 @@ def draw(logits: Tensor, sampling: Sampling, begin: Tensor | None = None) -> tup
             logits = TopKLogitsWarper(sampling.top_k)(None, logits)
         if sampling.top_p < 1:
             logits = TopPLogitsWarper(sampling.top_p)(None, logits)
-    logprobs = logits.log_softmax(-1)
-    if begin is None:
-        token = torch.multinomial(logprobs.exp(), 1)[:, 0]
-    else:
-        own, owner = begin.unique(return_inverse=True)
-        token = gumbel(own, logits.shape[1])[owner].add_(logprobs).argmax(-1)
-    return token, logprobs.gather(1, token[:, None])[:, 0]
+    return logits

@@ -115,6 +115,8 @@ class TransformersEngine(CountedEngine):
         branches: Sequence[Branch],
         continuations: Sequence[Sequence[Sequence[int]]],
         tolerance: float = 0.0,
+        *,
+        sampling: Sampling = Sampling(),  # noqa: B008  (frozen)
     ) -> list[Tensor]:
         """As `Engine.score`.
 
@@ -134,7 +136,7 @@ class TransformersEngine(CountedEngine):
         wanted = [i for i, trie in enumerate(tries) if trie.paths]
         for chunk in self._parts([branches[i] for i in wanted], [tries[i] for i in wanted], together=tolerance > 0):
             part, those = [branches[wanted[i]] for i in chunk], [tries[wanted[i]] for i in chunk]
-            with self.passes.running():
+            with self.passes.running(), self.passes.drawing(sampling):
                 if tolerance:
                     rows = sorted({branch.row for branch in part})
                     pruned = Pruned(self.passes, self.attention, prefix, rows)

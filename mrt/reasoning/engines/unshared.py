@@ -64,6 +64,8 @@ class UnsharedEngine(CountedEngine):
         branches: Sequence[Branch],
         continuations: Sequence[Sequence[Sequence[int]]],
         tolerance: float = 0.0,
+        *,
+        sampling: Sampling = Sampling(),  # noqa: B008  (frozen)
     ) -> list[Tensor]:
         """As `Engine.score`, a whole pass for every continuation; `tolerance` saves nothing here and is not used."""
         sequences, sizes = [], []
@@ -74,7 +76,8 @@ class UnsharedEngine(CountedEngine):
         given = sum(map(len, sequences)) - len(sequences)  # a last token is scored, and has no need to run
         self.counts.asked += given
         self._ran("probed", given)
-        sums = iter([one.sum() for one in self._tails(sequences, sizes)])
+        with self.passes.drawing(sampling):
+            sums = iter([one.sum() for one in self._tails(sequences, sizes)])
         return [torch.tensor([float(next(sums)) for _ in group], dtype=torch.float64) for group in continuations]
 
     def _alike(self, lengths: Sequence[int], n: int, more: int) -> Iterator[list[int]]:

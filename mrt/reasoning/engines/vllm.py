@@ -85,6 +85,8 @@ class VLLMEngine:
         branches: Sequence[Branch],
         continuations: Sequence[Sequence[Sequence[int]]],
         tolerance: float = 0.0,
+        *,
+        sampling: Sampling = Sampling(),  # noqa: B008  (frozen)
     ) -> list[Tensor]:
         """As `Engine.score`: the continuations of a branch form a trie, every inner node is one request for the
         log-probabilities of what follows it. `tolerance` saves nothing here and is not used.
@@ -97,7 +99,7 @@ class VLLMEngine:
             for node, wanted in trie.wanted().items():
                 ids = (*prefix[branch.row][: branch.cut], *_path(trie, node))
                 for start in range(0, len(wanted), MOST_WANTED):
-                    requests.append(Request(ids, wanted=tuple(wanted[start : start + MOST_WANTED])))
+                    requests.append(Request(ids, 1, sampling, wanted=tuple(wanted[start : start + MOST_WANTED])))
                     owners.append((b, node))
         known: list[dict[tuple[int, int], float]] = [{} for _ in branches]
         replies = self._run(requests, "probed", asked=False, decoded=False)

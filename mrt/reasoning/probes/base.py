@@ -78,6 +78,24 @@ def prefill_chunks(engine: Engine, traces: Sequence[Trace]) -> Iterator[tuple[li
             yield chunk, engine.prefill([sequences[i] for i in chunk], purpose="probed")
 
 
+@dataclass
+class Chunks:
+    """`prefill_chunks` of `traces`, to be gone through more than once: one chunk stays, several are computed anew."""
+
+    engine: Engine
+    traces: Sequence[Trace]
+    held: tuple[list[int], Any] | None = None
+
+    def __iter__(self) -> Iterator[tuple[list[int], Any]]:
+        if self.held is not None:
+            yield self.held
+            return
+        count = 0
+        for one in prefill_chunks(self.engine, self.traces):
+            count, self.held = count + 1, None if count else one
+            yield one
+
+
 def branches_of(traces: Sequence[Trace], chunk: Sequence[int], fmt: ThinkFormat) -> tuple[list[int], list[Branch]]:
     """One branch a cut, with the trace that owns it."""
     owners, branches = [], []

@@ -10,15 +10,18 @@ from mrt.reasoning.engines.sampling import Sampling
 from mrt.reasoning.probes.base import Probe
 from mrt.reasoning.probes.forced import Greedy, Sampled, Shrunk
 from mrt.reasoning.probes.gold import Gold
+from mrt.reasoning.probes.pooled import Pooled
 
 PROBES: dict[str, Callable[..., Probe]] = {
     "coupled": partial(Sampled, coupled=True),
     "sampled": Sampled,
+    "pooled": Pooled,
     "shrunk": Shrunk,
     "greedy": Greedy,
     "gold": Gold,
 }
-SAMPLING = ("coupled", "sampled", "shrunk")
+SAMPLING = ("coupled", "sampled", "pooled", "shrunk")
+"""Probes that draw several answers a boundary."""
 
 
 def make_probe(name: str, samples: int = 4, tolerance: float = 0.0, sampling: Sampling | None = None) -> Probe:

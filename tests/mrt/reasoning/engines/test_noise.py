@@ -92,3 +92,20 @@ def test_an_engine_draws_equal_answers_from_equal_prefixes_and_noise(kind):
         [Branch(0, 12, tuple(alone.ids[0][1:2]))], 1, 4, [3], noise=[[Noise(1, 2).behind(2)]],
     )  # fmt: skip
     assert rest.ids[0] == alone.ids[0][2:]
+
+
+@pytest.mark.parametrize("kind", [TransformersEngine, UnsharedEngine])
+def test_scores_can_be_those_of_the_distribution_drawn_from(kind):
+    torch.manual_seed(0)
+    tokenizer = build_tokenizer()
+    engine = kind(build_model(tokenizer, hidden=32, layers=2, heads=2), tokenizer.pad_token_id)
+    prefix, branch, how = (
+        engine.prefill([[5, 9, 11, 7]], purpose="probed"),
+        Branch(0, 4, (6, 8)),
+        Sampling(0.7, 0.9, 40),
+    )
+    (answer,) = engine.answers(prefix, [branch], 6, 3, [3], sampling=how)
+    (score,) = engine.score(prefix, [branch], [answer.ids], sampling=how)
+    assert score.tolist() == pytest.approx([sum(one) for one in answer.logprobs], abs=1e-4)
+    (plain,) = engine.score(prefix, [branch], [answer.ids])
+    assert all(plain < score)
