@@ -29,8 +29,8 @@ def reliability(values: Tensor, errors: Tensor, gather: Gather | None = None) ->
 
 
 def smooth(values: Tensor, errors: Tensor, gather: Gather | None = None) -> Tensor:
-    """(B, K+1) posterior means of J along each trace: a random walk seen with noise, by all its boundaries at once (what
-    a Kalman filter and the smoother of Rauch, Tung and Striebel 1965 compute in turn). NaN stays NaN.
+    """(B, K+1) posterior means of J along each trace: a random walk seen with noise, given all its boundaries (what a
+    Kalman filter and the smoother of Rauch, Tung and Striebel 1965 compute in turn). NaN stays NaN.
 
     The variance of a step of the walk is what the batch's progress has beyond noise; that of an observation is the mean
     of its own se^2 and of the batch's, for the se of four equal answers is 0. Biased towards neighbours.

@@ -23,7 +23,7 @@ def outcome(trials: Trials, scale: Scale = "group", eps: float = 1e-4, gather: G
     4.1.1).
 
     `scale="none"` is Dr. GRPO (2503.20783); `mean` divides by the group's mean reward and adds no eps (MaxRL,
-    2602.02710: rare successes weigh more; nothing where all failed); `batch` divides by the standard deviation over the whole batch, which
+    2602.02710: rare successes weigh more). `batch` divides by the standard deviation over the whole batch, which
     `gather` collects from the other processes. Standard deviations are unbiased. Unscorable rows get 0 and take no part
     in any statistic.
     """

@@ -47,10 +47,10 @@ def progress(
     them, so that the sum still telescopes to J_K - J_0.
 
     `denoise` uses `stop_value_se`: `reliability` multiplies progress by the share of its variance that is signal,
-    `smooth` replaces J by its mean given the whole trace (`mrt.credit.denoise`). `bonus_scale="group"` divides the bonus
-    by the root mean square of progress within the group, for a J whose unit differs between problems. `late` is taken
-    off every step of the episodes behind the first boundary with J of at least `right` (2601.02972: only what follows
-    the first right answer costs).
+    `smooth` replaces J by its mean given the whole trace (`mrt.credit.denoise`). `bonus_scale="group"` divides by
+    the root mean square of progress within the group, for a J whose unit differs between problems. `late` is taken off
+    every step of the episodes behind the first boundary with J of at least `right` (2601.02972: only what follows the
+    first right answer costs).
 
     `alpha == 0` returns the outcome weights without touching J.
     """

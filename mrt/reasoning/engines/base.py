@@ -29,12 +29,14 @@ class Branch:
 @dataclass
 class Answers:
     """What one branch gave: token ids of each sample, their log-probabilities under the sampling distribution, whether
-    each ended at a stop token (kept as its last id) and not at the limit, and what `restore` takes, where asked for."""
+    each ended at a stop token (kept as its last id) and not at the limit, and where asked for what `restore` takes, and
+    the hidden state (width,) at the end of the branch."""
 
     ids: list[list[int]] = field(default_factory=list)
     logprobs: list[list[float]] = field(default_factory=list)
     stopped: list[bool] = field(default_factory=list)
     kept: list[Any] = field(default_factory=list)
+    state: Tensor | None = None
 
 
 @dataclass
@@ -102,11 +104,13 @@ class Engine(Protocol):
         purpose: str = "probed",
         keep: bool = False,
         noise: Sequence[Sequence[Noise]] | None = None,
+        states: bool = False,
     ) -> list[Answers]:
         """`n` continuations of every branch, each ended by a stop token or after `max_new_tokens`.
 
         With `noise`, `n` a branch, continuations with equal noise are coupled: each keeps its law, and they are the
-        same where their distributions are. An engine that cannot do that raises ConfigError.
+        same where their distributions are. `states` asks for `Answers.state`. An engine that cannot do either raises
+        ConfigError.
         `keep` asks for `Answers.kept`; an engine with a prefix cache of its own may leave it empty.
         """
         ...

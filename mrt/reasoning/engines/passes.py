@@ -67,6 +67,16 @@ class Passes:
             self.model.train(training)
 
     @contextmanager
+    def heard(self) -> Iterator[list[Tensor]]:
+        """The hidden states (n, width) that the head is given while the context lasts, a tensor a pass."""
+        found: list[Tensor] = []
+        hook = self.head.register_forward_hook(lambda module, args, out: found.append(args[0].flatten(0, -2)))
+        try:
+            yield found
+        finally:
+            hook.remove()
+
+    @contextmanager
     def drawing(self, sampling: Sampling) -> Iterator[None]:
         """Log-probabilities are those of the distribution that `sampling` draws from."""
         before, self.sampling = self.sampling, sampling

@@ -82,6 +82,7 @@ class TransformersEngine(CountedEngine):
         purpose: str = "probed",
         keep: bool = False,
         noise: Sequence[Sequence[Noise]] | None = None,
+        states: bool = False,
     ) -> list[Answers]:
         """As `Engine.answers`; with `keep` come the keys and values of all but a stop token, for `restore`."""
         results: list[Answers] = [Answers() for _ in branches]
@@ -95,7 +96,11 @@ class TransformersEngine(CountedEngine):
             own = tuple(one for i in chunk for one in noise[i]) if noise else ()
             with self.passes.running():
                 try:
-                    streams = self._enter(prefix, part, purpose, shared)
+                    with self.passes.heard() as heard:
+                        streams = self._enter(prefix, part, purpose, shared)
+                    if states:
+                        for i, state in zip(chunk, heard[-1], strict=True):
+                            results[i].state = state
                     streams.repeat(n, own_rows=not shared)
                     draws = Draws(max_new_tokens, tuple(stop_ids), sampling, own)
                     decoding = _Decoding(self, streams, draws, own_rows=not shared, keep=keep)

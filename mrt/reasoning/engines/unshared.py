@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mrt.errors import ConfigError
 from mrt.reasoning.engines.base import Answers, Branch
 from mrt.reasoning.engines.counted import CountedEngine
 from mrt.reasoning.engines.noise import Noise
@@ -45,8 +46,11 @@ class UnsharedEngine(CountedEngine):
         purpose: str = "probed",
         keep: bool = False,
         noise: Sequence[Sequence[Noise]] | None = None,
+        states: bool = False,
     ) -> list[Answers]:
         """As `Engine.answers`; branches of one length together."""
+        if states:
+            raise ConfigError("this engine gives no hidden states. Cure: another probe than 'learned'")
         results: list[Answers] = [Answers() for _ in branches]
         given = [(*prefix[branch.row][: branch.cut], *branch.suffix) for branch in branches]
         self.counts.asked += n * sum(map(len, given))

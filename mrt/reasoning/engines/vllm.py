@@ -62,10 +62,13 @@ class VLLMEngine:
         purpose: str = "probed",
         keep: bool = False,
         noise: Sequence[Sequence[Noise]] | None = None,
+        states: bool = False,
     ) -> list[Answers]:
         """As `Engine.answers`; every sample is a request of its own with a seed of its own."""
         if noise is not None:
             raise ConfigError(UNCOUPLED)
+        if states:
+            raise ConfigError("vLLM gives no hidden states. Cure: another probe than 'learned', or use_vllm=false")
         seeds = torch.randint(2**31, (len(branches) * n,)).tolist()
         requests = [
             Request(_given(prefix, branch), max_new_tokens, sampling, tuple(stop_ids), seeds[b * n + i])

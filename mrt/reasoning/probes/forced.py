@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from torch import Tensor
+
 from mrt.errors import ConfigError
 from mrt.reasoning.engines.base import Answers, Engine
 from mrt.reasoning.engines.noise import Noise
@@ -92,14 +94,15 @@ class Greedy(Sampled):
 
 @dataclass(frozen=True)
 class Forced:
-    """One forced answer: its text, the ids of the whole completion that it ends, its own ids, and their probability
-    under the sampling distribution (NaN where an engine does not say).
+    """One forced answer: its text, the ids of the whole completion that it ends, its own ids, their probability under
+    the sampling distribution (NaN where an engine does not say), and the hidden state (width,) before it, if asked for.
     """
 
     text: str
     completion: list[int]
     ids: tuple[int, ...] = ()
     probability: float = math.nan
+    state: Tensor | None = field(default=None, compare=False, repr=False)
 
 
 def force_answers(
@@ -110,6 +113,7 @@ def force_answers(
     sampling: Sampling,
     *,
     coupled: bool = False,
+    states: bool = False,
     chunks: Iterable[tuple[list[int], Any]] | None = None,
 ) -> list[list[list[Forced]]]:
     """For every trace and every cut `samples` answers that follow a forced close there, times `Trace.shared`; with
@@ -124,7 +128,7 @@ def force_answers(
         if coupled:
             places = [(i, k) for i, n in zip(owners, times, strict=True) for k in range(n)]
             noise = [[Noise(traces[i].seed, k * samples + s) for s in range(samples)] for i, k in places]
-        request = AnswerRequest(samples, fmt.max_answer_tokens, sampling, noise=noise)
+        request = AnswerRequest(samples, fmt.max_answer_tokens, sampling, noise=noise, states=states)
         answers = iter(forced_answers(engine, prefix, asked, fmt, request))
         for owner, branch, n in zip(owners, branches, times, strict=True):
             trace = traces[owner]
@@ -140,7 +144,7 @@ def _read(answers: Answers, before: Sequence[int], fmt: ThinkFormat) -> list[For
     for place, drawn in enumerate(answers.ids):
         ids = drawn[: answer_end(drawn, fmt)]
         chance = math.exp(sum(answers.logprobs[place][: len(ids)])) if answers.logprobs else math.nan
-        found.append(Forced(answer_text(ids, fmt), [*before, *ids], tuple(ids), chance))
+        found.append(Forced(answer_text(ids, fmt), [*before, *ids], tuple(ids), chance, answers.state))
     return found
 
 
