@@ -44,14 +44,26 @@ class Trace:
 
 
 @dataclass(frozen=True)
+class Drawn:
+    """A forced answer to be trained on: the completion that it ends, where it starts in it, and its reward minus the
+    mean reward of the other answers at its boundary.
+    """
+
+    completion: tuple[int, ...]
+    start: int
+    advantage: float
+
+
+@dataclass(frozen=True)
 class Probed:
     """J and its standard error at every cut of one trace, NaN where nothing could be scored; the sampled answers, if
-    any.
+    any, as texts and as what can be trained on.
     """
 
     values: tuple[float, ...]
     errors: tuple[float, ...]
     answers: tuple[tuple[str, ...], ...] = ()
+    drawn: tuple[tuple[Drawn, ...], ...] = ()
 
 
 class Probe(Protocol):

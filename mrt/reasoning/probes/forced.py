@@ -14,7 +14,7 @@ from mrt.reasoning.engines.base import Answers, Engine
 from mrt.reasoning.engines.noise import Noise
 from mrt.reasoning.engines.sampling import Sampling
 from mrt.reasoning.probes.answers import AnswerRequest, forced_answers
-from mrt.reasoning.probes.base import Judge, Probed, Trace, branches_of, prefill_chunks
+from mrt.reasoning.probes.base import Drawn, Judge, Probed, Trace, branches_of, prefill_chunks
 from mrt.reasoning.probes.weights import horvitz_thompson
 from mrt.reasoning.traces.prompts import ThinkFormat, answer_end, answer_text
 
@@ -47,8 +47,7 @@ class Sampled:
                 pairs = [horvitz_thompson(*one) for one in zip(answers, rewards, strict=True)]
             else:
                 pairs = [self.estimate([r for r in cut if r is not None]) for cut in rewards]
-            texts = tuple(tuple(one.text for one in cut) for cut in answers)
-            results.append(Probed(tuple(p[0] for p in pairs), tuple(p[1] for p in pairs), texts))
+            results.append(probed(pairs, answers, rewards))
         return results
 
     def estimate(self, rewards: Sequence[float]) -> tuple[float, float]:
@@ -146,6 +145,27 @@ def _read(answers: Answers, before: Sequence[int], fmt: ThinkFormat) -> list[For
         chance = math.exp(sum(answers.logprobs[place][: len(ids)])) if answers.logprobs else math.nan
         found.append(Forced(answer_text(ids, fmt), [*before, *ids], tuple(ids), chance, answers.state))
     return found
+
+
+def probed(
+    pairs: Sequence[tuple[float, float]], answers: Sequence[Sequence[Forced]], rewards: Sequence[Sequence[float | None]]
+) -> Probed:
+    """What was measured at the cuts of one trace, and the answers behind it."""
+    texts = tuple(tuple(one.text for one in cut) for cut in answers)
+    drawn = tuple(against_the_others(*one) for one in zip(answers, rewards, strict=True))
+    return Probed(tuple(value for value, _ in pairs), tuple(error for _, error in pairs), texts, drawn)
+
+
+def against_the_others(answers: Sequence[Forced], rewards: Sequence[float | None]) -> tuple[Drawn, ...]:
+    """The scorable answers of one boundary, each against the mean reward of the others; none where there is one."""
+    scored = [(one, reward) for one, reward in zip(answers, rewards, strict=True) if reward is not None]
+    total, count = sum(reward for _, reward in scored), len(scored)
+    if count < 2:
+        return ()
+    return tuple(
+        Drawn(tuple(one.completion), len(one.completion) - len(one.ids), reward - (total - reward) / (count - 1))
+        for one, reward in scored
+    )
 
 
 def judge_answers(

@@ -14,7 +14,7 @@ from mrt.errors import ConfigError
 from mrt.reasoning.engines.base import Engine
 from mrt.reasoning.engines.sampling import Sampling
 from mrt.reasoning.probes.base import Judge, Probed, Trace
-from mrt.reasoning.probes.forced import Sampled, force_answers, judge_answers
+from mrt.reasoning.probes.forced import Sampled, force_answers, judge_answers, probed
 from mrt.reasoning.traces.prompts import ThinkFormat
 
 WIDTH = 256  # features at most; wider states are projected
@@ -116,10 +116,10 @@ class Learned:
         values, errors = self._posterior(self.head.guess(states), means, counts)
         self.head.update(states, means, counts)
         found, place = [], 0
-        for cuts in forced:
+        for cuts, theirs in zip(forced, rewards, strict=True):
             own = slice(place, place + len(cuts))
-            texts = tuple(tuple(one.text for one in cut) for cut in cuts)
-            found.append(Probed(tuple(values[own].tolist()), tuple(errors[own].tolist()), texts))
+            pairs = list(zip(values[own].tolist(), errors[own].tolist(), strict=True))
+            found.append(probed(pairs, cuts, theirs))
             place += len(cuts)
         return found
 

@@ -13,7 +13,7 @@ import numpy as np
 from mrt.reasoning.engines.base import Engine
 from mrt.reasoning.engines.sampling import Sampling
 from mrt.reasoning.probes.base import Chunks, Judge, Probed, Trace, branches_of
-from mrt.reasoning.probes.forced import Forced, force_answers, judge_answers, mean_and_error
+from mrt.reasoning.probes.forced import Forced, force_answers, judge_answers, mean_and_error, probed
 from mrt.reasoning.traces.prompts import ThinkFormat
 
 Ids = tuple[int, ...]
@@ -77,8 +77,7 @@ class Pooled:
             for i in mine:
                 others = [unknown(*one, set(right[prompt])) for one in zip(forced[i], rewards[i], strict=True)]
                 pairs = [(v + w, math.hypot(e, f)) for (v, e), (w, f) in zip(known, others, strict=False)]
-                texts = tuple(tuple(one.text for one in cut) for cut in forced[i])
-                results[i] = Probed(tuple(v for v, _ in pairs), tuple(e for _, e in pairs), texts)
+                results[i] = probed(pairs, forced[i], rewards[i])
                 known = known[len(others) :]
         return results
 

@@ -51,6 +51,7 @@ def probe_trials(engine: Engine, plan: ProbePlan, request: ProbeRequest, generat
     for trial in trials:
         trial.stop_values = [math.nan] * (len(trial.ends) + 1)
         trial.errors = [math.nan] * (len(trial.ends) + 1)
+        trial.drawn = []
     lengths = [0 if trial.forced else len(trial.ends) for trial in trials]
     forks = [0 if trial.forced else max(trial.fork, 0) for trial in trials]
     chosen = plan.schedule.choose(lengths, generator, forks)
@@ -101,10 +102,11 @@ def _measure(
                     seed=request.seeds[tuple(request.prompts[i])],
                 )
             )
-            owners.append(list(fresh.values()))
+            owners.append((i, list(fresh.values())))
     results = plan.probe(engine, plan.fmt, traces, plan.judge)
-    for own, result in zip(owners, results, strict=True):
+    for (i, own), result in zip(owners, results, strict=True):
         measured |= zip(own, zip(result.values, result.errors, strict=True), strict=True)
+        request.trials[i].drawn += [one for cut in result.drawn for one in cut]
 
 
 def _cut(trial: Trial, j: int) -> int:

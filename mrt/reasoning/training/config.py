@@ -15,6 +15,7 @@ from mrt.reasoning.models.loading import fill_precision
 from mrt.reasoning.probes.schedule import Schedule
 from mrt.reasoning.probes.table import PROBES, SAMPLING
 from mrt.reasoning.training.honoured import check_honoured
+from mrt.reasoning.training.taught import check_taught
 from mrt.runs.plan import MAX_POSITIONS
 from mrt.training.mixin import TrialArguments
 
@@ -66,6 +67,9 @@ class MRTConfig(TrialArguments, GRPOConfig):  # type: ignore[misc]  # narrower d
     probe_boundaries: int | None = field(
         default=None,
         metadata={"help": "at most this many boundaries a trace; 0: all; None: 6 where answers are sampled"},
+    )
+    train_probes: float = field(
+        default=0.0, metadata={"help": "train on forced answers too, as many as this share of the traces"}
     )
     probe_share: float = field(default=1.0, metadata={"help": "share of the traces that is probed"})
     probe_moved: float | None = field(
@@ -145,6 +149,7 @@ class MRTConfig(TrialArguments, GRPOConfig):  # type: ignore[misc]  # narrower d
         if self.credit == "progress" and self.bonus:
             check_construction(self.progress_mode, mixed=self.rollout == "mixed")
         check_honoured(self)
+        check_taught(self)
         self._check_evaluation()
         super().__post_init__()
 

@@ -42,6 +42,7 @@ from mrt.reasoning.training.mixed import Mixed, PrefixPool
 from mrt.reasoning.training.record import build_trials, completion_weights, rows_of
 from mrt.reasoning.training.rollout import Rollout
 from mrt.reasoning.training.samplers import Budgeted, Plain, Sampler
+from mrt.reasoning.training.taught import with_answers
 from mrt.reasoning.training.watch import HeldOutProver, accuracy_metrics, watch_metrics
 from mrt.runs.recipe import Recipe
 from mrt.training.collection import Cost
@@ -221,6 +222,10 @@ class MRTTrainer(TrialMixin, GRPOTrainer):
             for name, value in logged.items():
                 self.log_metric(name, value)
             output["advantages"] = completion_weights(weights, output["completion_ids"].shape[1]).to(rewards.dtype)
+        if self.args.train_probes:
+            parts, pad = int(self.args.steps_per_generation or 1), int(self._tokenizer.pad_token_id)
+            output = with_answers(output, trials, self.args.train_probes, parts, pad)
+            self._count({}, {name: output[name][len(inputs) :] for name in ("prompt_mask", "completion_mask")})
         return output
 
     def _local_rewards(self, rows: int) -> Tensor:
