@@ -38,6 +38,7 @@ from mrt.reasoning.models.loading import load_model, pad_id
 from mrt.reasoning.probes.base import Probe
 from mrt.reasoning.probes.forced import Sampled, Shrunk
 from mrt.reasoning.probes.gold import Gold
+from mrt.reasoning.probes.learned import Learned
 from mrt.reasoning.probes.pooled import Pooled
 from mrt.reasoning.probes.run import ProbePlan, ProbeRequest, probe_trials
 from mrt.reasoning.probes.schedule import Schedule
@@ -64,6 +65,8 @@ def estimators(samples: int) -> dict[str, Probe]:
         "pooled, 1 answer": Pooled(1),
         "pooled, 2 answers": Pooled(2),
         f"pooled, {samples} answers": Pooled(samples),
+        "learned, coupled answers added": Learned(samples),
+        "learned alone": Learned(samples, alone=True),
         "independent, 16 answers": Sampled(16),
     }
 
@@ -102,6 +105,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("model", help="a trained model; `gold` needs one of the tiny vocabulary")
     parser.add_argument("--set", type=json.loads, default=TINY, help="problem set and its options as JSON")
+    parser.add_argument("--split", default="test")
     parser.add_argument("--problems", type=int, default=80)
     parser.add_argument("--traces", type=int, default=4, help="a problem")
     parser.add_argument("--budget", type=int, default=120, help="tokens of a completion at most")
@@ -114,24 +118,24 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--store", type=Path)
     parser.add_argument("--json", action="store_true")
     ns = parser.parse_args(argv)
-    bench = make_bench(ns)
-    found = measure(bench, ns)
+    model, tokenizer = load_model(ns.model)
+    engine = engine_on(model.to(getattr(torch, ns.dtype)), pad_id(tokenizer))
+    bench, other = make_bench(ns, engine, tokenizer), make_bench(ns, engine, tokenizer, ns.problems)
+    found = measure(bench, other, ns)
     if ns.store:
         write_json(ns.store, found)
     print(json.dumps(found) if ns.json else table(found))
     return 0
 
 
-def make_bench(ns: argparse.Namespace) -> Bench:
-    """The traces, with what acting leaves of them."""
+def make_bench(ns: argparse.Namespace, engine: Any, tokenizer: Any, first: int = 0) -> Bench:
+    """The traces on problems from `first` on, with what acting leaves of them."""
     torch.manual_seed(ns.seed)
     options = dict(ns.set)
     if options == TINY:
-        options["test"] = ns.problems
+        options["test"] = 2 * ns.problems
     problem_set = load_problems(**options)
-    chosen = problem_set.problems("test")[: ns.problems]
-    model, tokenizer = load_model(ns.model)
-    engine = engine_on(model.to(getattr(torch, ns.dtype)), pad_id(tokenizer))
+    chosen = problem_set.problems(ns.split)[first : first + ns.problems]
     fmt = think_format(tokenizer)
     own = dict(ns.segmenter)
     sampler = Plain(fmt, make_segmenter(own.pop("name"), **own))
@@ -156,8 +160,8 @@ def _row(problem_set: ProblemSet, problem: Any) -> dict[str, Any]:
     return {"problem": problem, "solution": problem.solution} | ({"solutions": listed} if listed else {})
 
 
-def measure(bench: Bench, ns: argparse.Namespace) -> dict[str, Any]:
-    """The figures above for every estimator, with how they were taken."""
+def measure(bench: Bench, other: Bench, ns: argparse.Namespace) -> dict[str, Any]:
+    """The figures above for every estimator, with how they were taken; what learns has learned on the `other` bench."""
     truth, positions, seconds = bench.run(Sampled(ns.truth) if ns.truth else Gold(), seed=10_000 + ns.seed)
     keys = [tuple(prompt) for prompt in bench.prompts]
     count = sum(value == value for row in truth for value in row)
@@ -166,6 +170,8 @@ def measure(bench: Bench, ns: argparse.Namespace) -> dict[str, Any]:
     for name, probe in estimators(ns.samples).items():
         if ns.only and not name.startswith(tuple(ns.only)):
             continue
+        if isinstance(probe, Learned):
+            other.run(probe, seed=2 + ns.seed)
         values, positions, seconds = bench.run(probe, seed=1 + ns.seed)
         found[name] = compared(truth, values, keys, getattr(probe, "samples", 0), ns.seed)
         found[name] |= {"positions": positions / count, "seconds": seconds / count}
