@@ -35,6 +35,7 @@ from mrt.metrics.bootstrap import bootstrap_sums
 from mrt.reasoning.engines.opening import engine_on
 from mrt.reasoning.engines.sampling import Sampling
 from mrt.reasoning.models.loading import load_model, pad_id
+from mrt.reasoning.probes.allocated import Allocated
 from mrt.reasoning.probes.base import Probe
 from mrt.reasoning.probes.forced import Sampled, Shrunk
 from mrt.reasoning.probes.gold import Gold
@@ -59,6 +60,7 @@ def estimators(samples: int) -> dict[str, Probe]:
     return {
         "independent": Sampled(samples),
         "independent, distinct answers weighed": Sampled(samples, weights="horvitz_thompson"),
+        "allocated": Allocated(samples),
         "shrunk": Shrunk(samples),
         "coupled": Sampled(samples, coupled=True),
         "coupled, distinct answers weighed": Sampled(samples, coupled=True, weights="horvitz_thompson"),

