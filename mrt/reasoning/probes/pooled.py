@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from mrt.errors import ConfigError
 from mrt.reasoning.engines.base import Engine
 from mrt.reasoning.engines.sampling import Sampling
 from mrt.reasoning.probes.base import Chunks, Judge, Probed, Trace, branches_of
@@ -53,6 +54,9 @@ class Pooled:
     where the distribution did not move. Beyond the `most` answers drawn most often, the others count as in `Sampled`,
     and which these are depends on the draws (a bias below their share). An answer that cannot be scored counts as 0,
     unless none of a problem's can.
+
+    Raises:
+        ConfigError: for a forced close behind which steps are due: no answer would be drawn twice.
     """
 
     samples: int = 2
@@ -61,6 +65,11 @@ class Pooled:
     prover: str = field(default="forced", init=False)
 
     def __call__(self, engine: Engine, fmt: ThinkFormat, traces: Sequence[Trace], judge: Judge) -> list[Probed]:
+        if fmt.steps_first:
+            raise ConfigError(
+                "the 'pooled' probe scores answers right behind the forced close, where forced_style=paper writes "
+                "steps first. Cure: forced_style='short', or probe='coupled'"
+            )
         chunks = Chunks(engine, [replace(trace, shared=()) for trace in traces])
         forced = force_answers(engine, fmt, chunks.traces, self.samples, self.sampling, chunks=chunks)
         rewards = judge_answers(fmt, traces, forced, judge)

@@ -142,10 +142,11 @@ class MRTConfig(TrialArguments, GRPOConfig):  # type: ignore[misc]  # narrower d
                     f"thinking_budget={self.thinking_budget} has to leave room for an answer within "
                     f"max_completion_length={self.max_completion_length}"
                 )
-        if self.probe == "gold" and self.forced_style == "paper" and self.rollout != "plain":
+        scores = self.probe in ("gold", "pooled", "reference")
+        if scores and self.forced_style == "paper" and self.rollout != "plain":
             raise ConfigError(
-                "probe='gold' scores answers right behind the forced close, where forced_style='paper' writes steps "
-                "first. Cure: forced_style='short', or probe='coupled'"
+                f"probe='{self.probe}' scores answers right behind the forced close, where forced_style='paper' writes "
+                "steps first. Cure: forced_style='short', or probe='coupled'"
             )
         if self.credit == "progress" and self.bonus:
             check_construction(self.progress_mode, mixed=self.rollout == "mixed")
