@@ -59,7 +59,7 @@ class Credit:
         options = dict(self.options)
         if self.name == "progress":
             options["alpha"] = self.alpha(fraction)
-        if options.get("scale", "group") == "batch":
+        if options.get("scale", "group") == "batch" or options.get("denoise", "none") != "none":
             options["gather"] = gather
         return CREDITS[self.name][0](trials, **options)
 

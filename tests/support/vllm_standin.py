@@ -31,6 +31,7 @@ class Standin:
         self.blocks: dict[tuple[int, ...], list[tuple[torch.Tensor, torch.Tensor]]] = {}
         self.seen: list[Request] = []
         self.resets = 0
+        self.coupled = True
 
     def reset_prefix_cache(self) -> None:
         self.resets += 1

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from mrt.reasoning.engines.noise import Noise
 from mrt.reasoning.engines.sampling import Sampling
 
 
@@ -28,12 +29,14 @@ class Branch:
 @dataclass
 class Answers:
     """What one branch gave: token ids of each sample, their log-probabilities under the sampling distribution, whether
-    each ended at a stop token (kept as its last id) and not at the limit, and what `restore` takes, where asked for."""
+    each ended at a stop token (kept as its last id) and not at the limit, and where asked for what `restore` takes, and
+    the hidden state (width,) at the end of the branch."""
 
     ids: list[list[int]] = field(default_factory=list)
     logprobs: list[list[float]] = field(default_factory=list)
     stopped: list[bool] = field(default_factory=list)
     kept: list[Any] = field(default_factory=list)
+    state: Tensor | None = None
 
 
 @dataclass
@@ -100,9 +103,14 @@ class Engine(Protocol):
         sampling: Sampling = Sampling(),  # noqa: B008  (frozen)
         purpose: str = "probed",
         keep: bool = False,
+        noise: Sequence[Sequence[Noise]] | None = None,
+        states: bool = False,
     ) -> list[Answers]:
         """`n` continuations of every branch, each ended by a stop token or after `max_new_tokens`.
 
+        With `noise`, `n` a branch, continuations with equal noise are coupled: each keeps its law, and they are the
+        same where their distributions are. `states` asks for `Answers.state`. An engine that cannot do either raises
+        ConfigError.
         `keep` asks for `Answers.kept`; an engine with a prefix cache of its own may leave it empty.
         """
         ...
@@ -113,8 +121,11 @@ class Engine(Protocol):
         branches: Sequence[Branch],
         continuations: Sequence[Sequence[Sequence[int]]],
         tolerance: float = 0.0,
+        *,
+        sampling: Sampling = Sampling(),  # noqa: B008  (frozen)
     ) -> list[Tensor]:
-        """Log-probability (temperature 1) of every continuation of every branch, float64 (continuations,) a branch.
+        """Log-probability of every continuation of every branch, float64 (continuations,) a branch: at temperature 1,
+        or as `sampling` draws them.
 
         With a `tolerance` unlikely continuations may be pruned (-inf), up to that much probability a branch.
         """

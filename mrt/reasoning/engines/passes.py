@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from mrt.reasoning.engines.attention import IMPLEMENTATIONS, check_text_model
+from mrt.reasoning.engines.sampling import Sampling, shaped
 
 SLICE = 2**24  # logits that are in memory at one time where more are asked for
 
@@ -36,6 +37,7 @@ class Passes:
         self.head = self.inner.get_output_embeddings()
         self.decoder = getattr(self.inner, self.inner.base_model_prefix, None) or self.inner.model
         self.vocabulary = int(self.head.weight.shape[0]) if hasattr(self.head, "weight") else 0
+        self.sampling = Sampling()
 
     @property
     def device(self) -> torch.device:
@@ -63,6 +65,25 @@ class Passes:
                 if config._attn_implementation != one:
                     config._attn_implementation = one
             self.model.train(training)
+
+    @contextmanager
+    def heard(self) -> Iterator[list[Tensor]]:
+        """The hidden states (n, width) that the head is given while the context lasts, a tensor a pass."""
+        found: list[Tensor] = []
+        hook = self.head.register_forward_hook(lambda module, args, out: found.append(args[0].flatten(0, -2)))
+        try:
+            yield found
+        finally:
+            hook.remove()
+
+    @contextmanager
+    def drawing(self, sampling: Sampling) -> Iterator[None]:
+        """Log-probabilities are those of the distribution that `sampling` draws from."""
+        before, self.sampling = self.sampling, sampling
+        try:
+            yield
+        finally:
+            self.sampling = before
 
     def _configs(self) -> list[Any]:
         return [self.inner.config, self.inner.config.get_text_config(decoder=True)]
@@ -111,11 +132,13 @@ class Passes:
                 self.decoder.forward = forward
 
     def logprobs(self, hidden: Tensor, tokens: Tensor) -> Tensor:
-        """(n, m) log-probabilities of `tokens` (n, m) after hidden states (n, width): float64, on the device."""
+        """(n, m) log-probabilities of `tokens` (n, m) after hidden states (n, width): float64, on the device; at
+        temperature 1, or within `drawing` as that draws them.
+        """
         found = []
         step = max(1, SLICE // max(self.vocabulary, 1))
         for start in range(0, len(hidden), step):
-            logits = self.of_hidden(hidden[start : start + step]).double()
+            logits = shaped(self.of_hidden(hidden[start : start + step]).double(), self.sampling)
             picked = logits.gather(-1, tokens[start : start + step])
             found.append(picked - logits.logsumexp(-1, keepdim=True))
         return torch.cat(found) if found else tokens.double()

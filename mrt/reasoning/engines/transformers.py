@@ -20,6 +20,7 @@ from mrt.reasoning.engines.attention import attention_of
 from mrt.reasoning.engines.base import Answers, Branch
 from mrt.reasoning.engines.cache import Kept, Prefix, join_rows, keep_row, stack_rows
 from mrt.reasoning.engines.counted import CountedEngine
+from mrt.reasoning.engines.noise import Noise
 from mrt.reasoning.engines.pruning import Pruned, score_levels
 from mrt.reasoning.engines.sampling import Draws, Sampling, draw
 from mrt.reasoning.engines.scoring import score_tree
@@ -80,6 +81,8 @@ class TransformersEngine(CountedEngine):
         sampling: Sampling = Sampling(),  # noqa: B008  (frozen)
         purpose: str = "probed",
         keep: bool = False,
+        noise: Sequence[Sequence[Noise]] | None = None,
+        states: bool = False,
     ) -> list[Answers]:
         """As `Engine.answers`; with `keep` come the keys and values of all but a stop token, for `restore`."""
         results: list[Answers] = [Answers() for _ in branches]
@@ -90,16 +93,19 @@ class TransformersEngine(CountedEngine):
         ):
             part, width = [branches[i] for i in chunk], prefix.width
             sinks = [results[i] for i in chunk for _ in range(n)]
+            own = tuple(one for i in chunk for one in noise[i]) if noise else ()
             with self.passes.running():
                 try:
-                    at_once = not (shared or part[0].suffix)  # nothing runs before they part: one copy
-                    streams = self._enter(
-                        prefix, [b for b in part for _ in range(n if at_once else 1)], purpose, shared
-                    )
+                    at_once = not (shared or states or part[0].suffix)  # nothing runs before they part: one copy
+                    entering = [b for b in part for _ in range(n if at_once else 1)]
+                    with self.passes.heard() as heard:
+                        streams = self._enter(prefix, entering, purpose, shared)
+                    if states:
+                        for i, state in zip(chunk, heard[-1], strict=True):
+                            results[i].state = state
                     streams.repeat(1 if at_once else n, own_rows=not shared)
-                    decoding = _Decoding(
-                        self, streams, Draws(max_new_tokens, tuple(stop_ids), sampling), own_rows=not shared, keep=keep
-                    )
+                    draws = Draws(max_new_tokens, tuple(stop_ids), sampling, own)
+                    decoding = _Decoding(self, streams, draws, own_rows=not shared, keep=keep)
                     self.positions[purpose] += decoding.run()
                 finally:
                     prefix.shorten(width)
@@ -116,6 +122,8 @@ class TransformersEngine(CountedEngine):
         branches: Sequence[Branch],
         continuations: Sequence[Sequence[Sequence[int]]],
         tolerance: float = 0.0,
+        *,
+        sampling: Sampling = Sampling(),  # noqa: B008  (frozen)
     ) -> list[Tensor]:
         """As `Engine.score`.
 
@@ -135,7 +143,7 @@ class TransformersEngine(CountedEngine):
         wanted = [i for i, trie in enumerate(tries) if trie.paths]
         for chunk in self._parts([branches[i] for i in wanted], [tries[i] for i in wanted], together=tolerance > 0):
             part, those = [branches[wanted[i]] for i in chunk], [tries[wanted[i]] for i in chunk]
-            with self.passes.running():
+            with self.passes.running(), self.passes.drawing(sampling):
                 if tolerance:
                     rows = sorted({branch.row for branch in part})
                     pruned = Pruned(self.passes, self.attention, prefix, rows)
@@ -238,7 +246,8 @@ class _Decoding:
         stops = torch.tensor(list(self.draws.stop_ids), device=self.engine.device)
         running = torch.ones(len(self.alive), dtype=torch.bool, device=self.engine.device)
         for step in range(limit):
-            token, logprob = draw(streams.logits, self.draws.sampling)
+            begin = self.draws.begin(self.alive, step, self.engine.device)
+            token, logprob = draw(streams.logits, self.draws.sampling, begin)
             stopped = torch.isin(token, stops)
             drawn = (self.alive, token.tolist(), logprob.tolist(), stopped.tolist(), running.tolist())
             for stream, one, score, end, live in zip(*drawn, strict=True):

@@ -14,8 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mrt.errors import ConfigError
 from mrt.reasoning.engines.base import Answers, Branch
 from mrt.reasoning.engines.counted import CountedEngine
+from mrt.reasoning.engines.noise import Noise
 from mrt.reasoning.engines.sampling import Draws, Sampling, draw
 
 CACHES = ("past_key_values", "cache_params", "state")  # what models call the cache that they give back
@@ -43,14 +45,19 @@ class UnsharedEngine(CountedEngine):
         sampling: Sampling = Sampling(),  # noqa: B008  (frozen)
         purpose: str = "probed",
         keep: bool = False,
+        noise: Sequence[Sequence[Noise]] | None = None,
+        states: bool = False,
     ) -> list[Answers]:
         """As `Engine.answers`; branches of one length together."""
+        if states:
+            raise ConfigError("this engine gives no hidden states. Cure: another probe than 'learned'")
         results: list[Answers] = [Answers() for _ in branches]
         given = [(*prefix[branch.row][: branch.cut], *branch.suffix) for branch in branches]
         self.counts.asked += n * sum(map(len, given))
-        draws = Draws(max_new_tokens, tuple(stop_ids), sampling)
         for chunk in self._alike([len(ids) for ids in given], n, max_new_tokens):
             ids = torch.tensor([given[i] for i in chunk for _ in range(n)], device=self.device)
+            own = tuple(one for i in chunk for one in noise[i]) if noise else ()
+            draws = Draws(max_new_tokens, tuple(stop_ids), sampling, own)
             with self.passes.running():
                 self._decode(ids, [results[i] for i in chunk for _ in range(n)], draws, purpose)
         return results
@@ -61,6 +68,8 @@ class UnsharedEngine(CountedEngine):
         branches: Sequence[Branch],
         continuations: Sequence[Sequence[Sequence[int]]],
         tolerance: float = 0.0,
+        *,
+        sampling: Sampling = Sampling(),  # noqa: B008  (frozen)
     ) -> list[Tensor]:
         """As `Engine.score`, a whole pass for every continuation; `tolerance` saves nothing here and is not used."""
         sequences, sizes = [], []
@@ -71,7 +80,8 @@ class UnsharedEngine(CountedEngine):
         given = sum(map(len, sequences)) - len(sequences)  # a last token is scored, and has no need to run
         self.counts.asked += given
         self._ran("probed", given)
-        sums = iter([one.sum() for one in self._tails(sequences, sizes)])
+        with self.passes.drawing(sampling):
+            sums = iter([one.sum() for one in self._tails(sequences, sizes)])
         return [torch.tensor([float(next(sums)) for _ in group], dtype=torch.float64) for group in continuations]
 
     def _alike(self, lengths: Sequence[int], n: int, more: int) -> Iterator[list[int]]:
@@ -94,7 +104,7 @@ class UnsharedEngine(CountedEngine):
             sink.logprobs.append([])
             sink.stopped.append(False)
         for step in range(draws.max_new_tokens):
-            token, logprob = draw(out.logits[0], draws.sampling)
+            token, logprob = draw(out.logits[0], draws.sampling, draws.begin(range(count), step, device))
             drawn = zip(token.tolist(), logprob.tolist(), torch.isin(token, stops).tolist(), strict=True)
             places: dict[int, int] = {}
             for row, (one, score, stopped) in enumerate(drawn):

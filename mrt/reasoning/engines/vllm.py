@@ -15,10 +15,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mrt.errors import ConfigError
 from mrt.reasoning.engines.base import Answers, Branch, Counts
+from mrt.reasoning.engines.noise import Noise
+from mrt.reasoning.engines.noise import states as states_of
 from mrt.reasoning.engines.sampling import Sampling
 from mrt.reasoning.engines.trie import Trie
 from mrt.reasoning.engines.vllm_backends import MOST_WANTED, Backend, Colocated, Reply, Request, Served, TensorParallel
+
+UNCOUPLED = (
+    "this vLLM draws a token with noise that depends on its place in the whole sequence, so answers at different "
+    "boundaries cannot be coupled. Cure: vllm_mode=colocate with VLLM_USE_V2_MODEL_RUNNER=0 in the environment (there "
+    "a seed and the place in the answer decide), probe='pooled' or 'sampled', or use_vllm=false"
+)
 
 
 class VLLMEngine:
@@ -54,9 +63,22 @@ class VLLMEngine:
         sampling: Sampling = Sampling(),  # noqa: B008  (frozen)
         purpose: str = "probed",
         keep: bool = False,
+        noise: Sequence[Sequence[Noise]] | None = None,
+        states: bool = False,
     ) -> list[Answers]:
-        """As `Engine.answers`; every sample is a request of its own with a seed of its own."""
-        seeds = torch.randint(2**31, (len(branches) * n,)).tolist()
+        """As `Engine.answers`; every sample is a request of its own with a seed of its own, or with that of its noise.
+
+        Requests of one seed are coupled where vLLM has a generator a request, which goes on with every token drawn:
+        its first model runner (measured on the CPU: 80 requests of 80 lengths and one law gave one answer a seed).
+        """
+        if noise is not None and not self.backend.coupled:
+            raise ConfigError(UNCOUPLED)
+        if states:
+            raise ConfigError("vLLM gives no hidden states. Cure: another probe than 'learned', or use_vllm=false")
+        if noise is None:
+            seeds = torch.randint(2**31, (len(branches) * n,)).tolist()
+        else:
+            seeds = (states_of([one for own in noise for one in own], 0, torch.device("cpu")) & (2**31 - 1)).tolist()
         requests = [
             Request(_given(prefix, branch), max_new_tokens, sampling, tuple(stop_ids), seeds[b * n + i])
             for b, branch in enumerate(branches)
@@ -75,6 +97,8 @@ class VLLMEngine:
         branches: Sequence[Branch],
         continuations: Sequence[Sequence[Sequence[int]]],
         tolerance: float = 0.0,
+        *,
+        sampling: Sampling = Sampling(),  # noqa: B008  (frozen)
     ) -> list[Tensor]:
         """As `Engine.score`: the continuations of a branch form a trie, every inner node is one request for the
         log-probabilities of what follows it. `tolerance` saves nothing here and is not used.
@@ -87,7 +111,7 @@ class VLLMEngine:
             for node, wanted in trie.wanted().items():
                 ids = (*prefix[branch.row][: branch.cut], *_path(trie, node))
                 for start in range(0, len(wanted), MOST_WANTED):
-                    requests.append(Request(ids, wanted=tuple(wanted[start : start + MOST_WANTED])))
+                    requests.append(Request(ids, 1, sampling, wanted=tuple(wanted[start : start + MOST_WANTED])))
                     owners.append((b, node))
         known: list[dict[tuple[int, int], float]] = [{} for _ in branches]
         replies = self._run(requests, "probed", asked=False, decoded=False)

@@ -69,7 +69,14 @@ class Reply:
 
 
 class Backend(Protocol):
-    """Answers requests, in their order; `reset_prefix_cache` makes it forget what it computed with older weights."""
+    """Answers requests, in their order; `reset_prefix_cache` makes it forget what it computed with older weights.
+
+    `coupled` says whether requests with one seed draw with the same noise at each place of their answers, wherever
+    these begin.
+    """
+
+    @property
+    def coupled(self) -> bool: ...
 
     def __call__(self, requests: Sequence[Request]) -> list[Reply]: ...
 
@@ -87,13 +94,25 @@ class Colocated:
         require_vllm()
         self.llm = llm
 
-    def __call__(self, requests: Sequence[Request]) -> list[Reply]:
-        from vllm import SamplingParams
+    @property
+    def coupled(self) -> bool:
+        """With vLLM's first model runner, a generator a request; the second one's noise follows the absolute place."""
+        return self.seeded and not getattr(self.llm.llm_engine.vllm_config, "use_v2_model_runner", False)
+
+    @property
+    def seeded(self) -> bool:
+        """On a CPU a seeded request that is prefilled in parts ends in an error."""
         from vllm.platforms import current_platform
 
-        # On a CPU a seeded request that is prefilled in parts ends in an error; in this process vLLM draws from torch's
-        # own generator there, which checkpoints keep.
-        extra = {"detokenize": False} | ({"seed": None} if current_platform.is_cpu() else {})
+        return not (
+            current_platform.is_cpu() and self.llm.llm_engine.vllm_config.scheduler_config.enable_chunked_prefill
+        )
+
+    def __call__(self, requests: Sequence[Request]) -> list[Reply]:
+        from vllm import SamplingParams
+
+        # Without a seed vLLM draws from torch's own generator of this process, which checkpoints keep.
+        extra = {"detokenize": False} | ({} if self.seeded else {"seed": None})
         params = [SamplingParams(**request.params() | extra) for request in requests]
         prompts = [{"prompt_token_ids": list(request.ids)} for request in requests]
         outputs = self.llm.generate(prompts, sampling_params=params, use_tqdm=False)
@@ -125,6 +144,10 @@ class TensorParallel:
 
     def __init__(self, backend: Backend, gather: Callable[[Any], list[Any]], place: int) -> None:
         self.backend, self.gather, self.place = backend, gather, place
+
+    @property
+    def coupled(self) -> bool:
+        return self.backend.coupled
 
     @staticmethod
     def of_group(backend: Backend, group: Any) -> TensorParallel:
@@ -178,6 +201,7 @@ class Served:
 
     def __init__(self, url: str, timeout: float = TIMEOUT) -> None:
         self.url, self.timeout = url.rstrip("/"), timeout
+        self.coupled = False  # a server does not say which model runner it has
         self.card: dict[str, Any] = self._call("/v1/models")["data"][0]
         self.model = str(self.card["id"])
 
@@ -251,7 +275,8 @@ def prepare_vllm(args: Any) -> None:
         layer.cpu_linear = linear
 
     utils.dispatch_cpu_unquantized_gemm = plain
-    theirs.LLM = partial(LLM, enforce_eager=True, dtype="bfloat16" if args.bf16 else "float32")
+    dtype = "bfloat16" if args.bf16 else "float32"
+    theirs.LLM = partial(LLM, enforce_eager=True, enable_chunked_prefill=False, dtype=dtype)
 
 
 def check_vllm(args: Any) -> None:

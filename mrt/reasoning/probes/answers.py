@@ -7,18 +7,25 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mrt.reasoning.engines.base import Answers, Branch, Engine
+from mrt.reasoning.engines.noise import Noise
 from mrt.reasoning.engines.sampling import Sampling
 from mrt.reasoning.traces.prompts import ThinkFormat, answer_end
 
 
 @dataclass(frozen=True)
 class AnswerRequest:
-    """`samples` answers of at most `room` tokens each, drawn by `sampling`, their positions counted as `purpose`."""
+    """`samples` answers of at most `room` tokens each, drawn by `sampling`, their positions counted as `purpose`.
+
+    `noise` is what each answer of each branch is drawn with, where answers are coupled; `states` asks for the hidden
+    state at the end of each branch.
+    """
 
     samples: int
     room: int
     sampling: Sampling
     purpose: str = "probed"
+    noise: Sequence[Sequence[Noise]] | None = None
+    states: bool = False
 
 
 def forced_answers(
@@ -41,7 +48,9 @@ def forced_answers(
     ]:
         again = [replace(branches[b], suffix=(*branches[b].suffix, *found[b].ids[n])) for b, n in going]
         room = request.room - min(len(found[b].ids[n]) for b, n in going)
-        more = _ask(engine, prefix, again, stops, replace(request, samples=1, room=room))
+        noise = request.noise and [(request.noise[b][n].behind(len(found[b].ids[n])),) for b, n in going]
+        asked = replace(request, samples=1, room=room, noise=noise, states=False)
+        more = _ask(engine, prefix, again, stops, asked)
         for (b, n), part in zip(going, more, strict=True):
             left = request.room - len(found[b].ids[n])
             found[b].ids[n] = [*found[b].ids[n], *part.ids[0][:left]]
@@ -56,4 +65,8 @@ def _ask(
     engine: Engine, prefix: Any, branches: Sequence[Branch], stops: Sequence[int], request: AnswerRequest
 ) -> list[Answers]:
     how: dict[str, Any] = {"sampling": request.sampling, "purpose": request.purpose}
+    if request.noise is not None:
+        how["noise"] = request.noise
+    if request.states:
+        how["states"] = True
     return engine.answers(prefix, branches, request.samples, request.room, stops, **how)

@@ -23,8 +23,8 @@ class Trace:
     `prompt` are the ids before the completion, `opening` those of the completion before the thought (the open tag,
     where the prompt did not write it). `complete` says that the thought ended by itself: its last cut is closed without
     a word about time. `kept` are the keys and values from acting, which save the pass over the trace. `shared` says
-    for every cut how many traces ask for it: a probe that samples draws that many times as many answers there (not
-    given: one each).
+    for every cut how many traces ask for it: a probe that samples independently draws that many times as many answers
+    there (not given: one each). `seed` is what coupled answers are drawn with, the same for all traces of a problem.
     """
 
     prompt: tuple[int, ...]
@@ -35,6 +35,7 @@ class Trace:
     complete: bool = False
     kept: Any = None
     shared: tuple[int, ...] = ()
+    seed: int = 0
 
     def suffix(self, cut: int, fmt: ThinkFormat) -> tuple[int, ...]:
         """The forced close that fits the thought at `cut`."""
@@ -43,14 +44,26 @@ class Trace:
 
 
 @dataclass(frozen=True)
+class Drawn:
+    """A forced answer to be trained on: the completion that it ends, where it starts in it, and its reward minus the
+    mean reward of the other answers at its boundary.
+    """
+
+    completion: tuple[int, ...]
+    start: int
+    advantage: float
+
+
+@dataclass(frozen=True)
 class Probed:
     """J and its standard error at every cut of one trace, NaN where nothing could be scored; the sampled answers, if
-    any.
+    any, as texts and as what can be trained on.
     """
 
     values: tuple[float, ...]
     errors: tuple[float, ...]
     answers: tuple[tuple[str, ...], ...] = ()
+    drawn: tuple[tuple[Drawn, ...], ...] = ()
 
 
 class Probe(Protocol):
@@ -75,6 +88,24 @@ def prefill_chunks(engine: Engine, traces: Sequence[Trace]) -> Iterator[tuple[li
             yield chunk, engine.restore([row for row in kept if row is not None])
         else:
             yield chunk, engine.prefill([sequences[i] for i in chunk], purpose="probed")
+
+
+@dataclass
+class Chunks:
+    """`prefill_chunks` of `traces`, to be gone through more than once: one chunk stays, several are computed anew."""
+
+    engine: Engine
+    traces: Sequence[Trace]
+    held: tuple[list[int], Any] | None = None
+
+    def __iter__(self) -> Iterator[tuple[list[int], Any]]:
+        if self.held is not None:
+            yield self.held
+            return
+        count = 0
+        for one in prefill_chunks(self.engine, self.traces):
+            count, self.held = count + 1, None if count else one
+            yield one
 
 
 def branches_of(traces: Sequence[Trace], chunk: Sequence[int], fmt: ThinkFormat) -> tuple[list[int], list[Branch]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -29,11 +29,14 @@ class ProbePlan:
 
 @dataclass(frozen=True)
 class ProbeRequest:
-    """The trials to be measured, with the ids of their prompts and the rows of the dataset that they answer."""
+    """The trials to be measured, with the ids of their prompts and the rows of the dataset that they answer; `seeds`
+    are those of coupled answers, by prompt, which `probe_trials` draws.
+    """
 
     prompts: Sequence[Sequence[int]]
     trials: Sequence[Trial]
     rows: Sequence[Mapping[str, Any]]
+    seeds: Mapping[tuple[int, ...], int] = field(default_factory=dict)
 
 
 Place = tuple[int, ...]
@@ -48,11 +51,17 @@ def probe_trials(engine: Engine, plan: ProbePlan, request: ProbeRequest, generat
     for trial in trials:
         trial.stop_values = [math.nan] * (len(trial.ends) + 1)
         trial.errors = [math.nan] * (len(trial.ends) + 1)
+        trial.drawn = []
     lengths = [0 if trial.forced else len(trial.ends) for trial in trials]
     forks = [0 if trial.forced else max(trial.fork, 0) for trial in trials]
     chosen = plan.schedule.choose(lengths, generator, forks)
     chosen = [[] if trial.forced else wanted for trial, wanted in zip(trials, chosen, strict=True)]
     measured: Measured = {}
+    seeds = {
+        prompt: int(torch.randint(2**62, (), generator=generator))
+        for prompt in dict.fromkeys(map(tuple, request.prompts))
+    }
+    request = replace(request, seeds=seeds)
     while any(chosen):
         places = [
             {j: _place(prompt, trial, j) for j in wanted}
@@ -90,12 +99,14 @@ def _measure(
                     complete=trial.closed,
                     kept=trial.kept,
                     shared=tuple(askers[place] for place in fresh.values()),
+                    seed=request.seeds[tuple(request.prompts[i])],
                 )
             )
-            owners.append(list(fresh.values()))
+            owners.append((i, list(fresh.values())))
     results = plan.probe(engine, plan.fmt, traces, plan.judge)
-    for own, result in zip(owners, results, strict=True):
+    for (i, own), result in zip(owners, results, strict=True):
         measured |= zip(own, zip(result.values, result.errors, strict=True), strict=True)
+        request.trials[i].drawn += [one for cut in result.drawn for one in cut]
 
 
 def _cut(trial: Trial, j: int) -> int:

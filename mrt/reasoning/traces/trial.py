@@ -31,6 +31,7 @@ class Trial:
     logprobs: list[float] | None = None
     stop_values: list[float] = field(default_factory=list)
     errors: list[float] = field(default_factory=list)
+    drawn: list[Any] = field(default_factory=list)  # forced answers (`probes.base.Drawn`) at its boundaries
     kept: Any = None  # what the engine kept of acting (`Answers.kept`), until the trial has been probed
 
     @property

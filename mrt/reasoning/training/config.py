@@ -8,12 +8,14 @@ from typing import Any
 from trl import GRPOConfig
 
 from mrt.credit.guard import check_construction
+from mrt.credit.progress import BONUS_SCALES, DENOISE
 from mrt.credit.table import Credit, make_credit
 from mrt.errors import ConfigError, nearest
 from mrt.reasoning.models.loading import fill_precision
 from mrt.reasoning.probes.schedule import Schedule
 from mrt.reasoning.probes.table import PROBES, SAMPLING
 from mrt.reasoning.training.honoured import check_honoured
+from mrt.reasoning.training.taught import check_taught
 from mrt.runs.plan import MAX_POSITIONS
 from mrt.training.mixin import TrialArguments
 
@@ -34,17 +36,41 @@ class MRTConfig(TrialArguments, GRPOConfig):  # type: ignore[misc]  # narrower d
     credit: str = field(default="progress", metadata={"help": "outcome | progress | brpo | leave_one_out"})
     alpha: float = field(default=1.0, metadata={"help": "weight of the progress bonus"})
     alpha_end: float | None = field(default=None, metadata={"help": "alpha moves linearly to this over training"})
-    progress_mode: str = field(default="immediate", metadata={"help": "immediate | to-go | discounted | trace"})
+    progress_mode: str = field(
+        default="immediate", metadata={"help": "immediate | to-go | discounted | watermark | trace"}
+    )
     progress_gamma: float = field(default=0.9, metadata={"help": "discount of progress_mode=discounted, per episode"})
     progress_center: str = field(default="none", metadata={"help": "none | depth: centre the bonus by episode index"})
+    progress_denoise: str = field(
+        default="none", metadata={"help": "none | reliability | smooth: what standard errors do to progress"}
+    )
+    progress_bonus_scale: str = field(
+        default="none", metadata={"help": "none | group: divide progress by its root mean square in the group"}
+    )
+    progress_late: float = field(
+        default=0.0, metadata={"help": "taken off every token behind the first boundary with J of at least .9"}
+    )
+    outcome_scale: str | None = field(
+        default=None, metadata={"help": "mean: divide the outcome by the group's mean (MaxRL); None: scale_rewards"}
+    )
     rollout: str = field(default="probed", metadata={"help": "plain | probed | mixed (the paper's group)"})
-    probe: str = field(default="sampled", metadata={"help": "sampled | shrunk | greedy | gold | none"})
+    probe: str = field(
+        default="coupled",
+        metadata={
+            "help": "coupled | sampled | pooled | allocated | shrunk | greedy | gold | reference | learned | "
+            "learned_alone | none"
+        },
+    )
+    probe_weights: str = field(default="uniform", metadata={"help": "uniform | horvitz_thompson (coupled, sampled)"})
     probe_samples: int = field(default=4, metadata={"help": "forced answers a boundary (G)"})
     probe_tolerance: float = field(default=0.0, metadata={"help": "gold: J may be low by this, for fewer positions"})
     probe_every: int = field(default=1, metadata={"help": "probe every n-th boundary"})
     probe_boundaries: int | None = field(
         default=None,
         metadata={"help": "at most this many boundaries a trace; 0: all; None: 6 where answers are sampled"},
+    )
+    train_probes: float = field(
+        default=0.0, metadata={"help": "train on forced answers too, as many as this share of the traces"}
     )
     probe_share: float = field(default=1.0, metadata={"help": "share of the traces that is probed"})
     probe_moved: float | None = field(
@@ -105,7 +131,7 @@ class MRTConfig(TrialArguments, GRPOConfig):  # type: ignore[misc]  # narrower d
         if self.needs_stop_values and (self.rollout == "plain" or self.probe == "none"):
             raise ConfigError(
                 f"credit='{self.credit}' needs stop values, but rollout='{self.rollout}' with probe='{self.probe}' "
-                "measures none. Cure: rollout='probed' and probe='sampled' or 'gold'"
+                "measures none. Cure: rollout='probed' and probe='coupled' or 'gold'"
             )
         self._check_probes()
         if self.thinking_budget is not None:
@@ -116,18 +142,32 @@ class MRTConfig(TrialArguments, GRPOConfig):  # type: ignore[misc]  # narrower d
                     f"thinking_budget={self.thinking_budget} has to leave room for an answer within "
                     f"max_completion_length={self.max_completion_length}"
                 )
-        if self.probe == "gold" and self.forced_style == "paper" and self.rollout != "plain":
+        scores = self.probe in ("gold", "pooled", "reference")
+        if scores and self.forced_style == "paper" and self.rollout != "plain":
             raise ConfigError(
-                "probe='gold' scores answers right behind the forced close, where forced_style='paper' writes steps "
-                "first. Cure: forced_style='short', or probe='sampled'"
+                f"probe='{self.probe}' scores answers right behind the forced close, where forced_style='paper' writes "
+                "steps first. Cure: forced_style='short', or probe='coupled'"
             )
         if self.credit == "progress" and self.bonus:
             check_construction(self.progress_mode, mixed=self.rollout == "mixed")
         check_honoured(self)
+        check_taught(self)
         self._check_evaluation()
         super().__post_init__()
 
     def _check_probes(self) -> None:
+        for name, valid in (("progress_denoise", DENOISE), ("progress_bonus_scale", BONUS_SCALES)):
+            if getattr(self, name) not in valid:
+                raise ConfigError(f"{name}={getattr(self, name)!r} is unknown; {nearest(getattr(self, name), valid)}")
+        if self.outcome_scale not in (None, "mean") or (self.outcome_scale and self.rollout == "plain"):
+            raise ConfigError(
+                "outcome_scale is 'mean' or None (scale_rewards decides then), and needs rollout='probed'"
+            )
+        if self.progress_denoise != "none" and self.probe not in ("sampled", "shrunk"):
+            raise ConfigError(
+                f"progress_denoise='{self.progress_denoise}' takes errors of neighbouring boundaries as independent, "
+                f"which they are not with probe='{self.probe}'. Cure: probe='sampled', or progress_denoise='none'"
+            )
         if not 0 < self.probe_share <= 1 or self.probe_every < 1 or (self.probe_boundaries or 2) < 2:
             raise ConfigError(
                 "probe_share lies in (0, 1], probe_every is at least 1, probe_boundaries at least 2 (0: all)"
@@ -174,9 +214,13 @@ class MRTConfig(TrialArguments, GRPOConfig):  # type: ignore[misc]  # narrower d
                 gamma=self.progress_gamma,
                 center=self.progress_center,
                 unmeasured="zero" if self.schedule() == Schedule(share=self.probe_share) else "spread",
-                scale=self.scale_rewards,
+                scale=self.outcome_scale or self.scale_rewards,
+                denoise=self.progress_denoise,
+                bonus_scale=self.progress_bonus_scale,
+                late=self.progress_late,
             )
-        options: dict[str, Any] = {"scale": self.scale_rewards} if self.credit == "outcome" else {}
+        scale = {"scale": self.outcome_scale or self.scale_rewards}
+        options: dict[str, Any] = scale if self.credit == "outcome" else {}
         return make_credit(self.credit, **options)
 
     def schedule(self) -> Schedule:

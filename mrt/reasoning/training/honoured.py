@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from mrt.errors import ConfigError
+from mrt.reasoning.probes.table import SAMPLING
 
 # Beyond temperature, top-p and top-k: TRL's own generation knows them, our engines do not.
 SHAPING: dict[str, Any] = {
@@ -31,7 +32,7 @@ OF_A_SERVER: dict[str, str] = {
 
 OF_A_CLIENT = ("vllm_server_base_url", "vllm_server_host", "vllm_server_port", "vllm_server_timeout", "vllm_group_port")
 
-SAMPLING_PROBES = ("sampled", "shrunk", "greedy")
+SAMPLING_PROBES = (*SAMPLING, "greedy")
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from mrt.credit.grouping import check_group_size
 from mrt.errors import ConfigError
 from mrt.reasoning.engines.attach import sampling_of
 from mrt.reasoning.engines.vllm_backends import prepare_vllm
+from mrt.reasoning.probes.learned import Learned
 from mrt.reasoning.probes.run import ProbePlan, ProbeRequest
 from mrt.reasoning.probes.table import make_probe
 from mrt.reasoning.traces.prompts import think_format
@@ -42,6 +43,7 @@ from mrt.reasoning.training.mixed import Mixed, PrefixPool
 from mrt.reasoning.training.record import build_trials, completion_weights, rows_of
 from mrt.reasoning.training.rollout import Rollout
 from mrt.reasoning.training.samplers import Budgeted, Plain, Sampler
+from mrt.reasoning.training.taught import with_answers
 from mrt.reasoning.training.watch import HeldOutProver, accuracy_metrics, watch_metrics
 from mrt.runs.recipe import Recipe
 from mrt.training.collection import Cost
@@ -112,7 +114,11 @@ class MRTTrainer(TrialMixin, GRPOTrainer):
             sampler = Budgeted(fmt, segment, args.thinking_budget)
         plan = None
         if args.probe != "none":
-            probe = make_probe(args.probe, args.probe_samples, args.probe_tolerance, sampling_of(self))
+            probe = make_probe(
+                args.probe, args.probe_samples, args.probe_tolerance, sampling_of(self), args.probe_weights
+            )
+            if isinstance(probe, Learned):
+                self.register_state("stop_value_head", probe.head)
             plan = ProbePlan(probe, fmt, self.judge, args.schedule())
             # It looks at what each process has, when it has it: sharded weights would have to be gathered for it.
             sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
@@ -194,11 +200,15 @@ class MRTTrainer(TrialMixin, GRPOTrainer):
         self._count(spent, output)
         self._measure(record, trials, inputs, output)
         self.write_trials(rows_of(trials, rewards, inputs, self.state.global_step))
-        if self.credit.name != "outcome":
+        if self.credit.name != "outcome" or self.args.outcome_scale:
             weights, logged = self.credit.weigh(record, self.done())
             for name, value in logged.items():
                 self.log_metric(name, value)
             output["advantages"] = completion_weights(weights, output["completion_ids"].shape[1]).to(rewards.dtype)
+        if self.args.train_probes:
+            parts, pad = int(self.args.steps_per_generation or 1), int(self._tokenizer.pad_token_id)
+            output = with_answers(output, trials, self.args.train_probes, parts, pad)
+            self._count({}, {name: output[name][len(inputs) :] for name in ("prompt_mask", "completion_mask")})
         return output
 
     def _local_rewards(self, rows: int) -> Tensor:

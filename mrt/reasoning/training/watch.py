@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from mrt.reasoning.engines.opening import engine_on
+from mrt.reasoning.probes.learned import Learned
 from mrt.reasoning.probes.run import ProbePlan, ProbeRequest, probe_trials
 from mrt.reasoning.traces.trial import Trial
 from mrt.reasoning.training.averages import Averages
@@ -141,7 +142,8 @@ class HeldOutProver:
             return found
         copies = [replace(trials[i], stop_values=[], errors=[], fork=len(trials[i].ends)) for i in chosen]
         asked = ProbeRequest([request.prompts[i] for i in chosen], copies, [request.rows[i] for i in chosen])
-        plan = replace(plan, schedule=replace(plan.schedule, share=1.0))
+        probe = plan.probe.plain if isinstance(plan.probe, Learned) else plan.probe
+        plan = replace(plan, probe=probe, schedule=replace(plan.schedule, share=1.0))
         with self._prover(model) as prover, torch.random.fork_rng():
             probe_trials(engine_on(prover, pad_id), plan, asked, torch.Generator().manual_seed(0))
         pairs = [(trials[i].stop_values[-1], one.stop_values[-1]) for i, one in zip(chosen, copies, strict=True)]

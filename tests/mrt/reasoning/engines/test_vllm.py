@@ -84,6 +84,36 @@ def test_generation_and_scores_agree_with_transformers(llm: Any, tiny: str) -> N
     assert [one.stopped for one in texts[0]] == [one.stopped for one in texts[1]]
 
 
+def test_answers_are_coupled_by_seeds_where_a_generator_a_request_draws_them(llm: Any, tmp_path: Path) -> None:
+    """All tokens of this model are alike, so every answer has one law: equal noise, equal answer, at 40 lengths."""
+    from transformers import AutoModelForCausalLM
+    from vllm import LLM
+
+    from mrt.errors import ConfigError
+    from mrt.reasoning.engines.base import Branch
+    from mrt.reasoning.engines.noise import Noise
+    from mrt.reasoning.engines.sampling import Sampling
+    from mrt.reasoning.engines.vllm import VLLMEngine
+    from mrt.reasoning.engines.vllm_backends import Colocated
+    from mrt.reasoning.models.tiny import save_tiny
+
+    folder = str(save_tiny(tmp_path / "alike", seed=1))
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    with torch.no_grad():
+        model.get_input_embeddings().weight[:] = torch.randn(model.config.hidden_size)
+    model.save_pretrained(folder)
+    options = {"dtype": "float32", "max_model_len": 1024, "logprobs_mode": "processed_logprobs", "enforce_eager": True}
+    alike = LLM(model=folder, gpu_memory_utilization=MEMORY, enable_chunked_prefill=False, **options)
+    engine = VLLMEngine(Colocated(alike))
+    (given,) = rows(300)
+    branches, noise = [Branch(0, 100 + 5 * k, (5,)) for k in range(40)], [[Noise(3, 0), Noise(3, 1)]] * 40
+    for sampling in (Sampling(), Sampling(top_p=0.9)):
+        answers = engine.answers(engine.prefill([given]), branches, 2, 8, [], sampling=sampling, noise=noise)
+        assert len({tuple(ids) for answer in answers for ids in answer.ids}) == 2
+    with pytest.raises(ConfigError, match="cannot be coupled"):  # prefills in parts, which on a CPU leaves no seed
+        VLLMEngine(Colocated(llm)).answers([tuple(given)], branches[:1], 2, 8, [], noise=noise[:1])
+
+
 def test_samples_carry_the_logprobs_they_were_drawn_with(llm: Any, tiny: str) -> None:
     from mrt.reasoning.engines.base import Branch
     from mrt.reasoning.engines.sampling import Sampling

@@ -16,6 +16,7 @@ import torch
 
 from mrt.errors import ConfigError
 from mrt.reasoning.engines.base import Branch, Counts, Engine
+from mrt.reasoning.engines.noise import Noise
 from mrt.reasoning.engines.sampling import Sampling
 from mrt.reasoning.engines.transformers import TransformersEngine
 from mrt.reasoning.engines.vllm import VLLMEngine
@@ -83,6 +84,23 @@ def test_samples_have_seeds_of_their_own_from_torchs_generator() -> None:
     assert first.kept == []
     with pytest.raises(RuntimeError, match="prefill the rows"):
         vllm.restore([None])
+
+
+def test_coupled_answers_are_requests_of_one_seed_where_a_seed_decides() -> None:
+    vllm, _ = both()
+    same = [Branch(0, 4, (7, 3)), Branch(0, 9, (7, 3)), Branch(0, 4, (7, 3))]
+    noise = [[Noise(2**61 + 5, sample) for sample in range(3)]] * 3
+    found = vllm.answers(vllm.prefill(ROWS), same, 3, 6, [], noise=noise)
+    assert found[0].ids == found[2].ids
+    seeds = [request.seed for request in vllm.backend.seen]  # type: ignore[attr-defined]
+    assert seeds[:3] == seeds[3:6] == seeds[6:]
+    assert len(set(seeds)) == 3
+    vllm.answers(vllm.prefill(ROWS), same[:1], 1, 2, [], noise=[[noise[0][0].behind(2)]])
+    assert vllm.backend.seen[-1].seed not in seeds  # type: ignore[attr-defined]  # an answer that goes on is not repeated
+    with serving() as (url, _), pytest.raises(ConfigError, match=r"VLLM_USE_V2_MODEL_RUNNER=0.*probe='pooled'"):
+        VLLMEngine(Served(url)).answers([(5, 6)], [Branch(0, 2, (7,))], 1, 2, [], noise=[[Noise(1, 0)]])
+    with pytest.raises(ConfigError, match="no hidden states"):
+        vllm.answers(vllm.prefill(ROWS), same[:1], 1, 2, [], states=True)
 
 
 def test_many_wanted_tokens_are_asked_for_in_parts() -> None:

@@ -14,6 +14,7 @@ from mrt.reasoning.models.tiny import build_model, build_tokenizer
 from mrt.reasoning.probes.base import Trace
 from mrt.reasoning.probes.forced import Greedy, Sampled, Shrunk, force_answers, jeffreys_interval
 from mrt.reasoning.probes.gold import Gold
+from mrt.reasoning.probes.pooled import Pooled
 from mrt.reasoning.probes.run import ProbePlan, ProbeRequest, probe_trials
 from mrt.reasoning.probes.schedule import Schedule
 from mrt.reasoning.probes.table import make_probe
@@ -336,3 +337,5 @@ def test_gold_refuses_a_close_behind_which_steps_are_due(guesser):
     paper = think_format(latex_tokenizer(), "paper")
     with pytest.raises(ConfigError, match="forced_style=paper"):
         Gold()(None, paper, [Trace((0,), (), (0,), {"solution": "1"})], right_is_one)
+    with pytest.raises(ConfigError, match="forced_style=paper"):
+        Pooled()(None, paper, [Trace((0,), (), (0,), {})], right_is_one)

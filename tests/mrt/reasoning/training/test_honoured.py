@@ -175,7 +175,7 @@ def test_a_trace_is_probed_at_six_boundaries_unless_told_otherwise(tmp_path):
 
 
 def test_gold_and_the_papers_close_exclude_each_other(tmp_path):
-    with pytest.raises(ConfigError, match="forced_style='short', or probe='sampled'"):
+    with pytest.raises(ConfigError, match="forced_style='short', or probe='coupled'"):
         MRTConfig(output_dir=str(tmp_path), use_cpu=True, probe="gold", forced_style="paper")
 
 
