@@ -171,8 +171,11 @@ def _collection(text: str) -> _Collection | None:
         known = [piece for piece in pieces if piece is not None and piece.marks not in (*_SETS, "matrix", "union")]
         if len(known) < len(pieces) or any(piece.shape != (2,) for piece in known):
             return None
-        rows: list[list[Plain | str]] = [[piece.marks, *piece.items] for piece in known]
-        return _Collection("union", tuple(tuple(row) for row in rows))
+        rows: list[tuple[Plain | str, ...]] = []
+        for piece in known:
+            items: list[Plain | str] = [piece.marks]
+            rows.append(tuple(items + piece.items))
+        return _Collection("union", tuple(rows))
     if matrix:
         marks, lines = "matrix", [row.split("&") for row in re.split(r"\\\\", matrix.group(2)) if row.strip()]
     else:
