@@ -9,7 +9,7 @@ from typing import Any
 
 from evals.gates.store import FEW, LOW, MISSED, PASSED, ROOT, Store, rows
 from evals.gates.table import Bar, Gate, gates
-from evals.reasoning import countdown_search, countdown_study
+from evals.reasoning import countdown_search, countdown_study, suites
 
 RESULTS = ROOT.parent / "RESULTS.md"
 PERSPECTIVES = {
@@ -30,6 +30,11 @@ HEAD = (
     *("ceiling", "best trivial baseline", "paper", "code", "minutes a seed"),
 )
 REASONING = "## Reasoning: Countdown"
+SUITES = """## Reasoning: every suite on a small model
+
+That each suite runs on its published file, and what a model of 135 million parameters is worth on it: the first
+problems of each, one greedy sample, a thought of few tokens. Accuracy counts the answer forced at the budget where the
+thought was not closed; *by itself* counts such a problem as unsolved. 95 % intervals over problems."""
 INTRODUCTION = """# Results
 
 Written by `python -m evals.gates --results` from what is stored under `evals/results/`; a test holds that the two
@@ -50,7 +55,7 @@ def write(store: Store, path: Path = RESULTS) -> None:
 
 def page(store: Store) -> str:
     """The page as text."""
-    return "\n\n".join([gates_part(store), REASONING, *_countdown()]) + "\n"
+    return "\n\n".join([gates_part(store), REASONING, *_countdown(), *_suites()]) + "\n"
 
 
 def gates_part(store: Store) -> str:
@@ -146,6 +151,18 @@ def _cells(row: Mapping[str, Any], bar: Bar) -> list[str]:
 
 def _figure(value: float | None) -> str:
     return "" if value is None else f"{value:.4g}"
+
+
+def _suites() -> list[str]:
+    """The reasoning suites as stored, a table a model."""
+    stored = suites.read_stored()
+    parts = [SUITES] if stored else []
+    for model in dict.fromkeys(row["model"] for row in stored):
+        rows = [row for row in stored if row["model"] == model]
+        kinds = ", ".join(dict.fromkeys(row["dtype"] for row in rows))
+        asked = f"`python -m evals.reasoning.suites --model {model} --cached` ({kinds})"
+        parts.append(f"{asked}\n\n{suites.table(rows)}")
+    return parts
 
 
 def _countdown() -> list[str]:

@@ -110,6 +110,9 @@ def probe_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--segmenter", choices=("cues", "paragraphs", "blocks"), default="cues")
     parser.add_argument("--out", metavar="FILE", help="file for the curves, one JSON object per line")
+    parser.add_argument("--columns", metavar="prompt=A,thought=B,gold=C", default="", help="columns of other names")
+    parser.add_argument("--boxes", choices=("last", "all"), default="last", help="which boxes count (docs/grading.md)")
+    parser.add_argument("--limit", type=_positive, metavar="N", help="only the first N traces")
     _seed(parser)
 
 
@@ -124,9 +127,9 @@ def grade_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE", help="a JSONL, CSV or parquet file of answers and gold answers")
     parser.add_argument(
         "--columns",
-        metavar="gold=A,answer=B",
+        metavar="gold=A,answer=B,other=C",
         default="",
-        help="without `answer` the golds are graded against themselves",
+        help="without `answer` the golds are graded against themselves; `other`: another grader's verdicts",
     )
     parser.add_argument("--answer-after", metavar="MARK", help="the gold is what follows this mark (#### for GSM8K)")
     parser.add_argument("--boxes", choices=("last", "all"), default="last", help="which boxes count (docs/grading.md)")

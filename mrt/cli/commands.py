@@ -216,6 +216,9 @@ def probe(ns: Namespace) -> Outcome:
         seed=ns.seed,
         samples=ns.samples,
         segmenter=ns.segmenter,
+        columns=_columns(ns.columns),
+        boxes=ns.boxes,
+        limit=ns.limit,
     )
     lines = [f"{key}: {value}" for key, value in found.items() if not isinstance(value, list | dict)]
     return Outcome(found, "\n".join(lines))
@@ -234,10 +237,14 @@ def grade(ns: Namespace) -> Outcome:
     """Verdicts for a file of answers; exit code 1 where gold answers cannot be used."""
     from mrt.reasoning.grading.grade_file import grade_file, grade_table
 
-    columns = dict(item.partition("=")[::2] for item in ns.columns.split(",") if item)
     out = Path(ns.out) if ns.out else None
-    found = grade_file(ns.file, columns, out, ns.answer_after, boxes=ns.boxes, workers=ns.workers)
+    found = grade_file(ns.file, _columns(ns.columns), out, ns.answer_after, boxes=ns.boxes, workers=ns.workers)
     return Outcome(found, grade_table(found), code=int(bool(found["unreadable"])))
+
+
+def _columns(text: str) -> dict[str, str]:
+    """{role: column} from `gold=a,answer=b`."""
+    return dict(item.partition("=")[::2] for item in text.split(",") if item)
 
 
 def generate(ns: Namespace) -> Outcome:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from mrt.errors import ConfigError
 from mrt.reasoning.models.gguf_files import resolve_model
-from mrt.reasoning.models.loading import load_model, load_tokenizer, pad_id
+from mrt.reasoning.models.loading import DTYPES, load_model, load_tokenizer, pad_id
 from mrt.runs.plan import MAX_POSITIONS
 
 if TYPE_CHECKING:
@@ -42,7 +42,13 @@ def check_engine(name: str, options: Mapping[str, Any]) -> None:
         raise ConfigError(
             f"engine '{name}' is none: transformers, vllm, or the address of a server (http://localhost:8000)"
         )
-    if options and name != "vllm":
+    if name == "transformers":
+        if set(options) - {"dtype"} or options.get("dtype", "float32") not in DTYPES:
+            raise ConfigError(
+                f"engine_options of the engine 'transformers' are dtype ({', '.join(DTYPES)}); all others are those of "
+                "a vLLM in this process"
+            )
+    elif options and name != "vllm":
         raise ConfigError(f"engine_options are those of a vLLM in this process; engine '{name}' takes none")
 
 
@@ -57,7 +63,8 @@ def open_engine(
     Args:
         name: `transformers`; `vllm`; or the address of a server that was started with `vllm serve MODEL
             --enable-prompt-tokens-details --logprobs-mode processed_logprobs`, whose precision is its own affair.
-        options: arguments of vLLM's `LLM` (max_model_len, gpu_memory_utilization, tensor_parallel_size, ...).
+        options: arguments of vLLM's `LLM` (max_model_len, gpu_memory_utilization, tensor_parallel_size, ...); of
+            transformers `dtype`.
         max_positions: keys and values that are at work at one time, of all rows together (transformers).
 
     Raises:
@@ -69,7 +76,7 @@ def open_engine(
         return _in_process(model, dict(options or {}))
     if name.startswith(ADDRESSES):
         return _served(model, name)
-    loaded, tokenizer = load_model(model)
+    loaded, tokenizer = load_model(model, (options or {}).get("dtype"))
     context = getattr(loaded.config, "max_position_embeddings", None)
     return Opened(engine_on(loaded, pad_id(tokenizer), max_positions), tokenizer, context)
 

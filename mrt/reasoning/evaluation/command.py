@@ -18,7 +18,7 @@ def add_arguments(parser: ArgumentParser, positive: Callable[[str], int]) -> Non
     """What a reasoning evaluation takes beside the arguments that all evaluations share."""
     parser.add_argument("--model", dest="suite_model", metavar="M", help="the model that a reasoning suite measures")
     parser.add_argument("--file", metavar="FILE", help="the suite's problems from a local file instead of the hub")
-    parser.add_argument("--any-file", action="store_true", help="also where FILE is not the one that is published")
+    parser.add_argument("--any-file", action="store_true", help="no warning where FILE is not one that is published")
     parser.add_argument(
         "--train-file", metavar="FILE", action="append", default=[], help="what it was trained on: contamination report"
     )
@@ -98,9 +98,11 @@ def _from_suite(ns: Namespace, dials: Mapping[str, Any]) -> dict[str, Any]:
     found, notes = suite.located(Path(ns.file) if ns.file else None, ns.any_file)
     found |= dials
     problem_set = load_problems(suite.problems, **found)
-    if not ns.any_file and not dials:
-        read = len(problem_set.problems(ns.split)) + getattr(problem_set, "repeated", 0)
-        suite.check_rows(read)
+    left_out = getattr(problem_set, "left_out", [])
+    if notes.get("published_file", True) and not dials:
+        suite.check_rows(len(problem_set.problems(ns.split)) + getattr(problem_set, "repeated", 0) + len(left_out))
+    if left_out:
+        notes["left_out"] = [list(one) for one in left_out]
     return {
         "model": ns.suite_model,
         "problems": suite.problems,

@@ -11,6 +11,7 @@ from typing import Any
 
 from mrt.errors import ConfigError
 from mrt.reasoning.engines.opening import check_engine
+from mrt.reasoning.evaluation.examples import WAYS
 from mrt.reasoning.models.gguf_files import resolve_model
 from mrt.reasoning.problems import Problem
 
@@ -31,7 +32,8 @@ class EvalConfig:
     `extensions` are numbers of continue cues appended where a thought ends, each followed by at most
     `extension_tokens` tokens, cue included. `window` is the number of episodes that the linearized evaluation keeps in
     sight (0: none is run), `window_tokens` how far one context may grow before it slides. `engine` and its
-    `engine_options` are those of `mrt.reasoning.engines.opening.open_engine`.
+    `engine_options` are those of `mrt.reasoning.engines.opening.open_engine`. `shots` solved problems from `shots_from`
+    (a split, or a file) stand before each, as `turns` of the conversation or as `text` (see `examples.py`).
     """
 
     model: str
@@ -62,6 +64,9 @@ class EvalConfig:
     own_answer_tokens: int | None = None
     engine: str = "transformers"
     engine_options: Mapping[str, Any] = field(default_factory=dict)
+    shots: int = 0
+    shots_from: str = ""
+    shots_as: str = "turns"
 
     def __post_init__(self) -> None:
         grids = {"budgets": self.budgets, "extensions": self.extensions, "window_budgets": self.window_budgets}
@@ -77,6 +82,11 @@ class EvalConfig:
         if min(self.votes, self.window, self.top_k) < 0 or self.window_tokens < 1:
             raise ConfigError("votes, window and top_k must not be negative, window_tokens at least 1")
         check_engine(self.engine, self.engine_options)
+        if self.shots < 0 or self.shots_as not in WAYS or bool(self.shots) != bool(self.shots_from):
+            raise ConfigError(
+                f"shots={self.shots} must not be negative and goes with shots_from={self.shots_from!r} (a split, or a "
+                f"file); shots_as={self.shots_as!r} must be one of {', '.join(WAYS)}"
+            )
         if not 0 < self.top_p <= 1 or self.temperature < 0:
             raise ConfigError(
                 f"top_p={self.top_p} must be above 0 and at most 1, temperature={self.temperature} from 0 on"

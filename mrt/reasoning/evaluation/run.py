@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 from mrt.errors import DataError
 from mrt.reasoning.evaluation.config import EvalConfig, fingerprint_model, fingerprint_problems
 from mrt.reasoning.evaluation.contamination import NGRAM, contamination_report
+from mrt.reasoning.evaluation.examples import Examples, find_examples
 from mrt.reasoning.evaluation.sampler import Evaluator
 from mrt.reasoning.evaluation.samples import Chunks, claim
 from mrt.reasoning.evaluation.stored import Samples
@@ -76,12 +77,13 @@ def run_eval(
     if not chosen:
         raise DataError(f"problem set '{problems}' has no problem in split '{split}'")
     validate(problem_set, split, limit)
+    examples = find_examples(problem_set, chosen, config)
     out.mkdir(parents=True, exist_ok=True)
     chunks = Chunks(out / "samples.jsonl", [problem.key for problem in chosen], n, config.chunk)
     rank, _ = _rank_and_world()
     if rank == 0:
-        _claim(out, config, chosen, chunks, name=name or Path(model).name, notes=notes)
-    _sample_all(config, problem_set, chosen, chunks, name or model)
+        _claim(out, config, [*examples.solved, *chosen], chunks, name=name or Path(model).name, notes=notes)
+    _sample_all(config, problem_set, chosen, chunks, name=name or model, examples=examples)
     if rank != 0:
         return {}
     if train_files:
@@ -129,13 +131,15 @@ def _sample_all(
     problem_set: ProblemSet,
     chosen: Sequence[Problem],
     chunks: Chunks,
+    *,
     name: str,
+    examples: Examples,
 ) -> None:
     """Every `world`-th chunk from `rank` on that is not there yet; the main process waits for the others."""
     rank, world = _rank_and_world()
     there = chunks.finished()
     mine = [index for index in range(rank, chunks.count, world) if index not in there]
-    evaluator = Evaluator(config, problem_set, chosen) if mine else None
+    evaluator = Evaluator(config, problem_set, chosen, examples) if mine else None
     done = sum(len(chunks.problems(index)) for index in there)
     with tqdm(total=len(chosen), initial=done, desc=f"eval {name}", unit="problem", disable=rank > 0 or None) as bar:
         for index in mine:

@@ -15,6 +15,7 @@ from mrt.errors import ConfigError
 from mrt.reasoning.engines.opening import open_engine
 from mrt.reasoning.engines.sampling import Sampling
 from mrt.reasoning.evaluation.config import EvalConfig
+from mrt.reasoning.evaluation.examples import Examples
 from mrt.reasoning.evaluation.thoughts import Thinker
 from mrt.reasoning.grading.verdict import Grade, Verdict
 from mrt.reasoning.inference.longer import Extension, Stop, Window, extend, linearize
@@ -57,8 +58,10 @@ class Asked:
 class Evaluator:
     """`sample(problems, chunk)` gives the rows of samples.jsonl."""
 
-    def __init__(self, config: EvalConfig, problem_set: ProblemSet, chosen: Sequence[Problem]) -> None:
-        self.config, self.problem_set = config, problem_set
+    def __init__(
+        self, config: EvalConfig, problem_set: ProblemSet, chosen: Sequence[Problem], examples: Examples | None = None
+    ) -> None:
+        self.config, self.problem_set, self.examples = config, problem_set, examples or Examples()
         self.solutions = {problem.key: problem_set.solutions(problem) for problem in chosen}
         self.probe = choose_probe(config, self.solutions.values())
         opened = open_engine(config.model, config.engine, config.engine_options)
@@ -88,7 +91,7 @@ class Evaluator:
         digest = hashlib.sha256(f"{self.config.seed}:{chunk}".encode()).digest()
         with torch.random.fork_rng():
             torch.manual_seed(int.from_bytes(digest[:7], "big"))
-            asked_for = [[{"role": "user", "content": problem.prompt}] for problem in problems]
+            asked_for = [self.examples(problem, self.tags) for problem in problems]
             prompts = [render(self.tokenizer, messages, tags=self.tags) for messages in asked_for]
             self._check_context(prompts)
             trials = Thinker(self.engine, self.fmt, self.segment, config=self.config, context=self.context)(prompts)

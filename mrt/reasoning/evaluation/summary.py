@@ -43,6 +43,8 @@ def summarise(folder: Path | Samples) -> dict[str, Any]:
         "model": samples.config["model"],
         "problems": samples.config["problems"],
         "suite": samples.config.get("suite"),
+        "published_file": samples.config.get("published_file"),
+        "left_out": len(samples.config.get("left_out", [])),
         "n_problems": len(accuracy),
         "n_samples": len(samples.rows),
         "accuracy": interval(accuracy[:, -1]),

@@ -24,12 +24,16 @@ MAX_SIGNS = 4  # of plus-minus in one answer; each doubles what is compared
 _COMMA_NUMBER = re.compile(r"(.*?)(?<![\d.,])(\d{1,3}(?:,\d{3})+)((?:\.\d+)?)")
 _MIXED_NUMBER = re.compile(r"(-?\d{1,30}) (\d{1,30})\s?/\s?(\d{1,30})")
 _NAMED_BASE = rf"\(?(?:{TEXT}\{{)?\s*\(?base\b[ -]?\}}?\s*(\d{{1,2}}|[a-z]+)\)?\s*\}}?\)?"
-_BASE = re.compile(rf"\(?(-?\d[0-9A-Fa-f]*)\)?\s?(?:_\s?(?:\{{?(\d{{1,2}}|[a-z]{{3,}})\}}?)|{_NAMED_BASE})")
+_BASE = re.compile(
+    rf"\(?(-?\d[0-9A-Fa-f]*|[A-F\d]{{2,}}(?=\)?\s?_\s?\{{?16))\)?\s?(?:_\s?(?:\{{?(\d{{1,2}}|[a-z]{{3,}})\}}?)|{_NAMED_BASE})"
+)
 _LEAD_IN = re.compile(
     rf"(?:{TEXT}\{{)?\s*(?:{'|'.join(lexicon.LEAD_INS)})(?:\s*\}})?(?=[\s\\$(\[:=\d-])\s*[:=]?\s*(?=\S)", re.IGNORECASE
 )
 _CURRENCY = re.compile(r"([-+]?)\s?(?:\\\$|([£€¥₹]))\s?([-+]?)(?=[\d.\\])")
 _SIGNS = {"£": "gbp", "€": "euro", "¥": "yen", "₹": "rupee"}
+_TRIGONOMETRIC = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z])")
+_DEGREES = re.compile(r"(\d+(?:\.\d+)?)\s*\^\s?\{?\s?\\circ(?![A-Za-z])\s?\}?")
 _OPERATOR_END = re.compile(r"(?:[-+*/=<>^_]|\\(?:cdot|times|le|ge|ne|cup|cap|in|pm|frac|sqrt))$")
 _INTERVAL = r"[\[(][^\[\]()]*(?:\([^()]*\)[^\[\]()]*)*,.*[\])]"
 
@@ -59,7 +63,7 @@ def read(text: str, max_chars: int, letter_units: bool = False, loose_words: boo
     form = kinds.words(text, loose_words)
     if form is not None:
         return form
-    base = _BASE.fullmatch(text)
+    base = _BASE.fullmatch(re.sub(rf"{TEXT}\{{\s*([\dA-F]+)\s*\}}(?=\s*_)", r"\1", text))
     if base:
         name = base.group(2) or base.group(3)
         return Form(base.group(1), base=lexicon.BASES.get(name, name))
@@ -167,14 +171,21 @@ def _single(text: str, letter_units: bool) -> Form:
     if percent and "\\%" not in percent.group(1) and "=" not in percent.group(1):
         return Form(percent.group(1).strip(), percent=True)
     tail = split_tail(text, letter_units, letter_units)
-    if tail is None or re.search(r"\\(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z])", tail.core):
-        return Form(text)
+    if tail is None or _TRIGONOMETRIC.search(tail.core):
+        return Form(_in_radians(text))
     if text[len(tail.core) :].strip() in lexicon.BARE_UNITS | lexicon.BARE_UNITS_SPACED and _letters(tail.core):
         return Form(text)
     core, unit = _added_up(tail, letter_units)
     percent = re.fullmatch(r"(.*\d.*?)\s*\\%", core) if core.endswith("%") else None
     core = f"({core}){tail.factor}" if tail.factor else core
     return Form(percent.group(1) if percent else core, unit=unit, percent=percent is not None)
+
+
+def _in_radians(text: str) -> str:
+    r"""\sin 30^\circ as the sine of 30 pi / 180: a degree under a function is no unit of the answer."""
+    if "\\circ" not in text or not _TRIGONOMETRIC.search(text):
+        return text
+    return _DEGREES.sub(r"(\\frac{\1 \\pi}{180})", text)
 
 
 def _letters(core: str) -> bool:

@@ -16,6 +16,7 @@ from mrt.reasoning.problems.rows import Row, read_rows
 ROLES = {
     "gold": ("gold", "solution", "target", "gt", "answer"),
     "answer": ("answer", "completion", "response", "text", "prediction", "pred", "output"),
+    "other": (),
 }
 SHOWN = 20  # rows of the table of the unreadable
 
@@ -33,14 +34,16 @@ def grade_file(
         path: a JSONL, CSV or parquet file.
         columns: {"gold": its column, "answer": its column}; by default the usual names. A column may hold a list, of
             which every item is graded (gold: the first). A text with \boxed{...} or a closed thought is a completion
-            and its boxes count; any other is a bare answer.
+            and its boxes count; any other is a bare answer. "other" names what another grader said of each answer
+            (true or false, a reward, or a verdict); the two are set side by side.
         out: a JSONL file for {"row", "gold", "answer", "verdict", "reward", "detail"}, a line an answer.
         answer_after: the gold answer is what follows the last of these marks in its column ("####" for GSM8K).
         options: of `MathGrader` (seconds, workers, boxes).
 
     Returns:
         file, rows, answers, verdicts (how many of each), accuracy over what can be scored, unreadable (golds that
-        cannot be used: row, gold, detail), gold_rows, columns.
+        cannot be used: row, gold, detail), columns, and with "other": `beside` {agree, compared, differ: row, gold,
+        answer, verdict, other}.
 
     Raises:
         ConfigError: for columns that are not there.
@@ -52,7 +55,8 @@ def grade_file(
     found = _columns(path, [row for _, row in rows], dict(columns or {}))
     verdicts: Counter[str] = Counter()
     unreadable: list[dict[str, Any]] = []
-    lines = []
+    lines: list[dict[str, Any]] = []
+    others: list[Any] = []
     with MathGrader(**options) as grader:
         for number, row in rows:
             gold = _gold(path, number, row, found["gold"], answer_after)
@@ -61,6 +65,7 @@ def grade_file(
             broken = next((one for one in grades if one.verdict is Verdict.ERROR), None)
             if broken is not None or ("answer" not in found and grades[0].verdict is not Verdict.CORRECT):
                 unreadable.append({"row": number, "gold": gold[:200], "detail": (broken or grades[0]).detail})
+            others += _others(path, number, row.get(found["other"]), len(answers)) if "other" in found else []
             for answer, one in zip(answers, grades, strict=True):
                 verdicts[one.verdict] += 1
                 shown = one.extracted if one.extracted is not None else answer[-200:]
@@ -79,6 +84,7 @@ def grade_file(
         "accuracy": verdicts[Verdict.CORRECT] / scored if scored else None,
         "unreadable": unreadable,
         "out": str(out) if out else None,
+        **({"beside": _beside(lines, others)} if "other" in found else {}),
     }
 
 
@@ -93,6 +99,14 @@ def grade_table(found: Mapping[str, Any]) -> str:
     unreadable: Sequence[Mapping[str, Any]] = found["unreadable"]
     lines.append(f"gold answers that cannot be used: {len(unreadable)} of {found['rows']} rows")
     lines += [f"  row {item['row']}: {item['gold'][:60]!r}  {item['detail'][:100]}" for item in unreadable[:SHOWN]]
+    if "beside" in found:
+        beside = found["beside"]
+        lines.append(f"verdicts equal to those of the other grader: {beside['agree']} of {beside['compared']}")
+        lines += [
+            f"  row {item['row']}: {item['answer'][:40]!r} for {item['gold'][:40]!r} is {item['verdict']} here, "
+            f"{'right' if item['other'] else 'wrong'} there"
+            for item in beside["differ"][:SHOWN]
+        ]
     if len(unreadable) > SHOWN:
         lines.append(f"  and {len(unreadable) - SHOWN} more (--json, --out FILE)")
     return "\n".join(lines)
@@ -117,7 +131,28 @@ def _columns(path: str, rows: Sequence[Row], given: dict[str, str]) -> dict[str,
     answer = given.get("answer")
     if answer is None and "gold" not in given:
         answer = next((n for n in ROLES["answer"] if n in names and n != gold), None)
-    return {"gold": gold, **({"answer": answer} if answer else {})}
+    other = {"other": given["other"]} if "other" in given else {}
+    return {"gold": gold, **({"answer": answer} if answer else {}), **other}
+
+
+def _others(path: str, number: int, value: Any, count: int) -> list[bool]:
+    """What another grader said of the answers of a row."""
+    items = value if isinstance(value, list) else [value]
+    if len(items) != count:
+        raise DataError(f"{path}, row {number}: {count} answers, but {len(items)} verdicts of the other grader")
+    said = {"correct": True, "true": True, "1": True, "1.0": True}
+    return [said.get(item.lower(), False) if isinstance(item, str) else bool(item) for item in items]
+
+
+def _beside(lines: Sequence[Mapping[str, Any]], others: Sequence[bool]) -> dict[str, Any]:
+    pairs = [(line, other) for line, other in zip(lines, others, strict=True) if line["reward"] is not None]
+    keys = ("row", "gold", "answer", "verdict")
+    differ = [
+        {**{key: line[key] for key in keys}, "other": other}
+        for line, other in pairs
+        if (line["reward"] == 1.0) != other
+    ]
+    return {"agree": len(pairs) - len(differ), "compared": len(pairs), "differ": differ}
 
 
 def _texts(value: Any) -> list[str]:

@@ -213,10 +213,11 @@ def mixture(text: str) -> Form:
     r"""\min \text{ at } x=1: the words in order, "" where mathematics stands, and the mathematics."""
     words: list[str] = []
     parts: list[str] = []
+    text = re.sub(rf"(?<=\d)\s?{TEXT}\{{\s*(?:st|nd|rd|th)\s*\}}", "", text)
 
     def mathematics(piece: str) -> None:
         for item in [piece] if re.search(r"[()\[\]]", piece) else re.split(r"[,;]\s", piece):
-            item = re.sub(r"^[\s,.;:]+|[\s,.;:]+$", "", item)
+            item = re.sub(r"^[\s,.;:]+|[\s,.;:]+$|(?<=\d)(?:st|nd|rd|th)(?![A-Za-z])", "", item)
             if re.search(r"\w", item):
                 parts.append(item)
                 words.append("")

@@ -118,6 +118,7 @@ nickel nickels | 1/20 dollar
 dB decibel decibels | base
 ppm | base
 unit units | 1
+th st nd rd | base
 """
 PREFIXES = {
     **{"T": "tera", "G": "giga", "M": "mega", "k": "kilo", "c": "centi", "d": "deci", "m": "milli"},

@@ -18,6 +18,7 @@ from mrt.reasoning.grading.form import read
 from mrt.reasoning.grading.kinds import Kind
 from mrt.reasoning.grading.math_process import MathWorker
 from mrt.reasoning.grading.math_text import Unreadable
+from mrt.reasoning.grading.quick import decide
 from mrt.reasoning.grading.verdict import Grade, Verdict, answer_boxes, content_of, split_thought
 
 BOXES = ("last", "all")
@@ -70,35 +71,37 @@ class MathGrader:
         if not boxes:
             return Grade(Verdict.UNPARSED, None, "no \\boxed{...} that holds anything")
         if self.boxes == "all":
-            grades = [self._grade_box(box, gold) for box in dict.fromkeys([*earlier, *boxes])]
+            grades = [self.grade_answer(box, gold) for box in dict.fromkeys([*earlier, *boxes])]
             if len(grades) > 1 and earlier and any(grade.verdict is not Verdict.CORRECT for grade in grades):
                 return _worst(grades) or Grade(Verdict.WRONG, boxes[-1], f"{len(grades)} boxes that differ")
         if len(boxes) == 1:
-            return self._grade_box(boxes[0], gold)
-        listed = self._grade_box(", ".join(boxes), gold)
+            return self.grade_answer(boxes[0], gold)
+        listed = self.grade_answer(", ".join(boxes), gold)
         if listed.verdict in (Verdict.CORRECT, Verdict.ERROR, Verdict.TIMEOUT) or len(boxes) > MAX_EQUAL_BOXES:
             return listed
-        grades = [self._grade_box(box, gold) for box in boxes]
+        grades = [self.grade_answer(box, gold) for box in boxes]
         if all(grade.verdict is Verdict.CORRECT for grade in grades):
             return grades[-1]
         return Grade(
             Verdict.WRONG, boxes[-1], f"{len(boxes)} boxes that differ in one sentence, and no list that is right"
         )
 
-    def _grade_box(self, box: str, gold: str) -> Grade:
-        """`grade_answer`, remembered: the completions of a group share their gold answer, and often their answers."""
-        known = self._known.get((box, gold))
+    def grade_answer(self, answer: str, gold: str) -> Grade:
+        """The verdict on a bare answer, the content of the box.
+
+        It is remembered: the completions of a group share their gold answer, and often their answers.
+        """
+        known = self._known.get((answer, gold))
         if known is not None:
             return known
-        grade = self.grade_answer(box, gold)
-        if grade.reward is not None and len(box) < MAX_REMEMBERED and len(gold) < MAX_REMEMBERED:
+        grade = self._compare(answer, gold)
+        if grade.reward is not None and len(answer) < MAX_REMEMBERED and len(gold) < MAX_REMEMBERED:
             if len(self._known) >= MAX_KNOWN:
                 self._known.clear()
-            self._known[box, gold] = grade
+            self._known[answer, gold] = grade
         return grade
 
-    def grade_answer(self, answer: str, gold: str) -> Grade:
-        """The verdict on a bare answer, the content of the box."""
+    def _compare(self, answer: str, gold: str) -> Grade:
         try:
             wanted = _read(content_of(gold), self.max_chars)
         except Unreadable as error:
@@ -120,6 +123,12 @@ class MathGrader:
         return Grade(Verdict.CORRECT, answer, detail)
 
     def _ask(self, question: Question) -> tuple[Verdict, str]:
+        equal = decide(question)
+        if equal is not None:
+            return Verdict.CORRECT if equal else Verdict.WRONG, ""
+        return self._ask_worker(question)
+
+    def _ask_worker(self, question: Question) -> tuple[Verdict, str]:
         pool = self._idle
         worker = pool.get()
         try:
@@ -134,6 +143,11 @@ class MathGrader:
             return [self.grade(text, gold, opened) for text, gold in pairs]
         with ThreadPoolExecutor(len(self._workers)) as threads:
             return list(threads.map(lambda pair: self.grade(pair[0], pair[1], opened), pairs))
+
+    def start(self) -> None:
+        """Starts the processes now, so that the first item that needs one does not wait for sympy to load."""
+        for worker in self._workers:
+            worker.ask("1", "1", True)
 
     def close(self) -> None:
         """Ends the processes. Call it when nothing is being graded; a later item starts new ones."""

@@ -68,6 +68,21 @@ _ARRAY = re.compile(r"([\[(|])\s*\\begin\{array\}\s*(?:\{[^{}]*\})?(.*?)\\end\{a
 _ARRAYS = {"[]": "bmatrix", "()": "pmatrix", "||": "vmatrix"}
 
 
+# \mathrm e, \text{\$}, \mu\text{m}, \text{k}\Omega, 5^{\text{th}} in the spelling that the rest of the grader reads.
+_BARE_MACRO = re.compile(
+    r"\\(mathrm|mathbf|mathit|mathsf|text|textbf|textit|operatorname)\s+([A-Za-z\d])(?![A-Za-z\d])"
+)
+_WRAPPED_SIGN = re.compile(rf"{TEXT}\{{\s*(\\?[$%£€¥₹])\s*\}}")
+_MICRO = re.compile(rf"(?:\\mu\s*(\\(?:{lexicon.TEXT_MACROS})\s*\{{)\s*|({TEXT}\{{)\s*\\mu\s*)(?=[A-Za-z])")
+_OHM = re.compile(
+    rf"(?:{TEXT}\{{\s*([kMGm]?)\s*\\Omega\s*\}}|{TEXT}\{{\s*([kMGm])\s*\}}\s*\\Omega(?![A-Za-z])"
+    r"|(?<=[\d}])(?:\\[,;: ]|~|\s)+\\Omega(?=\s*$))"
+)
+_ORDINAL = re.compile(
+    rf"(?<=\d)\s?(?:\^\s?\{{\s*(?:{TEXT})?\{{?\s*(st|nd|rd|th)\s*\}}?\s*\}}|\^\s?{TEXT}\{{\s*(st|nd|rd|th)\s*\}})"
+)
+
+
 class Unreadable(ValueError):
     """An answer beyond the limits, or one that cannot be read in a single way; the text says which."""
 
@@ -106,6 +121,13 @@ def tidy(text: str) -> str:
     text = re.sub(r"\s+", " ", text)
     text = re.sub(r"\*\*(.+?)\*\*|__(.+?)__|`([^`]*)`", lambda m: m[1] or m[2] or m[3] or "", text)  # of Markdown
     text = _INVISIBLE.sub(" ", _LAYOUT.sub(" ", text))
+    if "\\" in text:
+        text = _BARE_MACRO.sub(r"\\\1{\2}", text)
+        text = _WRAPPED_SIGN.sub(r"\1", text)
+        text = _MICRO.sub(lambda m: (m[1] or m[2]) + "u", text)
+        text = _OHM.sub(lambda m: f"\\text{{ {m[1] or m[2] or ''}ohm}}", text)
+        text = _ORDINAL.sub(lambda m: f"\\text{{{m[1] or m[2]}}}", text)
+        text = re.sub(rf"{TEXT}\{{\s*(\d+)(st|nd|rd|th)\s*\}}", r"\1\\text{\2}", text)
     text = _OLD_FONT.sub(r"\\math\1{\2}", text).replace("\\mathtt{", "\\text{")
     text = re.sub(r"\\[()]|\\\[|(?<!\\)\\\]", " ", text) if text.lstrip().startswith(("\\(", "\\[")) else text
     text = re.sub(r"\b(?:US|AU|CA|HK|NZ|A|C|S)\s?(?=\\?\$\s?\d)", "", text)
@@ -147,6 +169,8 @@ def _operators(text: str) -> str:
     """Fractions, roots, binomials, bare function names and Greek letters, matrices in brackets."""
     text = re.sub(r"(?<![A-Za-z.])(?:np|numpy|math|sympy)\.(?=[a-z])", "", text)
     text = re.sub(r"\\frac\s*(\d|[A-Za-z](?![A-Za-z]))\s*(\d|[A-Za-z](?![A-Za-z]))", r"\\frac{\1}{\2}", text)
+    text = re.sub(r"\\frac\s*([A-Za-z\d])\s*\{", r"\\frac{\1}{", text)
+    text = re.sub(r"(\\frac\s*\{[^{}]*\})\s*(\d|[A-Za-z](?![A-Za-z]))", r"\1{\2}", text)
     text = re.sub(r"\\frac\s+([A-Za-z])([A-Za-z])(?![A-Za-z])", r"\\frac{\1}{\2}", text)
     text = re.sub(r"\{([^{}]*?)\\choose(?![A-Za-z])([^{}]*)\}", r"\\binom{\1}{\2}", text)
     text = re.sub(r"\\binom\s*([A-Za-z\d])\s*([A-Za-z\d])", r"\\binom{\1}{\2}", text)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 from tqdm.auto import tqdm
 
-from mrt.errors import DataError
+from mrt.errors import ConfigError, DataError, nearest
 from mrt.metrics.bootstrap import bootstrap, mean_by_problem
 from mrt.metrics.regret import trace_regrets
 from mrt.reasoning.engines.opening import engine_on
@@ -32,6 +33,7 @@ PROMPT, THOUGHT, GOLD = (
     ("completion", "thought", "text"),
     ("solution", "answer_gold", "gold"),
 )
+ROLES = {"prompt": "prompt", "thought": "completion", "gold": "solution"}
 CHUNK = 64
 
 
@@ -44,6 +46,9 @@ def probe_file(
     *,
     samples: int = 4,
     segmenter: str = "cues",
+    columns: Mapping[str, str] | None = None,
+    boxes: str = "last",
+    limit: int | None = None,
     **segmenter_options: Any,
 ) -> dict[str, Any]:
     """Measures J after every episode of the traces in `path`, and writes one object a trace to `out`.
@@ -53,6 +58,12 @@ def probe_file(
     probe). The samples.jsonl of `mrt eval` is such a file. A row whose `data` hold numbers, target and operations is
     graded as Countdown, any other as mathematics.
 
+    Args:
+        columns: {"prompt": its column, "thought": ..., "gold": ...} where they have other names. A list of thoughts in
+            a row counts as that many traces.
+        boxes: which boxes of an answer count, see `MathGrader`.
+        limit: only the first traces.
+
     Returns:
         traces, unscorable, budget (the longest thought), normalised_regret with its interval over problems,
         j_after_episode.
@@ -60,7 +71,7 @@ def probe_file(
     Raises:
         DataError: naming the file, the row and the column that is missing.
     """
-    rows = [_checked(path, number, row) for number, row in enumerate(read_lines(path), 1)]
+    rows = list(islice(_traces(path, dict(columns or {})), limit))
     if not rows:
         raise DataError(f"{path} holds no trace")
     language_model, tokenizer = load_model(model)
@@ -81,7 +92,7 @@ def probe_file(
             opening = ()  # the tag stands in the prompt already
         traces.append(Trace(tuple(prompt), tuple(trial.thought), (0, *trial.ends), row, opening, trial.closed))
     results = []
-    with MathGrader() as grader:
+    with MathGrader(boxes=boxes) as grader:
         judge = _Judge(grader, fmt)
         torch.manual_seed(seed)
         for start in tqdm(range(0, len(traces), CHUNK), desc="probe", unit="chunk"):
@@ -150,6 +161,22 @@ def _report(path: Path, rows: Any, traces: Any, results: Any, out: Path | None) 
 def _interval(values: Sequence[float], problems: Sequence[str], chosen: Sequence[int]) -> dict[str, float]:
     """Mean and interval of the values of the `chosen` traces, the traces of one problem kept together."""
     return asdict(bootstrap(mean_by_problem(values, [problems[i] for i in chosen])))
+
+
+def _traces(path: Path, columns: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+    """A checked row for every thought of the file."""
+    unknown = sorted(set(columns) - set(ROLES))
+    if unknown:
+        raise ConfigError(f"mrt probe: columns has no '{unknown[0]}': {nearest(unknown[0], set(ROLES))}")
+    for number, row in enumerate(read_lines(path), 1):
+        if isinstance(row, dict):
+            for role, column in columns.items():
+                if row.get(column) is None:
+                    raise DataError(f"{path}, row {number}: no column '{column}' (for {role})")
+                row[ROLES[role]] = row[column]
+        several = row.get("completion") if isinstance(row, dict) else None
+        for thought in several if isinstance(several, list) else [None]:
+            yield _checked(path, number, row if thought is None else {**row, "completion": thought})
 
 
 def _checked(path: Path, number: int, row: Any) -> dict[str, Any]:

@@ -8,22 +8,29 @@ from typing import Any
 from mrt.errors import ConfigError
 from mrt.reasoning.models.gguf_files import gguf_file, require_gguf, resolve_model
 
+DTYPES = ("float32", "bfloat16", "float16")
 
-def load_model(path: str) -> tuple[Any, Any]:
+
+def load_model(path: str, dtype: str | None = None) -> tuple[Any, Any]:
     """(model, tokenizer) by `from_pretrained`: float32 on the CPU; on an accelerator bfloat16, on the device of this
     process. Remote code is never run.
 
+    Args:
+        dtype: one of DTYPES in place of that.
+
     Raises:
-        ConfigError: when the path or name cannot be loaded.
+        ConfigError: when the path or name cannot be loaded, or `dtype` is none of them.
     """
     import torch
     from transformers import AutoModelForCausalLM
 
+    if dtype is not None and dtype not in DTYPES:
+        raise ConfigError(f"dtype={dtype!r} is not possible here: {', '.join(DTYPES)}")
     device, folder = local_device(), resolve_model(path)
     tokenizer = load_tokenizer(folder)
     try:
-        dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+        usual = torch.float32 if device.type == "cpu" else torch.bfloat16
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype) if dtype else usual)
     except (OSError, ValueError) as error:
         raise ConfigError(f"model '{path}' cannot be loaded: {str(error).splitlines()[0]}") from error
     return model.eval().to(device), tokenizer

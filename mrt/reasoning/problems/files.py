@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -11,16 +10,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from mrt.errors import ConfigError, DataError, nearest
+from mrt.errors import ConfigError, DataError
 from mrt.reasoning.grading.form import read
-from mrt.reasoning.grading.math_grader import MathGrader
+from mrt.reasoning.grading.math_grader import BOXES, MathGrader
 from mrt.reasoning.grading.math_text import Unreadable
-from mrt.reasoning.grading.verdict import Grade, content_of
+from mrt.reasoning.grading.verdict import Grade, Verdict, content_of
 from mrt.reasoning.problems.base import SPLITS, Problem
-from mrt.reasoning.problems.rows import Row, is_unicode, read_rows
+from mrt.reasoning.problems.columns import NAMES, Columns, checked_columns, find_columns, gold_text, joined
+from mrt.reasoning.problems.rows import Row, read_rows
 from mrt.tasks import split_of
 
-NAMES = {"prompt": ("prompt", "problem", "question"), "solution": ("solution", "answer")}
 DEFAULT_PROMPT = "{problem}\n\nPlease reason step by step, and put your final answer within \\boxed{}."
 MAX_GOLD = 20_000  # characters
 
@@ -33,6 +32,10 @@ class _Read:
     where: str
 
 
+class Unusable(DataError):
+    """A gold answer that nothing can be graded against."""
+
+
 class Files:
     """A problem set from a file or the hub, graded by `MathGrader`.
 
@@ -40,7 +43,8 @@ class Files:
         path: a .jsonl, .ndjson, .csv or .parquet file, or the name of a hub set.
         split, config, revision: of a hub set; the split is "train" unless said otherwise, the revision the newest.
         columns: {"prompt": its column, "solution": its column}. What is left out is found where exactly one of the
-            usual names (prompt, problem, question; solution, answer) is there.
+            usual names (prompt, problem, question; solution, answer) is there. A list for the prompt joins several
+            columns; "worked" names one with a written solution, which examples in a prompt show.
         prompt: the text that the model gets, with {problem} in it.
         answer_after: the gold answer is what follows the last of these marks in its column ("####" for GSM8K).
             Without it a gold with \\boxed{...} counts as the content of its last box.
@@ -49,6 +53,9 @@ class Files:
         overlap: what to do with training problems that are in that test set too: "error" or "drop".
         seed: decides which keys go to which split.
         seconds, workers: limit of one comparison, and how many run at once.
+        boxes: which boxes of a completion count, "last" or "all" (see `MathGrader`), wherever this set grades.
+        unusable: share of the rows that may be left out because nothing can be graded against them: a gold answer that
+            cannot be read or is not equal to itself, or one problem with several answers. They stand in `left_out`.
 
     Raises:
         ConfigError: for options that cannot work, naming the columns found where the mapping is not clear.
@@ -63,7 +70,7 @@ class Files:
         *,
         split: str | None = None,
         config: str | None = None,
-        columns: Mapping[str, str] | None = None,
+        columns: Mapping[str, str | Sequence[str]] | None = None,
         prompt: str = DEFAULT_PROMPT,
         answer_after: str | None = None,
         test_path: str | None = None,
@@ -75,6 +82,8 @@ class Files:
         seconds: float = 5.0,
         workers: int = 1,
         revision: str | None = None,
+        boxes: str = "last",
+        unusable: float = 0.0,
     ) -> None:
         given = {"path": path, "split": split, "config": config, "answer_after": answer_after, "revision": revision}
         for dial, value in {**given, "test_path": test_path, "test_split": test_split}.items():
@@ -84,8 +93,13 @@ class Files:
             raise ConfigError(f"files: prompt must hold {{problem}}, got {str(prompt)[:100]!r}")
         if overlap not in ("error", "drop"):
             raise ConfigError(f"files: overlap must be 'error' or 'drop', got {overlap!r}")
+        if isinstance(unusable, bool) or not isinstance(unusable, int | float) or not 0 <= unusable < 1:
+            raise ConfigError(f"files: unusable must be a share of the rows, from 0 to below 1, got {unusable!r}")
+        if boxes not in BOXES:
+            raise ConfigError(f"files: boxes must be one of {', '.join(BOXES)}, got {boxes!r}")
         self.template, self.answer_after, self.overlap = prompt, answer_after, overlap
-        self.columns = _checked_columns(columns or {})
+        self.columns, self.boxes, self.unusable = checked_columns(columns or {}), boxes, unusable
+        self.left_out: list[tuple[str, str]] = []  # (where, why) of rows that nothing can be graded against
         self.dropped = 0  # training problems left out because the test set has them
         self.repeated = 0  # rows that say again what an earlier one said
         self._seconds, self._workers = seconds, workers
@@ -123,73 +137,79 @@ class Files:
 
     @cached_property
     def _grader(self) -> MathGrader:
-        return MathGrader(self._workers, self._seconds)
+        return MathGrader(self._workers, self._seconds, boxes=self.boxes)
 
     def _read(self, path: str, config: str | None, split: str | None) -> dict[str, _Read]:
         """The problems of one source by key. One row an earlier row repeats is counted, one that contradicts it is an
-        error."""
+        error, or left out with that row."""
         source = f"{path}:{split or 'train'}" if split or not Path(path).suffix else Path(path).name
-        wanted = {*self.columns.values(), *(name for usual in NAMES.values() for name in usual)}
-        rows = list(read_rows(path, wanted, config, split, self._revisions.get(path)))
+        usual = [name for names in (*self.columns.values(), *NAMES.values()) for name in names]
+        rows = list(read_rows(path, set(usual), config, split, self._revisions.get(path)))
         if not rows:
             raise DataError(f"{source}: no rows; a problem set needs at least one")
-        columns = self._find_columns(source, [row for _, row in rows])
+        columns = find_columns(source, [row for _, row in rows], self.columns)
         found: dict[str, _Read] = {}
+        contradicted: dict[str, DataError] = {}
+        before = len(self.left_out)
         for number, row in rows:
             where = f"{source}, row {number}"
-            problem = self._problem(where, row, columns)
+            try:
+                problem = self._problem(where, row, columns)
+            except Unusable as error:
+                self._leave_out(where, error)
+                continue
             first = found.setdefault(problem.key, _Read(problem, where))
             if first.where != where:
-                self.repeated += 1
-                self._agree(first, _Read(problem, where), columns["solution"])
+                try:
+                    self._agree(first, _Read(problem, where), columns["solution"][0])
+                    self.repeated += 1
+                except DataError as error:
+                    self._leave_out(where, error)
+                    contradicted[problem.key] = error
+        for key, cause in contradicted.items():  # which of the answers is meant cannot be told
+            self._leave_out(found.pop(key).where, cause)
+        count = len(self.left_out) - before
+        if count > self.unusable * len(rows):
+            shown = "; ".join(why for _, why in self.left_out[before : before + 3])
+            raise DataError(
+                f"{source}: {count} of {len(rows)} rows cannot be used, more than the share of {self.unusable:g} that "
+                f"may be left out (unusable): {shown}"
+            )
         return found
 
-    def _find_columns(self, source: str, rows: Sequence[Row]) -> dict[str, str]:
-        names = list(dict.fromkeys(name for row in rows for name in row))
-        shown = ", ".join(repr(name) for name in names[:20])
-        columns = {}
-        for role, usual in NAMES.items():
-            if role in self.columns:
-                if self.columns[role] not in names:
-                    raise ConfigError(
-                        f"{source} has no column {self.columns[role]!r}, which 'columns' names for {role}; it has "
-                        f"{shown}: " + nearest(self.columns[role], set(names))
-                    )
-                columns[role] = self.columns[role]
-                continue
-            there = [name for name in usual if name in names]
-            if len(there) != 1:
-                cause = f"more than one could be the {role}" if there else f"none is called {' or '.join(usual)}"
-                raise ConfigError(
-                    f"{source} has the columns {shown}: {cause}. Set columns.{role} to the one that is meant"
-                )
-            columns[role] = there[0]
-        return columns
+    def _leave_out(self, where: str, error: DataError) -> None:
+        if not self.unusable:
+            raise error
+        self.left_out.append((where, str(error)))
 
-    def _problem(self, where: str, row: Row, columns: Mapping[str, str]) -> Problem:
-        text = _text(where, row, columns["prompt"], "the text of the problem")
-        gold = self._gold(where, row, columns["solution"])
+    def _problem(self, where: str, row: Row, columns: Columns) -> Problem:
+        text = joined(where, row, columns["prompt"], "the text of the problem")
+        gold = self._gold(where, row, columns["solution"][0])
         key = "files:" + hashlib.sha256(" ".join(unicodedata.normalize("NFC", text).split()).encode()).hexdigest()
-        return Problem(key, self.template.replace("{problem}", text), gold, {"where": where})
+        data = {"where": where}
+        if "worked" in columns:
+            data["worked"] = self._worked(joined(where, row, columns["worked"], "a written solution"))
+        return Problem(key, self.template.replace("{problem}", text), gold, data)
+
+    def _worked(self, text: str) -> str:
+        """A written solution without the mark of its answer and without GSM8K's calculator notes."""
+        if self.answer_after is not None and self.answer_after in text:
+            text = text.rpartition(self.answer_after)[0]
+        return re.sub(r"<<[^<>]*>>", "", text).strip()
 
     def _gold(self, where: str, row: Row, column: str) -> str:
-        value = row.get(column)
-        if isinstance(value, int) and not isinstance(value, bool):
-            try:
-                value = str(value)
-            except ValueError as error:  # more digits than Python writes
-                raise DataError(f"{where}, column {column!r}: {error}; write the answer as text") from error
-        elif isinstance(value, float) and math.isfinite(value):
-            value = repr(value)
-        text = _text(where, {column: value} if column in row else row, column, "the gold answer")
-        gold = self._extract(where, column, text)
+        gold = self._extract(where, column, gold_text(where, row, column))
         try:
             read(gold, MAX_GOLD)
         except Unreadable as error:
-            raise DataError(
+            raise Unusable(
                 f"{where}, column {column!r}: the gold answer {gold[:80]!r} cannot be read ({error}); give the final "
                 "answer alone, in \\boxed{...}, or behind a mark named by answer_after"
             ) from error
+        if self.unusable:
+            grade = self._grader.grade_answer(gold, gold)
+            if grade.verdict not in (Verdict.CORRECT, Verdict.TIMEOUT):
+                raise Unusable(f"{where}, column {column!r}: the gold answer {gold[:80]!r}: {grade.detail}")
         return gold
 
     def _extract(self, where: str, column: str, text: str) -> str:
@@ -229,17 +249,6 @@ def _both_numbers(one: str, other: str) -> bool:
     return all(re.fullmatch("-?[1-9][0-9]{0,30}|0", text) for text in (one, other))
 
 
-def _checked_columns(columns: Mapping[str, str]) -> dict[str, str]:
-    if not isinstance(columns, Mapping):
-        raise ConfigError(f"files: columns must map prompt and solution to column names, got {columns!r}")
-    for role, column in columns.items():
-        if role not in NAMES:
-            raise ConfigError(f"files: columns has no '{role}': {nearest(str(role), set(NAMES))}")
-        if not isinstance(column, str) or not column:
-            raise ConfigError(f"files: columns.{role} must be the name of a column, got {column!r}")
-    return dict(columns)
-
-
 def _shares(warmstart: float, test: float) -> dict[str, float]:
     for dial, share in {"warmstart": warmstart, "test": test}.items():
         if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
@@ -247,21 +256,3 @@ def _shares(warmstart: float, test: float) -> dict[str, float]:
     if warmstart + test > 1:
         raise ConfigError(f"files: warmstart and test are shares and add up to {warmstart + test}, more than 1")
     return {"train": 1 - warmstart - test, "warmstart": warmstart, "test": test}
-
-
-def _text(where: str, row: Row, column: str, what: str) -> str:
-    """The text in a column. Raises DataError where it is missing, empty, of another type or not Unicode."""
-    if column not in row:
-        raise DataError(f"{where}: no column {column!r}, which holds {what}; add it, or remove the row")
-    value = row[column]
-    if value is None:
-        raise DataError(f"{where}, column {column!r}: null where {what} is needed; fill it in, or remove the row")
-    if not isinstance(value, str):
-        raise DataError(
-            f"{where}, column {column!r}: a {type(value).__name__} where {what} is needed; write it as text"
-        )
-    if not value.strip():
-        raise DataError(f"{where}, column {column!r}: empty where {what} is needed; fill it in, or remove the row")
-    if not is_unicode(value):
-        raise DataError(f"{where}, column {column!r}: holds a lone surrogate, which is no text; write valid Unicode")
-    return value

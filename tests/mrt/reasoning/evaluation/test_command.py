@@ -47,7 +47,7 @@ def test_a_suite_is_measured_and_graded_again(
     ("argv", "message"),
     [
         (["reasoning/math500"], "name it with --model"),
-        (["reasoning/math500", "--model", "m"], "--any-file"),
+        (["reasoning/svamp", "--model", "m"], "name it with --file"),
         (["reasoning/countdown", "--model", "m", "--problems", "countdown"], "leave --problems out"),
         (["reasoning/countdwon.yaml"], "did you mean 'reasoning/countdown'"),
         (["m", "--problems", "countdown", "--any-file"], "go with a suite"),

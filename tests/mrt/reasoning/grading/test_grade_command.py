@@ -8,6 +8,8 @@ import pytest
 from mrt.cli.main import main
 from mrt.errors import DataError
 from mrt.reasoning.evaluation.run import run_eval
+from tests.support.latex_tokenizer import latex_tokenizer, small_llama
+from tests.support.shared_folder import shared
 
 pytestmark = pytest.mark.training
 
@@ -44,6 +46,45 @@ def test_golds_that_cannot_be_used(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "row 2: '1 2'" in text
     assert "numbers side by side" in text
     assert "row 3" in text
+
+
+def test_beside_another_grader(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"g": "1", "a": ["1", "2"], "s": [True, True]}, {"g": "3", "a": "3", "s": "wrong"}]
+    columns = ["--columns", "gold=g,answer=a,other=s"]
+    assert main(["grade", write(tmp_path / "a.jsonl", rows), *columns]) == 0
+    text = capsys.readouterr().out
+    assert "verdicts equal to those of the other grader: 1 of 3" in text
+    assert "row 1: '2' for '1' is wrong here, right there" in text
+    assert "row 2: '3' for '3' is correct here, wrong there" in text
+    assert main(["grade", write(tmp_path / "b.jsonl", [{"g": "1", "a": "1", "s": [1, 0]}]), *columns]) == 2
+
+
+@pytest.mark.data
+def test_solutions_of_another_model_beside_its_own_graders_verdicts(capsys: pytest.CaptureFixture[str]) -> None:
+    """The command of docs/grading.md: 799 equal, and one right answer (10000) that only that grader calls wrong."""
+    file = str(shared("data", "math_cot_100.jsonl"))
+    assert main(["grade", file, "--columns", "gold=gt,answer=code,other=score", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["answers"], found["unreadable"], found["beside"]["compared"]) == (800, [], 800)
+    assert [(one["gold"], one["answer"], one["other"]) for one in found["beside"]["differ"]] == [
+        ("10{,}000", "10000", False)
+    ]
+
+
+@pytest.mark.data
+def test_solutions_of_another_model_are_probed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The command of docs/grading.md, with a model of a few thousand parameters as the prover."""
+    tokenizer = latex_tokenizer()
+    small_llama(tokenizer).save_pretrained(tmp_path / "small")
+    tokenizer.save_pretrained(tmp_path / "small")
+    command = ["probe", str(shared("data", "math_cot_100.jsonl")), "--model", str(tmp_path / "small"), "--limit", "3"]
+    columns = ["--columns", "prompt=question,thought=code,gold=gt", "--segmenter", "paragraphs", "--samples", "1"]
+    assert main([*command, *columns, "--out", str(tmp_path / "curves.jsonl"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["traces"] == 3
+    curves = [json.loads(line) for line in (tmp_path / "curves.jsonl").read_text().splitlines()]
+    assert all(len(curve["stop_values"]) == len(curve["ends"]) + 1 > 1 for curve in curves)
+    assert main([*command, "--columns", "thoughts=code"]) == 2
+    assert main([*command, "--columns", "thought=codes"]) == 2
 
 
 @pytest.mark.parametrize(

@@ -124,7 +124,7 @@ def from_subprocess(grader: MathGrader, pairs: list[tuple[str, str]]) -> list[Gr
     if pid == 0:
         verdicts = "failed"
         try:
-            grader.grade_answer("1", "1")  # its own worker starts
+            grader.start()  # its own worker starts
             verdicts = " ".join(grade.verdict.value for grade in bounded(grader, pairs))
         finally:
             grader.close()
@@ -143,7 +143,7 @@ CONTEXTS = [from_main, from_thread, from_event_loop, from_subprocess]
 @pytest.fixture(scope="module")
 def grader() -> Iterator[MathGrader]:
     with MathGrader(seconds=SECONDS) as grader:
-        grader.grade_answer("1", "1")
+        grader.start()
         yield grader
 
 
@@ -188,7 +188,7 @@ def test_long_input_is_read_in_no_time() -> None:
     ]
     texts += ["\\boxed{" + piece * (19_000 // len(piece)) + "!}" for piece in pieces]
     with MathGrader(seconds=2.0) as grader:
-        grader.grade_answer("1", "1")
+        grader.start()
         for text in texts:
             start = time.monotonic()
             assert grader.grade(text, "5").reward == 0.0

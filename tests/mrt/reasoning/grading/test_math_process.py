@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from mrt.reasoning.grading.compare import Question
 from mrt.reasoning.grading.math_grader import MathGrader
 from mrt.reasoning.grading.math_process import MathWorker
 from mrt.reasoning.grading.verdict import Grade, Verdict
@@ -27,8 +28,13 @@ HANG = r"\binom{1000000000}{500000000}"
 @pytest.fixture(scope="module")
 def grader() -> Iterator[MathGrader]:
     with MathGrader(seconds=SECONDS) as grader:
-        grader.grade_answer("1", "1")
+        grader.start()
         yield grader
+
+
+def ask(grader: MathGrader) -> Verdict:
+    """The verdict of the worker itself: plain numbers do not reach it."""
+    return grader._ask_worker(Question("5", "2+3", False))[0]
 
 
 def alive(pid: int) -> bool:
@@ -97,16 +103,16 @@ def test_killed_processes_are_replaced(grader: MathGrader) -> None:
     keeper, child = processes(grader._workers[0])
     os.kill(child, signal.SIGKILL)
     assert wait_until(lambda: not alive(child))
-    assert [grader.grade_answer("5", "5").verdict for _ in range(3)] == [Verdict.CORRECT] * 3
+    assert [ask(grader) for _ in range(3)] == [Verdict.CORRECT] * 3
     os.kill(keeper, signal.SIGKILL)
     assert wait_until(lambda: not alive(keeper))
-    assert [grader.grade_answer("5", "5").verdict for _ in range(3)] == [Verdict.CORRECT] * 3
+    assert [ask(grader) for _ in range(3)] == [Verdict.CORRECT] * 3
     replaced = processes(grader._workers[0])
     assert set(replaced).isdisjoint({keeper, child})
 
 
 def test_a_grader_killed_at_work_is_an_error(grader: MathGrader) -> None:
-    grader.grade_answer("1", "1")
+    grader.start()
     _, child = processes(grader._workers[0])
     timer = threading.Timer(0.1, os.kill, (child, signal.SIGKILL))
     timer.start()
@@ -114,20 +120,20 @@ def test_a_grader_killed_at_work_is_an_error(grader: MathGrader) -> None:
     timer.join()
     assert grade.verdict is Verdict.ERROR
     assert "exit code -9" in grade.detail
-    assert grader.grade_answer("5", "5").verdict is Verdict.CORRECT
+    assert ask(grader) is Verdict.CORRECT
 
 
 def test_a_worker_that_stands_still_is_killed_the_second_time(grader: MathGrader) -> None:
-    grader.grade_answer("1", "1")
+    grader.start()
     pids = processes(grader._workers[0])
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
     for _ in range(2):
         start = time.monotonic()
-        assert grader.grade_answer("5", "5").verdict is Verdict.TIMEOUT
+        assert ask(grader) is Verdict.TIMEOUT
         assert time.monotonic() - start < SECONDS + 1.0
     assert wait_until(lambda: not any(map(alive, pids)))
-    assert grader.grade_answer("5", "5").verdict is Verdict.CORRECT
+    assert ask(grader) is Verdict.CORRECT
 
 
 def test_a_parent_that_ignores_the_timers_signal_changes_nothing() -> None:
@@ -135,7 +141,7 @@ def test_a_parent_that_ignores_the_timers_signal_changes_nothing() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})
     try:
         with MathGrader(seconds=SECONDS) as grader:
-            grader.grade_answer("1", "1")
+            grader.start()
             assert "stopped" in grader.grade_answer(HANG, "5").detail  # by the timer, not by the parent
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
@@ -144,7 +150,7 @@ def test_a_parent_that_ignores_the_timers_signal_changes_nothing() -> None:
 
 def test_closing_leaves_no_process() -> None:
     grader = MathGrader(seconds=SECONDS)
-    grader.grade_answer("1", "1")
+    grader.start()
     pids = processes(grader._workers[0])
     grader.close()
     assert wait_until(lambda: not any(map(alive, pids)))
@@ -157,7 +163,7 @@ def test_a_parent_killed_with_9_leaves_no_orphan(busy: bool) -> None:
         import sys
         from mrt.reasoning.grading.math_grader import MathGrader
         grader = MathGrader(seconds=1.0)
-        grader.grade_answer("1", "1")
+        grader.start()
         keeper = grader._workers[0]._process.pid
         print(keeper, open(f"/proc/{{keeper}}/task/{{keeper}}/children").read().split()[0], flush=True)
         grader.grade_answer({HANG if busy else "1"!r}, "5")
@@ -175,7 +181,7 @@ def test_a_parent_killed_with_9_leaves_no_orphan(busy: bool) -> None:
 
 
 def test_many_threads_share_the_workers() -> None:
-    pairs = [(rf"\boxed{{{n}+1}}", str(n + (n % 3 > 0))) for n in range(60)]
+    pairs = [(rf"\boxed{{x^2={n}+1}}", f"x^2-{n + (n % 3 > 0)}=0") for n in range(60)]
     with MathGrader(workers=2, seconds=10.0) as grader:
         grades = grader.grade_many(pairs)
         assert [grade.reward for grade in grades] == [float(n % 3 > 0) for n in range(60)]

@@ -413,3 +413,33 @@ def test_a_training_reward_grades_as_many_at_once_as_it_has_workers(
     with grader:
         rewards = ProblemReward(files)(answers, answers, None, rows["key"], rows["solution"], rows["data"])
     assert rewards == [1.0, 0.0, 1.0, 0.0]
+
+
+def test_rows_that_nothing_can_be_graded_against_are_left_out_up_to_a_share(tmp_path: Path) -> None:
+    rows = [{"problem": f"{n}?", "answer": str(n)} for n in range(17)]
+    rows += [
+        {"problem": "bad?", "answer": "1 2"},
+        {"problem": "two?", "answer": "5"},
+        {"problem": "two?", "answer": "6"},
+    ]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = Files(str(path), test=1.0, unusable=0.15)
+    assert len(found.problems("test")) == 17
+    assert [where for where, _ in found.left_out] == ["rows.jsonl, row 18", "rows.jsonl, row 20", "rows.jsonl, row 19"]
+    with pytest.raises(
+        DataError, match=r"3 of 20 rows cannot be used, more than the share of 0.1 .*numbers side by side"
+    ):
+        Files(str(path), test=1.0, unusable=0.1)
+    with pytest.raises(DataError, match="row 18"):
+        Files(str(path), test=1.0)
+    with pytest.raises(ConfigError, match="unusable must be a share"):
+        Files(str(path), unusable=1.5)
+
+
+def test_a_prompt_of_several_columns_and_answers_in_a_list(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"Body": "Ann has 3.", "Question": "And?", "Answer": ["$3$"], "how": "She has."}\n')
+    columns = {"prompt": ["Body", "Question"], "solution": "Answer", "worked": "how"}
+    (problem,) = Files(str(path), columns=columns, prompt="{problem}", test=1.0).problems("test")
+    assert (problem.prompt, problem.solution, problem.data["worked"]) == ("Ann has 3. And?", "$3$", "She has.")
