@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,14 @@ def adapted(model: str, peft: Mapping[str, Any] | None, args: Any) -> dict[str, 
         return {"model": PeftModel.from_pretrained(loaded, model, is_trainable=True), "peft_config": None}
     except (OSError, ValueError, RuntimeError) as error:
         raise ConfigError(f"adapter '{model}' cannot be loaded: {str(error).splitlines()[0]}") from error
+
+
+def adapter_fields(model: str) -> dict[str, Any] | None:
+    """What decides the size of the adapter in a folder, as fields of `peft.LoraConfig`; None where there is none."""
+    if adapter_base(model) is None:
+        return None
+    stored = json.loads((Path(model) / "adapter_config.json").read_text(encoding="utf-8"))
+    return {name: stored[name] for name in ("r", "lora_alpha", "target_modules") if name in stored}
 
 
 def _lora(fields: Mapping[str, Any]) -> Any:

@@ -1,4 +1,4 @@
-"""`recipes/smollm2` on a Llama of a few thousand parameters: LoRA finetuning, and GRPO and MRT that go on from its adapter."""
+"""`recipes/smollm2` on a Llama of a few thousand parameters: LoRA, and GRPO and MRT that go on from its adapter."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 
 from mrt.cli.main import main
 from mrt.errors import ConfigError
 from mrt.reasoning.inference.generate import generate
 from mrt.reasoning.models.loading import load_config, load_model
+from mrt.reasoning.training.plan import facts
 from mrt.reasoning.training.trainer import MRTTrainer
 from mrt.reasoning.training.warmstart import WarmStartTrainer
 from mrt.runs.recipe import load_recipe
@@ -24,10 +26,12 @@ CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
+LORA = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
 SMALL = ["problems.train=20", "problems.warmstart=20", "problems.test=4", "args.use_cpu=true", "peft.r=4"]
 RL = [
     "args.max_steps=1", "args.per_device_train_batch_size=8", "args.generation_batch_size=8",
-    "args.num_generations=4", "args.max_completion_length=64", "args.thinking_budget=24", "args.learning_rate=1e-2", "args.probe_samples=1",
+    "args.num_generations=4", "args.max_completion_length=64", "args.thinking_budget=24", "args.learning_rate=1e-2",
+    "args.probe_samples=1",
 ]  # fmt: skip
 
 
@@ -102,12 +106,19 @@ def test_an_adapter_and_its_merged_model_are_one(finetuned: Path, tmp_path: Path
 
 def test_half_precision_by_name(finetuned: Path, tmp_path: Path) -> None:
     assert load_model(str(finetuned / "model"), "bfloat16")[0].dtype == torch.bfloat16
-    recipe = load_recipe(
-        "smollm2/sft",
-        [*options([*SMALL, "args.max_steps=1"], finetuned.parent / "base", tmp_path), "args.model_init_kwargs={dtype: bfloat16}"],
-    )  # fmt: skip
+    half = [*SMALL, "args.max_steps=1", "args.model_init_kwargs={dtype: bfloat16}"]
+    recipe = load_recipe("smollm2/sft", options(half, finetuned.parent / "base", tmp_path))
     model = WarmStartTrainer.from_recipe(recipe, tmp_path).model
     assert {p.dtype for name, p in model.named_parameters() if "lora" not in name} == {torch.bfloat16}
+
+
+def test_the_plan_counts_the_adapter_that_is_there(finetuned: Path) -> None:
+    found = facts(load_recipe("smollm2/grpo", [f"model={finetuned / 'model'}"]))
+    own = sum(p.numel() for p in get_peft_model(load_model(str(finetuned.parent / "base"))[0], LORA).parameters())
+    assert found is not None
+    assert found.settings.lora
+    assert found.shape.parameters == own
+    assert 0 < found.shape.trained < own / 10
 
 
 def test_what_cannot_work_is_told(finetuned: Path, tmp_path: Path) -> None:
