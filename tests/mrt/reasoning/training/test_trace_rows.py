@@ -12,6 +12,7 @@ from mrt.reasoning.problems import Countdown
 from mrt.reasoning.traces.prompts import forced_prefix, render, think_format
 from mrt.reasoning.traces.segmentation import make_segmenter
 from mrt.reasoning.traces.templates import prepare_thinking
+from mrt.reasoning.traces.trial import read_trial
 from mrt.reasoning.training.search_traces import WORDS, search_traces
 from mrt.reasoning.training.trace_rows import trace_dataset
 from tests.support.latex_tokenizer import latex_tokenizer
@@ -68,9 +69,8 @@ def test_rows_in_words_are_what_rl_reads_and_forces(countdown: Countdown, tagged
         assert row["labels"] == [-100] * len(head) + row["input_ids"][len(head) :]
         completion = row["input_ids"][len(head) :]
         assert completion[-1] == fmt.end_ids[0]
-        thought, answer = fmt.split(completion)
-        assert answer is not None
-        assert len(segment(thought, fmt.tokenizer)) == max(trace.attempts, int(bool(thought)))
+        assert fmt.split(completion)[1] is not None
+        assert len(read_trial(completion, fmt, segment).ends) == trace.attempts
         written = fmt.tokenizer(trace.thought, add_special_tokens=False)["input_ids"]
         assert completion[: len(written)] == written
         close = forced_prefix(written, fmt, complete=True)
