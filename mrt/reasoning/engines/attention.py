@@ -87,3 +87,11 @@ def check_text_model(model: Any) -> None:
         raise ConfigError(f"{name} has an adapter of virtual tokens, behind which nothing can be cached: take LoRA")
     if inner.get_output_embeddings() is None:
         raise ConfigError(f"{name} has no head over its vocabulary: take a causal language model")
+
+
+def unshareable(model: Any) -> str:
+    """Why nothing of a model's past can be shared, naming its attention."""
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    config = inner.config.get_text_config(decoder=True)
+    kinds = ", ".join(dict.fromkeys(getattr(config, "layer_types", None) or [str(config.model_type)]))
+    return f"{type(inner).__name__} ({kinds}) keeps more of its past than keys and values at known positions"

@@ -37,19 +37,18 @@ class Opened:
 
 
 def check_engine(name: str, options: Mapping[str, Any]) -> None:
-    """Raises ConfigError for an engine that is none, and for options of an engine that takes none."""
+    """Raises ConfigError for an engine that is none, and for options that an engine does not take."""
     if name not in NAMES and not name.startswith(ADDRESSES):
         raise ConfigError(
             f"engine '{name}' is none: transformers, vllm, or the address of a server (http://localhost:8000)"
         )
-    if name == "transformers":
-        if set(options) - {"dtype"} or options.get("dtype", "float32") not in DTYPES:
-            raise ConfigError(
-                f"engine_options of the engine 'transformers' are dtype ({', '.join(DTYPES)}); all others are those of "
-                "a vLLM in this process"
-            )
-    elif options and name != "vllm":
-        raise ConfigError(f"engine_options are those of a vLLM in this process; engine '{name}' takes none")
+    if name == "vllm" or not options:
+        return
+    if name != "transformers" or set(options) != {"dtype"} or options["dtype"] not in DTYPES:
+        raise ConfigError(
+            f"engine_options {dict(options)} are not possible here: engine 'transformers' takes dtype "
+            f"({', '.join(DTYPES)}), a vLLM in this process the arguments of its LLM, a server none"
+        )
 
 
 def open_engine(
@@ -58,12 +57,13 @@ def open_engine(
     options: Mapping[str, Any] | None = None,
     max_positions: int = MAX_POSITIONS,
 ) -> Opened:
-    """Loads `model` into the engine called `name`, in float32 on the CPU and bfloat16 on an accelerator.
+    """Loads `model` into the engine called `name`, in float32 on the CPU and bfloat16 on an accelerator, or as
+    `options` say.
 
     Args:
         name: `transformers`; `vllm`; or the address of a server that was started with `vllm serve MODEL
             --enable-prompt-tokens-details --logprobs-mode processed_logprobs`, whose precision is its own affair.
-        options: arguments of vLLM's `LLM` (max_model_len, gpu_memory_utilization, tensor_parallel_size, ...); of
+        options: arguments of vLLM's `LLM` (max_model_len, gpu_memory_utilization, tensor_parallel_size, ...); for
             transformers `dtype`.
         max_positions: keys and values that are at work at one time, of all rows together (transformers).
 
@@ -76,7 +76,7 @@ def open_engine(
         return _in_process(model, dict(options or {}))
     if name.startswith(ADDRESSES):
         return _served(model, name)
-    loaded, tokenizer = load_model(model, (options or {}).get("dtype"))
+    loaded, tokenizer = load_model(model, **(options or {}))
     context = getattr(loaded.config, "max_position_embeddings", None)
     return Opened(engine_on(loaded, pad_id(tokenizer), max_positions), tokenizer, context)
 
@@ -89,7 +89,8 @@ def engine_on(model: Any, pad_id: int, max_positions: int = MAX_POSITIONS) -> En
         ConfigError: for a model that is no causal language model.
     """
     from mrt.reasoning.engines.attention import attention_of
-    from mrt.reasoning.engines.transformers import TransformersEngine, unshareable
+    from mrt.reasoning.engines.attention import unshareable
+    from mrt.reasoning.engines.transformers import TransformersEngine
     from mrt.reasoning.engines.unshared import UnsharedEngine
 
     if attention_of(model) is not None:
@@ -116,7 +117,7 @@ def _in_process(model: str, options: dict[str, Any]) -> Opened:
     if (Path(model) / "adapter_config.json").is_file():
         raise ConfigError(
             f"{model} holds an adapter, which vLLM does not load by itself: merge it first "
-            "(mrt.reasoning.models.adapters.merge_adapter), or leave the engine to transformers"
+            "(mrt merge RUN), or leave the engine to transformers"
         )
     on_cpu = not torch.cuda.is_available()
     if on_cpu:  # in a process of its own vLLM would draw from a generator that no seed of ours reaches

@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from mrt.errors import ConfigError
-from mrt.reasoning.engines.attention import attention_of
+from mrt.reasoning.engines.attention import attention_of, unshareable
 from mrt.reasoning.engines.base import Answers, Branch
 from mrt.reasoning.engines.cache import Kept, Prefix, join_rows, keep_row, stack_rows
 from mrt.reasoning.engines.counted import CountedEngine
@@ -294,11 +294,3 @@ class _Decoding:
             if kept is not None:
                 sink.kept.append(kept)
         return sum(map(len, self.tokens))
-
-
-def unshareable(model: Any) -> str:
-    """Why nothing of a model's past can be shared, naming its attention."""
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    config = inner.config.get_text_config(decoder=True)
-    kinds = ", ".join(dict.fromkeys(getattr(config, "layer_types", None) or [str(config.model_type)]))
-    return f"{type(inner).__name__} ({kinds}) keeps more of its past than keys and values at known positions"

@@ -48,8 +48,8 @@ def generate(
         raise ConfigError("say when to stop thinking: --budget N tokens, or --flat EPS, or both")
     if budget is not None and budget < 0:
         raise ConfigError(f"budget={budget}: the number of thinking tokens cannot be negative")
-    torch.manual_seed(seed)
     thinker = _Thinker(model, prompt, Sampling(temperature=temperature))
+    torch.manual_seed(seed)  # behind the loading, for which an adapter draws
     thought, stopped = thinker.think(budget)
     agreement: list[float] = []
     if flat is not None:

@@ -1,11 +1,58 @@
-"""Adapters (LoRA) after training: merged into their base model, as one that loads without peft."""
+"""Adapters (LoRA): fresh ones for a trainer, trained ones that learn on, and their merging into the base model."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from mrt.errors import ConfigError
+from mrt.reasoning.models.loading import adapter_base, load_model
+
+
+def adapted(model: str, peft: Mapping[str, Any] | None, args: Any) -> dict[str, Any]:
+    """The arguments `model` and `peft_config` of a TRL trainer. A folder that holds an adapter becomes its base model
+    with that adapter, which learns on; what is saved is again an adapter of the same base model.
+
+    Args:
+        peft: fields of `peft.LoraConfig` for a fresh adapter; None trains every weight, or the adapter that is there.
+        args: the trainer's; the base model of an adapter is loaded with their `model_init_kwargs`.
+
+    Raises:
+        ConfigError: for `peft` on top of an adapter, and a base model that cannot be loaded.
+    """
+    base = adapter_base(model)
+    if base is None:
+        return {"model": model, "peft_config": None if peft is None else _lora(peft)}
+    if peft is not None:
+        raise ConfigError(
+            f"{model} holds an adapter, which learns on as it is: leave `peft` out (peft=null), or merge it first "
+            "(mrt merge RUN) for a fresh adapter on top of it"
+        )
+    from peft import PeftModel
+    from trl.trainer.utils import create_model_from_path
+
+    try:
+        placed = {"device_map": None} if args.world_size > 1 else {}
+        loaded = create_model_from_path(base, **placed, **(args.model_init_kwargs or {}))
+        return {"model": PeftModel.from_pretrained(loaded, model, is_trainable=True), "peft_config": None}
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ConfigError(f"adapter '{model}' cannot be loaded: {str(error).splitlines()[0]}") from error
+
+
+def adapter_fields(model: str) -> dict[str, Any] | None:
+    """What decides the size of the adapter in a folder, as fields of `peft.LoraConfig`; None where there is none."""
+    if adapter_base(model) is None:
+        return None
+    stored = json.loads((Path(model) / "adapter_config.json").read_text(encoding="utf-8"))
+    return {name: stored[name] for name in ("r", "lora_alpha", "target_modules") if name in stored}
+
+
+def _lora(fields: Mapping[str, Any]) -> Any:
+    from peft import LoraConfig
+
+    return LoraConfig(task_type="CAUSAL_LM", **fields)
 
 
 def merge_adapter(folder: str | Path, out: str | Path) -> Path:
@@ -17,23 +64,12 @@ def merge_adapter(folder: str | Path, out: str | Path) -> Path:
     Raises:
         ConfigError: for a folder without an adapter, a base model that cannot be loaded, or an `out` that is not empty.
     """
-    from peft import PeftModel
-
-    from mrt.reasoning.models.loading import load_model
-
     folder, out = Path(folder), Path(out)
-    config = folder / "adapter_config.json"
-    if not config.is_file():
+    if adapter_base(str(folder)) is None:
         raise ConfigError(f"{folder} holds no adapter (adapter_config.json): a full model needs no merging")
     if out.exists() and any(out.iterdir()):
         raise ConfigError(f"{out} is not empty: choose another folder")
-    base = str(json.loads(config.read_text(encoding="utf-8"))["base_model_name_or_path"])
-    model, tokenizer = load_model(base)
-    if (folder / "tokenizer_config.json").is_file():
-        from transformers import AutoTokenizer
-
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-    merged = PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
-    merged.save_pretrained(out)
+    model, tokenizer = load_model(str(folder))
+    model.save_pretrained(out)
     tokenizer.save_pretrained(out)
     return out

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+from pathlib import Path
 from typing import Any
 
 from mrt.errors import ConfigError
@@ -12,11 +14,11 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 
 def load_model(path: str, dtype: str | None = None) -> tuple[Any, Any]:
-    """(model, tokenizer) by `from_pretrained`: float32 on the CPU; on an accelerator bfloat16, on the device of this
-    process. Remote code is never run.
+    """(model, tokenizer) by `from_pretrained`, on the device of this process. An adapter is merged into its base model.
+    Remote code is never run.
 
     Args:
-        dtype: one of DTYPES in place of that.
+        dtype: one of `DTYPES`; None: float32 on the CPU, bfloat16 on an accelerator.
 
     Raises:
         ConfigError: when the path or name cannot be loaded, or `dtype` is none of them.
@@ -27,11 +29,15 @@ def load_model(path: str, dtype: str | None = None) -> tuple[Any, Any]:
     if dtype is not None and dtype not in DTYPES:
         raise ConfigError(f"dtype={dtype!r} is not possible here: {', '.join(DTYPES)}")
     device, folder = local_device(), resolve_model(path)
-    tokenizer = load_tokenizer(folder)
+    tokenizer, base = load_tokenizer(folder), adapter_base(folder)
     try:
-        usual = torch.float32 if device.type == "cpu" else torch.bfloat16
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype) if dtype else usual)
-    except (OSError, ValueError) as error:
+        asked = getattr(torch, dtype or ("float32" if device.type == "cpu" else "bfloat16"))
+        model = AutoModelForCausalLM.from_pretrained(base or folder, dtype=asked)
+        if base is not None:
+            from peft import PeftModel
+
+            model = PeftModel.from_pretrained(model, folder).merge_and_unload()
+    except (OSError, ValueError, RuntimeError) as error:
         raise ConfigError(f"model '{path}' cannot be loaded: {str(error).splitlines()[0]}") from error
     return model.eval().to(device), tokenizer
 
@@ -40,8 +46,11 @@ def load_tokenizer(path: str, **options: Any) -> Any:
     """The tokenizer of a model, with options of `from_pretrained`. Raises ConfigError when it cannot be loaded."""
     from transformers import AutoTokenizer
 
+    folder = resolve_model(path)
+    if not (Path(folder) / "tokenizer_config.json").is_file():
+        folder = adapter_base(folder) or folder
     try:
-        return AutoTokenizer.from_pretrained(resolve_model(path), **options)
+        return AutoTokenizer.from_pretrained(folder, **options)
     except (OSError, ValueError) as error:
         raise ConfigError(f"model '{path}' cannot be loaded: {str(error).splitlines()[0]}") from error
 
@@ -56,7 +65,7 @@ def check_model(path: str) -> str:
 
     folder = resolve_model(path)
     try:
-        AutoConfig.from_pretrained(folder)
+        AutoConfig.from_pretrained(adapter_base(folder) or folder)
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"model '{path}' cannot be loaded: no folder of that name holds a config.json, and no hub model of that "
@@ -64,6 +73,14 @@ def check_model(path: str) -> str:
             f"can be reached ({str(error).splitlines()[0][:120]})"
         ) from error
     return folder
+
+
+def adapter_base(folder: str) -> str | None:
+    """The base model of the adapter (peft) in a folder; None where there is no adapter, or merged weights beside it."""
+    config = Path(folder) / "adapter_config.json"
+    if not config.is_file() or (Path(folder) / "config.json").is_file():
+        return None
+    return str(json.loads(config.read_text(encoding="utf-8"))["base_model_name_or_path"])
 
 
 def load_config(path: str) -> Any:
@@ -77,7 +94,7 @@ def load_config(path: str) -> Any:
 
     file = gguf_file(path)
     if file is None:
-        return AutoConfig.from_pretrained(path)
+        return AutoConfig.from_pretrained(adapter_base(path) or path)
     require_gguf()
     return AutoConfig.from_pretrained(file.parent, gguf_file=file.name)
 

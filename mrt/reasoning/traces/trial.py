@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mrt.reasoning.traces.prompts import ThinkFormat, thought_span
+from mrt.reasoning.traces.segmentation import token_bytes
 
+BLANK = 4  # tokens at most of a thought that is white space only
 Segment = Callable[[Sequence[int], Any], list[int]]
 
 
@@ -42,10 +44,13 @@ class Trial:
 
 def read_trial(completion: Sequence[int], fmt: ThinkFormat, segment: Segment) -> Trial:
     """The thought of a completion and its episodes; a thought that was never closed runs to the end (without an end
-    token).
+    token). A closed thought of nothing but white space, the line break that some formats write before the tag, has no
+    episode: the answer came at once.
     """
     ids = list(completion)
     start, close = thought_span(ids, fmt)
     stop = close if close is not None else len(ids) - (1 if ids and ids[-1] in fmt.end_ids else 0)
     thought = ids[start:stop]
+    if close is not None and len(thought) <= BLANK and not b"".join(token_bytes(thought, fmt.tokenizer)).strip():
+        thought = []
     return Trial(ids, start, segment(thought, fmt.tokenizer) if thought else [], close is not None)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mrt.errors import DataError
+from mrt.reasoning.models.adapters import adapted
 from mrt.reasoning.models.loading import check_model, load_tokenizer
 from mrt.reasoning.problems import load_problems, to_dataset, validate
 from mrt.reasoning.problems.reward import ProblemReward
@@ -38,20 +39,14 @@ def parts_of(recipe: Recipe, output_dir: Path) -> dict[str, Any]:
                 "train on: lower it, or set eval_strategy=no"
             )
         train, held_out = train.select(range(left)), train.select(range(left, len(train)))
-    peft = None
-    if recipe.peft is not None:
-        from peft import LoraConfig
-
-        peft = LoraConfig(task_type="CAUSAL_LM", **recipe.peft)
     model = check_model(recipe.model)
     tokenizer = load_tokenizer(model, padding_side="left")
     fmt = think_format(tokenizer, tags=prepare_thinking(tokenizer, args.thinking, args.think_tags))
     return {
-        "model": model,
+        **adapted(model, recipe.peft, args),
         "reward_funcs": ThinkReward(ProblemReward(problems), fmt),
         "args": args,
         "train_dataset": train,
         "eval_dataset": held_out,
         "processing_class": tokenizer,
-        "peft_config": peft,
     }

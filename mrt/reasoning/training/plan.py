@@ -54,8 +54,11 @@ def facts(recipe: Recipe, allow_code: bool = False) -> Facts | None:
     args = recipe.build_args(import_trainer(recipe.trainer, allow_code).args_class(), Path(recipe.output_dir))
     if not recipe.model:
         return None
+    from mrt.reasoning.models.adapters import adapter_fields
+
     config = model_config(recipe.model)
-    shape = shape_of(config, dict(recipe.peft) if recipe.peft else None)
+    peft = dict(recipe.peft) if recipe.peft else adapter_fields(recipe.model)
+    shape = shape_of(config, peft)
     sampling = getattr(args, "num_generations", None) is not None
     rows = args.per_device_train_batch_size * (int(getattr(args, "steps_per_generation", 1) or 1) if sampling else 0)
     answer = int(getattr(args, "max_completion_length", 0) or 0)
@@ -70,10 +73,10 @@ def facts(recipe: Recipe, allow_code: bool = False) -> Facts | None:
         bytes_each=_bytes_each(args),
         optimiser=str(getattr(args.optim, "value", args.optim)),
         checkpointed=bool(args.gradient_checkpointing),
-        frozen_copies=_frozen_copies(args, shape, probed, recipe.peft is not None),
+        frozen_copies=_frozen_copies(args, shape, probed, peft is not None),
         probed=probed,
         fused=sampling,
-        lora=recipe.peft is not None,
+        lora=peft is not None,
         shards=_shards(),
         max_positions=int(getattr(args, "max_positions", None) or MAX_POSITIONS),
         reserved=_reserved(args),

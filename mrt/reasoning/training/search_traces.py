@@ -1,9 +1,11 @@
 """Search traces for the warm start: attempts at a Countdown problem, each worked out and marked, then the answer.
 
-    3+5=8,8*7=56~34✗\\n\\nWait3*5=15,15+7=22~0✓</think>\\boxed{(3*5)+7}<|end|>
+    signs   3+5=8,8*7=56~34✗\\n\\nWait3*5=15,15+7=22~0✓</think>\\boxed{(3*5)+7}<|end|>
+    words   3+5=8, 8*7=56, no\\n\\nWait, 3*5=15, 15+7=22, yes\\n</think>\\n\\n**Final Answer**\\n\\boxed{(3*5)+7}
 
-Each attempt ends with its distance to the target. Comparing two numbers in one look is harder for a small model than
-arithmetic: without the distance it learned 99 % of the arithmetic and never to mark a hit.
+In signs, for the tiny model, each attempt ends with its distance to the target. Comparing two numbers in one look is
+harder for a small model than arithmetic: without the distance it learned 99 % of the arithmetic and never to mark a
+hit. A pretrained model compares two numbers well; its traces are written in words, and closed as its format asks.
 
 A trace knows only what its own attempts have shown. The answer is the expression of the attempt that hit or, where
 none did, one more expression drawn at random and not worked out: an honest guess. The known solution is never used.
@@ -15,17 +17,12 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 from mrt.errors import ConfigError
-from mrt.reasoning.models.tiny import BOX, BOX_END, CLOSE, RIGHT, WAIT, WRONG
+from mrt.reasoning.models.tiny import RIGHT, WAIT, WRONG
 from mrt.reasoning.problems.base import Problem, ProblemSet
 from mrt.reasoning.problems.chains import steps
 from mrt.reasoning.problems.expressions import Attempt, draw_attempt
-
-if TYPE_CHECKING:
-    from datasets import Dataset
-    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -37,10 +34,28 @@ class SearchTrace:
     hit: bool
     attempts: int
 
-    @property
-    def completion(self) -> str:
-        """What follows a prompt that opened the thought, up to the end of the turn."""
-        return f"{self.thought}{CLOSE}{BOX}{self.answer}{BOX_END}"
+
+@dataclass(frozen=True)
+class Writing:
+    """How attempts are spelled: what stands between two of them, between two steps, and behind a hit or a miss.
+    `distance` stands before the mark with the distance to the target; None: the distance is not written.
+    """
+
+    between: str
+    comma: str
+    right: str
+    wrong: str
+    distance: str | None = None
+
+    def attempt(self, attempt: Attempt, target: int) -> str:
+        """The steps of an attempt and what came of them."""
+        off = abs(attempt.value - target)
+        told = "" if self.distance is None else f"{self.distance}{off}"
+        return attempt.steps.replace(",", self.comma) + told + (self.wrong if off else self.right)
+
+
+SIGNS = Writing(WAIT, ",", RIGHT, WRONG, "~")
+WORDS = Writing("\n\nWait, ", ", ", ", yes", ", no")
 
 
 @dataclass(frozen=True)
@@ -71,7 +86,13 @@ class Habits:
         return "adjust" if u < self.adjust else "recheck" if u < self.adjust + self.recheck else "anew"
 
 
-def search_trace(problem: Problem, rng: random.Random, max_attempts: int, habits: Habits | None = None) -> SearchTrace:
+def search_trace(
+    problem: Problem,
+    rng: random.Random,
+    max_attempts: int,
+    habits: Habits | None = None,
+    writing: Writing = SIGNS,
+) -> SearchTrace:
     """Random attempts until one hits or `max_attempts` (0 or more) are made; no two differ by commuted operands only,
     save for rechecks.
 
@@ -81,7 +102,7 @@ def search_trace(problem: Problem, rng: random.Random, max_attempts: int, habits
         ConfigError: for a problem of another set.
     """
     if "terms" in problem.data:
-        return chain_trace(problem, rng, max_attempts, habits or Habits())
+        return chain_trace(problem, rng, max_attempts, habits or Habits(), writing)
     if not {"numbers", "target", "operations"} <= set(problem.data):
         raise ConfigError(f"search traces are made for Countdown and chains only; {problem.key!r} is neither")
     numbers, target, operations = problem.data["numbers"], problem.data["target"], problem.data["operations"]
@@ -100,16 +121,17 @@ def search_trace(problem: Problem, rng: random.Random, max_attempts: int, habits
         )
         if attempt is None:
             break  # everything has been tried
-        hit = attempt.value == target
-        written.append(f"{attempt.steps}~{abs(attempt.value - target)}{RIGHT if hit else WRONG}")
-        if hit:
-            return SearchTrace(WAIT.join(written), attempt.expression, True, len(written))
+        written.append(writing.attempt(attempt, target))
+        if attempt.value == target:
+            return SearchTrace(writing.between.join(written), attempt.expression, True, len(written))
     guess = _draw(numbers, operations, limit, rng, tried) or _draw(numbers, operations, limit, rng, set())
     assert guess is not None, f"{problem.key} has no expression that can be worked out"
-    return SearchTrace(WAIT.join(written), guess.expression, False, len(written))
+    return SearchTrace(writing.between.join(written), guess.expression, False, len(written))
 
 
-def chain_trace(problem: Problem, rng: random.Random, max_steps: int, habits: Habits) -> SearchTrace:
+def chain_trace(
+    problem: Problem, rng: random.Random, max_steps: int, habits: Habits, writing: Writing = SIGNS
+) -> SearchTrace:
     """The steps of a chain, each an episode, until all are done or `max_steps` episodes are written, rechecks included.
 
     The answer is the right one, however much was left to do in the head: what a model learns of it is what it can do
@@ -119,7 +141,7 @@ def chain_trace(problem: Problem, rng: random.Random, max_steps: int, habits: Ha
     while left and len(written) < max_steps:
         recheck = written and habits.draw(rng) == "recheck"
         written.append(written[-1] if recheck else left.pop(0))
-    return SearchTrace(WAIT.join(written), problem.solution, not left, len(written))
+    return SearchTrace(writing.between.join(written), problem.solution, not left, len(written))
 
 
 def _draw(
@@ -153,6 +175,7 @@ def search_traces(
     give_up: float = 0.0,
     patient: float = 0.0,
     habits: Habits | None = None,
+    writing: Writing = SIGNS,
 ) -> list[tuple[Problem, SearchTrace]]:
     """`traces` search traces over the warm start split, deterministic in `seed`.
 
@@ -183,64 +206,6 @@ def search_traces(
             limit = high if patient and rng.random() < patient else low
             while give_up and limit < high and rng.random() >= give_up:
                 limit += 1
-            made.append((problem, search_trace(problem, rng, limit if give_up else rng.randint(low, high), habits)))
+            most = limit if give_up else rng.randint(low, high)
+            made.append((problem, search_trace(problem, rng, most, habits, writing)))
     return made
-
-
-def trace_dataset(
-    problem_set: ProblemSet,
-    tokenizer: PreTrainedTokenizerBase,
-    traces: int,
-    attempts: tuple[int, int] = (0, 8),
-    seed: int = 0,
-    *,
-    give_up: float = 0.0,
-    patient: float = 0.0,
-    habits: Habits | None = None,
-) -> tuple[Dataset, dict[str, float]]:
-    """Search traces as rows for TRL's SFTTrainer, and their statistics.
-
-    Columns: key, prompt and completion (text, to be read), input_ids and labels (what is trained on; labels are -100
-    over the prompt). The prompt's ids are those that `prompts.render` gives at RL time, exactly.
-
-    Returns:
-        the dataset, and {"hit_rate", "mean_attempts", "mean_tokens" (completion), "max_tokens" (whole row)}.
-
-    Raises:
-        ConfigError: where the tokenizer cannot write a trace (the tiny one ends at 99).
-    """
-    from datasets import Dataset
-
-    from mrt.reasoning.traces.prompts import render
-    from mrt.reasoning.traces.templates import prepare_thinking
-
-    tags = prepare_thinking(tokenizer)
-    end = str(tokenizer.eos_token)
-    columns: dict[str, list[Any]] = {name: [] for name in ("key", "prompt", "completion", "input_ids", "labels")}
-    made = search_traces(problem_set, traces, attempts, seed, give_up=give_up, patient=patient, habits=habits)
-    prompts: dict[str, tuple[list[int], str]] = {}
-    written = [trace.completion.replace(CLOSE, tags[1]) + end for _, trace in made]
-    tails = tokenizer(written, add_special_tokens=False)["input_ids"]
-    for (problem, _), completion, tail in zip(made, written, tails, strict=True):
-        if problem.key not in prompts:
-            ids = render(tokenizer, [{"role": "user", "content": problem.prompt}], tags=tags)
-            prompts[problem.key] = ids, str(tokenizer.decode(ids))
-        head, text = prompts[problem.key]
-        unknown = tokenizer.unk_token_id is not None and tokenizer.unk_token_id in (*head, *tail)
-        if unknown or problem.prompt not in text:
-            raise ConfigError(
-                f"the tokenizer has no tokens for {problem.prompt!r} or its trace: the tiny model knows the numbers 0 "
-                "to 99 and the short prompt (lower the options high and target_high to 99, prompt=short)"
-            )
-        columns["key"].append(problem.key)
-        columns["prompt"].append(text)
-        columns["completion"].append(completion)
-        columns["input_ids"].append([*head, *tail])
-        columns["labels"].append([-100] * len(head) + list(tail))
-    statistics = {
-        "hit_rate": sum(trace.hit for _, trace in made) / traces,
-        "mean_attempts": sum(trace.attempts for _, trace in made) / traces,
-        "mean_tokens": sum(map(len, tails)) / traces,
-        "max_tokens": float(max(map(len, columns["input_ids"]))),
-    }
-    return Dataset.from_dict(columns), statistics

@@ -46,6 +46,7 @@ class SolutionsTrainer(TrialMixin, SFTTrainer):
             ConfigError: for another problem set.
             DataError: for a row without a worked solution, and for golds that do not grade as right.
         """
+        from mrt.reasoning.models.adapters import adapted
         from mrt.reasoning.models.loading import check_model, load_tokenizer
         from mrt.reasoning.problems import Files, load_problems, validate
         from mrt.reasoning.traces.prompts import think_format
@@ -56,21 +57,15 @@ class SolutionsTrainer(TrialMixin, SFTTrainer):
         if not isinstance(problems, Files):
             raise ConfigError(f"worked solutions come from 'files', not from '{problems.name}'")
         validate(problems, "train")
-        check_model(recipe.model)
-        tokenizer = load_tokenizer(recipe.model)
+        model = check_model(recipe.model)
+        tokenizer = load_tokenizer(model)
         fmt = think_format(tokenizer, tags=prepare_thinking(tokenizer, args.thinking, args.think_tags))
-        peft = None
-        if recipe.peft is not None:
-            from peft import LoraConfig
-
-            peft = LoraConfig(task_type="CAUSAL_LM", **recipe.peft)
         thoughts = worked_solutions(recipe.problems, args.thought)
         return cls(
-            model=recipe.model,
+            **adapted(model, recipe.peft, args),
             args=args,
             train_dataset=solution_rows(problems.problems("train"), thoughts, fmt),
             processing_class=tokenizer,
-            peft_config=peft,
         )
 
 

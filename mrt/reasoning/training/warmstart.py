@@ -13,12 +13,11 @@ from typing import Any
 from trl import SFTConfig, SFTTrainer
 
 from mrt.errors import ConfigError
-from mrt.reasoning.models.loading import check_model, fill_precision
+from mrt.reasoning.models.loading import check_model, fill_precision, load_tokenizer
 from mrt.runs.recipe import Recipe
 from mrt.training.mixin import TrialArguments, TrialMixin
 
 TINY = "tiny"
-IGNORED = -100  # the label of a token that is not learned
 BUCKET = 50  # batches whose traces are sorted by length together: cuts padding by about 40 %
 
 
@@ -38,6 +37,12 @@ class WarmStartConfig(TrialArguments, SFTConfig):
     adjust: float = field(default=0.0, metadata={"help": "share of attempts that keep the first step of the last one"})
 
     recheck: float = field(default=0.0, metadata={"help": "share of attempts that only repeat the last one"})
+
+    writing: str = field(
+        default="auto", metadata={"help": "signs (for the tiny model) | words | auto: words where there are some"}
+    )
+    thinking: str = field(default="auto", metadata={"help": "auto | tags | text: how the model marks its thought"})
+    think_tags: list[str] | None = field(default=None, metadata={"help": "your own opening and closing tag"})
 
     bf16: bool | None = field(  # type: ignore[assignment]
         default=None, metadata={"help": "bfloat16 mixed precision; None: on a GPU that can"}
@@ -79,26 +84,34 @@ class WarmStartTrainer(TrialMixin, SFTTrainer):
 
     @classmethod
     def from_recipe(cls, recipe: Recipe, output_dir: Path) -> WarmStartTrainer:
-        """The trainer of a recipe; `model: tiny` builds the small model that needs no download."""
-        from transformers import AutoTokenizer
+        """The trainer of a recipe; `model: tiny` builds the small model that needs no download. An adapter learns on.
 
+        Raises:
+            ConfigError: for arguments and models that cannot be, and a tokenizer that cannot write the traces.
+        """
+        from mrt.reasoning.models.adapters import adapted
         from mrt.reasoning.models.tiny import save_tiny
         from mrt.reasoning.problems import load_problems, validate
-        from mrt.reasoning.training.search_traces import Habits, trace_dataset
+        from mrt.reasoning.traces.prompts import think_format
+        from mrt.reasoning.traces.templates import prepare_thinking
+        from mrt.reasoning.training.search_traces import Habits
+        from mrt.reasoning.training.trace_rows import IGNORED, trace_dataset
 
         args = recipe.build_args(WarmStartConfig, output_dir)
         problems = load_problems(**recipe.problems)
         validate(problems, "warmstart")
         tiny = recipe.model == TINY
         model = str(save_tiny(output_dir / TINY, seed=recipe.seed)) if tiny else check_model(recipe.model)
-        tokenizer = AutoTokenizer.from_pretrained(model)
+        tokenizer = load_tokenizer(model)
+        fmt = think_format(tokenizer, tags=prepare_thinking(tokenizer, args.thinking, args.think_tags))
         batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
         dataset, _ = trace_dataset(
             problems,
-            tokenizer,
+            fmt,
             args.max_steps * batch,
-            (args.attempts_low, args.attempts_high),
-            recipe.seed,
+            args.writing,
+            attempts=(args.attempts_low, args.attempts_high),
+            seed=recipe.seed,
             give_up=args.give_up,
             patient=args.patient,
             habits=Habits(args.adjust, args.recheck),
@@ -106,11 +119,10 @@ class WarmStartTrainer(TrialMixin, SFTTrainer):
         order = bucketed([len(ids) for ids in dataset["input_ids"]], batch, recipe.seed)
         learned = sum(sum(label != IGNORED for label in labels) for labels in dataset["labels"])
         trainer = cls(
-            model=model,
+            **adapted(model, recipe.peft, args),
             args=args,
             train_dataset=dataset.select_columns(["input_ids", "labels"]).select(order),
             processing_class=tokenizer,
-            peft_config=_lora(recipe),
         )
         trainer.tokens_an_update = learned / args.max_steps
         return trainer
@@ -128,11 +140,3 @@ def bucketed(lengths: Sequence[int], batch: int, seed: int) -> list[int]:
     whole = [one for one in batches if len(one) == batch]
     rng.shuffle(whole)
     return [row for one in [*whole, *(one for one in batches if len(one) < batch)] for row in one]
-
-
-def _lora(recipe: Recipe) -> Any:
-    if recipe.peft is None:
-        return None
-    from peft import LoraConfig
-
-    return LoraConfig(task_type="CAUSAL_LM", **recipe.peft)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -99,20 +99,26 @@ def _held(trial: Trial, at: int) -> float:
 
 
 class HeldOutProver:
-    """The model as it was before training, asked at the last boundary of a few traces."""
+    """The model as it was before training, asked at the last boundary of a few traces.
 
-    def __init__(self, frozen: Any | None) -> None:
-        self.frozen = frozen
+    `frozen` is a copy of a model; or `adapter` the weights of an adapter that had been trained before; or, with
+    neither, the model is its own without its adapter.
+    """
+
+    def __init__(self, frozen: Any | None, adapter: Mapping[str, torch.Tensor] | None = None) -> None:
+        self.frozen, self.adapter = frozen, adapter
 
     @staticmethod
     def of(model: Any, choice: str) -> HeldOutProver | None:
-        """None when not wanted. `auto`: the disabled adapter where there is one, a frozen copy of a small model, else
-        none.
+        """None when not wanted. `auto`: the adapter as it was (a fresh one is disabled) where there is one, a frozen
+        copy of a small model, else none.
         """
         if choice == "none":
             return None
         if hasattr(model, "peft_config"):
-            return HeldOutProver(None)
+            learned = {name: p for name, p in model.named_parameters() if p.requires_grad}
+            fresh = not any(bool(p.detach().any()) for name, p in learned.items() if "lora_B" in name)
+            return HeldOutProver(None, None if fresh else {n: p.detach().clone() for n, p in learned.items()})
         if choice == "auto" and sum(p.numel() for p in model.parameters()) > SMALL:
             return None
         frozen = copy.deepcopy(model).eval().requires_grad_(False)
@@ -127,8 +133,9 @@ class HeldOutProver:
         else:
             from trl.models.utils import disable_gradient_checkpointing
 
+            before = model.disable_adapter() if self.adapter is None else _swapped(model, self.adapter)
             # Layers that recompute their activations keep no keys and values.
-            with model.disable_adapter(), disable_gradient_checkpointing(model):
+            with before, disable_gradient_checkpointing(model):
                 yield model
 
     def look(self, plan: ProbePlan, model: Any, request: ProbeRequest, pad_id: int) -> Averages:
@@ -151,6 +158,22 @@ class HeldOutProver:
         found.add("watch/held_out_J", [theirs for _, theirs in pairs])
         found.add("watch/held_out_gap", [ours - theirs for ours, theirs in pairs])
         return found
+
+
+@contextmanager
+def _swapped(model: Any, weights: Mapping[str, torch.Tensor]) -> Iterator[None]:
+    """The model with these weights in place of its own, which come back."""
+    parameters = {name: p for name, p in model.named_parameters() if name in weights}
+    own = {name: p.detach().clone() for name, p in parameters.items()}
+    with torch.no_grad():
+        for name, p in parameters.items():
+            p.copy_(weights[name])
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for name, p in parameters.items():
+                p.copy_(own[name])
 
 
 def _finite(values: Sequence[float]) -> bool:

@@ -30,12 +30,13 @@ def test_traces_survive_the_reloaded_tokenizer(tokenizer: PreTrainedTokenizerFas
     built = build_tokenizer()
     problem_set = Countdown(high=20, train=10, warmstart=300, test=10, operations="+-*/")
     for problem, trace in search_traces(problem_set, 300, (0, 6)):
-        text = f"<|user|>{problem.prompt}<think>{trace.completion}<|end|>"
+        completion = f"{trace.thought}</think>\\boxed{{{trace.answer}}}"
+        text = f"<|user|>{problem.prompt}<think>{completion}<|end|>"
         ids = encode(tokenizer, text)
         assert ids == encode(built, text)
         assert tokenizer.decode(ids) == text
         assert tokenizer.unk_token_id not in ids
-        assert tokenizer.decode(ids, skip_special_tokens=True) == f"{problem.prompt}<think>{trace.completion}"
+        assert tokenizer.decode(ids, skip_special_tokens=True) == f"{problem.prompt}<think>{completion}"
 
 
 def test_every_number_is_one_token_and_every_sign(tokenizer: PreTrainedTokenizerFast) -> None:

@@ -91,7 +91,8 @@ def test_traces_work_the_chain_out_and_recheck_as_often_as_they_should() -> None
         assert fresh == steps(problem.data["terms"])
         seen["all"] += len(episodes) - 1  # the first one cannot repeat anything
         seen["again"] += len(episodes) - len(fresh)
-        assert tokenizer.decode(tokenizer(trace.completion)["input_ids"]) == trace.completion
+        completion = f"{trace.thought}</think>\\boxed{{{trace.answer}}}"
+        assert tokenizer.decode(tokenizer(completion)["input_ids"]) == completion
         cut = search_trace(problem, rng, 3, Habits())
         assert cut.thought == WAIT.join(steps(problem.data["terms"])[:3])
         assert not cut.hit

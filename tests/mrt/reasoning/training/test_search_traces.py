@@ -1,4 +1,4 @@
-"""Search traces: right arithmetic, right marks, honest answers, and rows whose prompt is the prompt of RL."""
+"""Search traces: right arithmetic, right marks, honest answers."""
 
 import random
 import re
@@ -8,11 +8,9 @@ import pytest
 
 from mrt.errors import ConfigError
 from mrt.reasoning.grading.verdict import Verdict
-from mrt.reasoning.models.tiny import build_tokenizer
 from mrt.reasoning.problems import Countdown, Problem
 from mrt.reasoning.problems.expressions import draw_attempt, evaluate, step
-from mrt.reasoning.traces.prompts import render
-from mrt.reasoning.training.search_traces import search_trace, search_traces, trace_dataset
+from mrt.reasoning.training.search_traces import WORDS, search_trace, search_traces
 
 pytestmark = pytest.mark.training
 
@@ -55,7 +53,7 @@ def test_the_answer_is_the_attempt_that_hit_or_a_guess(countdown: Countdown) -> 
     for problem, trace in search_traces(countdown, 1000, (0, 6)):
         numbers, _ = evaluate(trace.answer)
         assert sorted(numbers) == problem.data["numbers"]
-        grade = countdown.grade(problem, trace.completion, opened=True)
+        grade = countdown.grade_answer(problem, trace.answer)
         if trace.hit:
             hits += 1
             assert grade.verdict is Verdict.CORRECT
@@ -91,11 +89,21 @@ def test_attempts_are_distinct_up_to_commuted_operands() -> None:
         assert trace.answer in {"2+3", "3+2", "2*3", "3*2"}
 
 
+def test_words_tell_the_same_search(countdown: Countdown) -> None:
+    """The same draws, spelled otherwise: the distance is left out, `yes` and `no` stand for the marks."""
+    signs = search_traces(countdown, 200, (0, 5), seed=2)
+    words = search_traces(countdown, 200, (0, 5), seed=2, writing=WORDS)
+    for (problem, one), (same, other) in zip(signs, words, strict=True):
+        assert (problem.key, one.answer, one.hit, one.attempts) == (same.key, other.answer, other.hit, other.attempts)
+        marks = {"✓": "yes", "✗": "no"}
+        spelled = [f"{steps.replace(',', ', ')}, {marks[mark]}" for steps, _, mark in attempts_of(one.thought)]
+        assert other.thought == "\n\nWait, ".join(spelled)
+
+
 def test_no_attempts_is_a_bare_guess(countdown: Countdown) -> None:
     problem = countdown.problems("warmstart")[0]
     trace = search_trace(problem, random.Random(0), 0)
     assert (trace.thought, trace.attempts, trace.hit) == ("", 0, False)
-    assert trace.completion == f"</think>\\boxed{{{trace.answer}}}"
 
 
 def test_draws_reach_every_attempt_and_stay_in_range() -> None:
@@ -122,26 +130,6 @@ def test_deterministic_and_spread_over_the_problems(countdown: Countdown) -> Non
     assert {trace.attempts for _, trace in once} == {1, 2, 3, 4}
 
 
-def test_rows_begin_with_the_prompt_of_rl(countdown: Countdown) -> None:
-    tokenizer = build_tokenizer()
-    rows, statistics = trace_dataset(countdown, tokenizer, 200, (0, 4), seed=1)
-    made = search_traces(countdown, 200, (0, 4), seed=1)
-    assert rows.column_names == ["key", "prompt", "completion", "input_ids", "labels"]
-    for row, (problem, trace) in zip(rows, made, strict=True):
-        head = render(tokenizer, [{"role": "user", "content": problem.prompt}])
-        assert row["input_ids"][: len(head)] == head
-        assert row["labels"] == [-100] * len(head) + row["input_ids"][len(head) :]
-        assert row["prompt"] + row["completion"] == tokenizer.decode(row["input_ids"])
-        assert row["completion"] == trace.completion + "<|end|>"
-        assert row["input_ids"][-1] == tokenizer.eos_token_id
-        assert row["key"] == problem.key
-    assert statistics["hit_rate"] == sum(trace.hit for _, trace in made) / 200
-    assert statistics["mean_attempts"] == sum(trace.attempts for _, trace in made) / 200
-    lengths = [len(row) for row in rows["input_ids"]]
-    assert statistics["max_tokens"] == max(lengths)
-    assert statistics["mean_tokens"] == pytest.approx(sum(lengths) / 200 - 6)  # a prompt is six tokens
-
-
 def test_what_cannot_work_is_told(countdown: Countdown) -> None:
     with pytest.raises(ConfigError, match="range"):
         search_traces(countdown, 10, (3, 2))
@@ -149,9 +137,5 @@ def test_what_cannot_work_is_told(countdown: Countdown) -> None:
         search_traces(Countdown(high=5, train=1, warmstart=0, test=1), 10)
     with pytest.raises(ConfigError, match="Countdown and chains only"):
         search_trace(Problem("files:1", "What is 1+1?", "2"), random.Random(0), 2)
-    for high, target_high in ((300, 99), (40, 300)):
-        wide = Countdown(high=high, target_high=target_high, train=1, warmstart=20, test=1)
-        with pytest.raises(ConfigError, match="the tiny model knows the numbers 0 to 99"):
-            trace_dataset(wide, build_tokenizer(), 20)
     with pytest.raises(ConfigError, match="traces must be at least 1"):
-        trace_dataset(countdown, build_tokenizer(), 0)
+        search_traces(countdown, 0)
