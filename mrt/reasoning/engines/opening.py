@@ -88,8 +88,7 @@ def engine_on(model: Any, pad_id: int, max_positions: int = MAX_POSITIONS) -> En
     Raises:
         ConfigError: for a model that is no causal language model.
     """
-    from mrt.reasoning.engines.attention import attention_of
-    from mrt.reasoning.engines.attention import unshareable
+    from mrt.reasoning.engines.attention import attention_of, unshareable
     from mrt.reasoning.engines.transformers import TransformersEngine
     from mrt.reasoning.engines.unshared import UnsharedEngine
 
