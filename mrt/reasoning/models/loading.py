@@ -8,10 +8,14 @@ from typing import Any
 from mrt.errors import ConfigError
 from mrt.reasoning.models.gguf_files import gguf_file, require_gguf, resolve_model
 
+PRECISIONS = ("float32", "bfloat16")
 
-def load_model(path: str) -> tuple[Any, Any]:
-    """(model, tokenizer) by `from_pretrained`: float32 on the CPU; on an accelerator bfloat16, on the device of this
-    process. Remote code is never run.
+
+def load_model(path: str, precision: str | None = None) -> tuple[Any, Any]:
+    """(model, tokenizer) by `from_pretrained`, on the device of this process. Remote code is never run.
+
+    Args:
+        precision: a name of `PRECISIONS`; None: float32 on the CPU, bfloat16 on an accelerator.
 
     Raises:
         ConfigError: when the path or name cannot be loaded.
@@ -22,7 +26,7 @@ def load_model(path: str) -> tuple[Any, Any]:
     device, folder = local_device(), resolve_model(path)
     tokenizer = load_tokenizer(folder)
     try:
-        dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
+        dtype = getattr(torch, precision or ("float32" if device.type == "cpu" else "bfloat16"))
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
     except (OSError, ValueError) as error:
         raise ConfigError(f"model '{path}' cannot be loaded: {str(error).splitlines()[0]}") from error

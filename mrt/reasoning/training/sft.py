@@ -56,8 +56,8 @@ class SolutionsTrainer(TrialMixin, SFTTrainer):
         if not isinstance(problems, Files):
             raise ConfigError(f"worked solutions come from 'files', not from '{problems.name}'")
         validate(problems, "train")
-        check_model(recipe.model)
-        tokenizer = load_tokenizer(recipe.model)
+        model = check_model(recipe.model)
+        tokenizer = load_tokenizer(model)
         fmt = think_format(tokenizer, tags=prepare_thinking(tokenizer, args.thinking, args.think_tags))
         peft = None
         if recipe.peft is not None:
@@ -66,7 +66,7 @@ class SolutionsTrainer(TrialMixin, SFTTrainer):
             peft = LoraConfig(task_type="CAUSAL_LM", **recipe.peft)
         thoughts = worked_solutions(recipe.problems, args.thought)
         return cls(
-            model=recipe.model,
+            model=model,
             args=args,
             train_dataset=solution_rows(problems.problems("train"), thoughts, fmt),
             processing_class=tokenizer,

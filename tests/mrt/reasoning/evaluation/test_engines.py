@@ -68,7 +68,7 @@ def test_a_server_with_another_model_is_refused(model: str, tmp_path: Path) -> N
     ("argv", "message"),
     [
         (["--engine", "vlm"], "engine 'vlm' is none: transformers, vllm, or the address"),
-        (["settings.engine_options={max_model_len: 9}"], "engine 'transformers' takes none"),
+        (["settings.engine_options={max_model_len: 9}"], "engine 'transformers' has no option 'max_model_len'"),
         (["--engine", "vllm"], "needs vLLM"),
         (["--engine", "http://127.0.0.1:9"], "did not answer /v1/models"),
     ],
