@@ -12,10 +12,7 @@ stand under evals/results/countdown_study/, one file a seed and arm, with commit
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
-import os
-import platform
 import random
 import sys
 from collections.abc import Mapping, Sequence
@@ -25,17 +22,28 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from evals.reasoning.study import (
+    Arm,
+    check_same,
+    cost_so_far,
+    digest_of,
+    is_finished,
+    measured,
+    read_results,
+    shown,
+    steps_so_far,
+    trained,
+)
 from mrt.errors import ConfigError, MRTError
 from mrt.metrics.regret import bootstrap_over_seeds, tokens_at_equal_accuracy_interval
-from mrt.runs.recipe import load_recipe, named_only
-from mrt.runs.rundir import RunState, inspect_run, read_run, write_json
-from mrt.runs.steps import Progress, Step, StepRunner, count_lines, last_object
+from mrt.runs.rundir import read_run, write_json
+from mrt.runs.steps import Progress, Step, StepRunner, count_lines
 
 SCHEMA_VERSION = 1
 STORE = Path(__file__).resolve().parent.parent / "results" / "countdown_study"
 RUNS = Path("runs/countdown_study")
 WARM_START, BASELINE, OURS = "warmstart", "grpo", "mrt_gold"
-N, PROBLEMS, CURVE_POINTS = 4, 1000, 60
+N, PROBLEMS = 4, 1000
 
 
 @dataclass(frozen=True)
@@ -47,14 +55,6 @@ class Family:
     everywhere: tuple[str, ...] = ()
     arms: tuple[str, ...] = ()
     warmstart: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Arm:
-    """A recipe of recipes/countdown and what this arm changes in it."""
-
-    recipe: str
-    overrides: tuple[str, ...] = ()
 
 
 FAMILIES = {
@@ -126,12 +126,7 @@ class Study:
 
     def digest(self, seed: int, arm: str) -> str:
         """What decides the result: recipe, cost and evaluation; paths aside."""
-        name, overrides = self.recipe(seed, arm)
-        recipe = load_recipe(name, overrides).to_dict()
-        for key in ("output_dir", "model", "description"):
-            recipe.pop(key, None)
-        content = {"recipe": recipe, "evaluation": self.evaluation, "schema": SCHEMA_VERSION}
-        return hashlib.sha256(json.dumps(named_only(content), sort_keys=True, default=str).encode()).hexdigest()[:16]
+        return digest_of(*self.recipe(seed, arm), self.evaluation, SCHEMA_VERSION)
 
     @property
     def evaluation(self) -> dict[str, Any]:
@@ -158,7 +153,7 @@ class Study:
                 label,
                 [*mrt, "train", recipe, *overrides, "--json"],
                 # Not the flag alone: a run of other settings may be finished there, and is refused.
-                lambda: inspect_run(folder, load_recipe(recipe, overrides)) is RunState.FINISHED,
+                lambda: is_finished(folder, recipe, overrides),
                 lambda: self._progress(folder, arm),
                 needs if not self.is_stored(seed, WARM_START) or not self._trained(seed, WARM_START) else (),
             ),
@@ -181,12 +176,7 @@ class Study:
         return read_run(self.folder(seed, arm)).get("finished") is True
 
     def _progress(self, folder: Path, arm: str) -> Progress:
-        row = last_object(folder / "metrics.jsonl", 65_536)
-        if arm == WARM_START:
-            total = read_run(folder).get("recipe", {}).get("args", {}).get("max_steps", 0)
-            return Progress(int(row.get("step") or 0), int(total))
-        spent = float(row.get("cost/total") or 0.0)
-        return Progress(int(spent / 1e4), int(self.settings.cost / 1e4), "of 10,000 positions")
+        return steps_so_far(folder) if arm == WARM_START else cost_so_far(folder, self.settings.cost)
 
     def is_stored(self, seed: int, arm: str) -> bool:
         """Whether the result is there and was made with these settings."""
@@ -199,65 +189,22 @@ class Study:
 
     def result(self, seed: int, arm: str) -> dict[str, Any]:
         """What is stored of a seed and arm."""
-        from mrt.reasoning.evaluation.stored import Samples
-
         folder = self.folder(seed, arm)
-        run, samples = read_run(folder), Samples(folder / "eval")
-        rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-        curve = [row for row in rows if "cost/total" in row]
-        keys = list(dict.fromkeys(samples.keys))
         return {
             "schema_version": SCHEMA_VERSION,
             "digest": self.digest(seed, arm),
             "family": self.family,
             "arm": arm,
             "seed": seed,
-            "recipe": run["recipe"] | {"output_dir": "", "model": "" if arm != WARM_START else "tiny"},
-            "commit": run.get("commit"),
-            "versions": run.get("versions"),
-            "machine": f"{platform.machine()}, {os.cpu_count()} cores, one thread",
-            "minutes": round(run["seconds"] / 60, 2),
-            "updates": run["steps"],
-            "cost": {k.removeprefix("cost/"): curve[-1][k] for k in curve[-1] if k.startswith("cost/")}
-            if curve
-            else {},
-            "results": json.loads((folder / "eval" / "results.json").read_text()) | {"model": ""},
-            "keys_sha256": hashlib.sha256("\n".join(keys).encode()).hexdigest(),
-            "correct": [[round(N * x) for x in row] for row in samples.by_problem(samples.at_budget).tolist()],
-            "regret": [round(x, 5) for x in samples.by_problem(samples.regret).tolist()],
-            "tokens": [round(x, 2) for x in samples.by_problem(samples.thinking).tolist()],
-            "curve": _thinned(curve),
+            **trained(folder, "" if arm != WARM_START else "tiny"),
+            **measured(folder / "eval", N),
         }
-
-
-def _thinned(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:
-    """Means over at most 60 stretches of the training log; the reward is on problems not seen before."""
-    if not rows:
-        return []
-    begin = rows[0]["time"]
-    parts = np.array_split(np.arange(len(rows)), min(CURVE_POINTS, len(rows)))
-    return [
-        {
-            "step": rows[part[-1]]["step"],
-            "cost": rows[part[-1]]["cost/total"],
-            "minutes": round((rows[part[-1]]["time"] - begin) / 60, 3),
-            "reward": round(float(np.mean([rows[i]["reward"] for i in part])), 4),
-            "tokens": round(float(np.mean([rows[i]["completions/mean_length"] for i in part])), 1),
-        }
-        for part in parts
-    ]
 
 
 def read_stored(study: Study, seeds: Sequence[int], arms: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
     """The stored results of the arms that have every one of these seeds, checked to be about the same problems."""
-    found = {}
-    for arm in arms:
-        paths = [study.stored(seed, arm) for seed in seeds]
-        if all(path.is_file() for path in paths):
-            found[arm] = [json.loads(path.read_text()) for path in paths]
-    keys = {one["keys_sha256"] for results in found.values() for one in results}
-    if len(keys) > 1:
-        raise ConfigError(f"{study.store} holds results on different problems: remove those of an older study")
+    found = read_results({arm: [study.stored(seed, arm) for seed in seeds] for arm in arms})
+    check_same([one["keys_sha256"] for results in found.values() for one in results], study.store)
     return found
 
 
@@ -334,13 +281,6 @@ def random_floor(result: Mapping[str, Any], draws: int = 50) -> float:
 
 def table(summary: Mapping[str, Any]) -> str:
     """The study as text: one line an arm, floor and ceiling on each."""
-
-    def shown(value: Mapping[str, float] | None, digits: int = 3) -> str:
-        return (
-            "-"
-            if value is None
-            else f"{value['mean']:.{digits}f} [{value['low']:.{digits}f}, {value['high']:.{digits}f}]"
-        )
 
     floor, ceiling = summary["random_floor"], summary["oracle_ceiling"]
     lines = [

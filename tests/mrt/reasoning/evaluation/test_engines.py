@@ -64,11 +64,18 @@ def test_a_server_with_another_model_is_refused(model: str, tmp_path: Path) -> N
         run_eval(model, "countdown", tmp_path, DIALS, engine=url, **{**SMALL, "budgets": [0, 50]})
 
 
+def test_the_precision_of_transformers_can_be_chosen(model: str) -> None:
+    for dtype in ("float32", "bfloat16"):
+        engine: Any = open_engine(model, options={"dtype": dtype}).engine
+        assert {str(parameter.dtype) for parameter in engine.model.parameters()} == {f"torch.{dtype}"}
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
         (["--engine", "vlm"], "engine 'vlm' is none: transformers, vllm, or the address"),
         (["settings.engine_options={max_model_len: 9}"], "engine 'transformers' takes dtype"),
+        (["settings.engine_options={dtype: int8}"], "engine 'transformers' takes dtype"),
         (["--engine", "vllm"], "needs vLLM"),
         (["--engine", "http://127.0.0.1:9"], "did not answer /v1/models"),
     ],
