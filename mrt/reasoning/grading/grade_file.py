@@ -53,7 +53,7 @@ def grade_file(
     if not rows:
         raise DataError(f"{path}: no rows; there is nothing to grade")
     found = _columns(path, [row for _, row in rows], dict(columns or {}))
-    verdicts: Counter[str] = Counter()
+    verdicts: Counter[Verdict] = Counter()
     unreadable: list[dict[str, Any]] = []
     lines: list[dict[str, Any]] = []
     others: list[Any] = []
@@ -70,18 +70,18 @@ def grade_file(
             lines += [_line(number, gold, answer, one) for answer, one in zip(answers, grades, strict=True)]
     if out is not None:
         _write(out, lines)
-    scored = sum(n for verdict, n in verdicts.items() if Grade(Verdict(verdict)).reward is not None)
+    counts = {str(verdict): verdicts[verdict] for verdict in Verdict}
     return {
-        "file": path,
-        "rows": len(rows),
-        "answers": len(lines),
-        "columns": found,
-        "verdicts": {str(verdict): verdicts[verdict] for verdict in Verdict},
-        "accuracy": verdicts[Verdict.CORRECT] / scored if scored else None,
-        "unreadable": unreadable,
-        "out": str(out) if out else None,
+        **{"file": path, "rows": len(rows), "answers": len(lines), "columns": found, "verdicts": counts},
+        **{"accuracy": _accuracy(verdicts), "unreadable": unreadable, "out": str(out) if out else None},
         **({"beside": _beside(lines, others)} if "other" in found else {}),
     }
+
+
+def _accuracy(verdicts: Mapping[Verdict, int]) -> float | None:
+    """Over what can be scored."""
+    scored = sum(n for verdict, n in verdicts.items() if Grade(verdict).reward is not None)
+    return verdicts[Verdict.CORRECT] / scored if scored else None
 
 
 def _line(number: int, gold: str, answer: str, grade: Grade) -> dict[str, Any]:
