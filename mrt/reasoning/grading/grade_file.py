@@ -53,7 +53,7 @@ def grade_file(
     if not rows:
         raise DataError(f"{path}: no rows; there is nothing to grade")
     found = _columns(path, [row for _, row in rows], dict(columns or {}))
-    verdicts: Counter[str] = Counter()
+    verdicts: Counter[Verdict] = Counter()
     unreadable: list[dict[str, Any]] = []
     lines: list[dict[str, Any]] = []
     others: list[Any] = []
@@ -62,30 +62,43 @@ def grade_file(
             gold = _gold(path, number, row, found["gold"], answer_after)
             answers = _texts(row.get(found["answer"])) if "answer" in found else [gold]
             grades = [_grade(grader, answer, gold, "answer" in found) for answer in answers]
-            broken = next((one for one in grades if one.verdict is Verdict.ERROR), None)
-            if broken is not None or ("answer" not in found and grades[0].verdict is not Verdict.CORRECT):
-                unreadable.append({"row": number, "gold": gold[:200], "detail": (broken or grades[0]).detail})
+            broken = _broken(grades, "answer" in found)
+            if broken is not None:
+                unreadable.append({"row": number, "gold": gold[:200], "detail": broken.detail})
             others += _others(path, number, row.get(found["other"]), len(answers)) if "other" in found else []
-            for answer, one in zip(answers, grades, strict=True):
-                verdicts[one.verdict] += 1
-                shown = one.extracted if one.extracted is not None else answer[-200:]
-                lines.append({"row": number, "gold": gold, "answer": shown, "verdict": str(one.verdict)})
-                lines[-1] |= {"reward": one.reward, "detail": one.detail}
+            verdicts.update(one.verdict for one in grades)
+            lines += [_line(number, gold, answer, one) for answer, one in zip(answers, grades, strict=True)]
     if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
-    scored = sum(n for verdict, n in verdicts.items() if Grade(Verdict(verdict)).reward is not None)
+        _write(out, lines)
+    counts = {str(verdict): verdicts[verdict] for verdict in Verdict}
     return {
-        "file": path,
-        "rows": len(rows),
-        "answers": len(lines),
-        "columns": found,
-        "verdicts": {str(verdict): verdicts[verdict] for verdict in Verdict},
-        "accuracy": verdicts[Verdict.CORRECT] / scored if scored else None,
-        "unreadable": unreadable,
-        "out": str(out) if out else None,
+        **{"file": path, "rows": len(rows), "answers": len(lines), "columns": found, "verdicts": counts},
+        **{"accuracy": _accuracy(verdicts), "unreadable": unreadable, "out": str(out) if out else None},
         **({"beside": _beside(lines, others)} if "other" in found else {}),
     }
+
+
+def _accuracy(verdicts: Mapping[Verdict, int]) -> float | None:
+    """Over what can be scored."""
+    scored = sum(n for verdict, n in verdicts.items() if Grade(verdict).reward is not None)
+    return verdicts[Verdict.CORRECT] / scored if scored else None
+
+
+def _line(number: int, gold: str, answer: str, grade: Grade) -> dict[str, Any]:
+    shown = grade.extracted if grade.extracted is not None else answer[-200:]
+    said = {"verdict": str(grade.verdict), "reward": grade.reward, "detail": grade.detail}
+    return {"row": number, "gold": gold, "answer": shown, **said}
+
+
+def _broken(grades: Sequence[Grade], answered: bool) -> Grade | None:
+    """The grade that says that a row's gold answer cannot be used, if any; not `answered`: it is against itself."""
+    broken = next((one for one in grades if one.verdict is Verdict.ERROR), None)
+    return broken if answered or broken is not None or grades[0].verdict is Verdict.CORRECT else grades[0]
+
+
+def _write(out: Path, lines: Sequence[Mapping[str, Any]]) -> None:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
 
 
 def grade_table(found: Mapping[str, Any]) -> str:

@@ -173,15 +173,18 @@ def _collection(text: str) -> _Collection | None:
             return None
         rows: list[tuple[Plain | str, ...]] = []
         for piece in known:
-            items: list[Plain | str] = [piece.marks]
-            rows.append(tuple(items + piece.items))
+            ends: list[Plain | str] = [piece.marks]
+            rows.append(tuple(ends + piece.items))
         return _Collection("union", tuple(rows))
     if matrix:
         marks, lines = "matrix", [row.split("&") for row in re.split(r"\\\\", matrix.group(2)) if row.strip()]
     else:
         marks, items = _items(text)
         lines = [items] if 1 < len(items) <= MAX_ITEMS else []
-    cells = [tuple(filter(None, (_item(item) for item in line))) for line in lines]
+    cells: list[tuple[Plain | str, ...]] = []
+    for line in lines:
+        read = [found for item in line if (found := _item(item)) is not None]
+        cells.append(tuple(read))
     if not cells or any(len(row) != len(line) for row, line in zip(cells, lines, strict=True)):
         return None
     return _Collection(marks, tuple(cells))

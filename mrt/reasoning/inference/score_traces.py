@@ -25,7 +25,7 @@ from mrt.reasoning.problems import Countdown, Problem
 from mrt.reasoning.traces.prompts import ThinkFormat, render, think_format
 from mrt.reasoning.traces.segmentation import make_segmenter
 from mrt.reasoning.traces.templates import prepare_thinking
-from mrt.reasoning.traces.trial import read_trial
+from mrt.reasoning.traces.trial import Segment, read_trial
 from mrt.runs.tracking import read_lines
 
 PROMPT, THOUGHT, GOLD = (
@@ -81,16 +81,7 @@ def probe_file(
         segmenter_options.setdefault("min_paragraphs", 0)
     segment = make_segmenter(segmenter, **segmenter_options)
     prover = make_probe(probe, samples)
-    traces = []
-    for row in rows:
-        messages = row["prompt"] if isinstance(row["prompt"], list) else [{"role": "user", "content": row["prompt"]}]
-        ids = tokenizer(row["completion"], add_special_tokens=False)["input_ids"]
-        trial = read_trial(ids, fmt, segment)
-        opening = tuple(trial.completion[: trial.start])
-        prompt = render(tokenizer, messages, tags=tags)
-        if opening and tuple(prompt[-len(opening) :]) == opening:
-            opening = ()  # the tag stands in the prompt already
-        traces.append(Trace(tuple(prompt), tuple(trial.thought), (0, *trial.ends), row, opening, trial.closed))
+    traces = [_trace(row, tokenizer, fmt, segment) for row in rows]
     results = []
     with MathGrader(boxes=boxes) as grader:
         judge = _Judge(grader, fmt)
@@ -98,6 +89,18 @@ def probe_file(
         for start in tqdm(range(0, len(traces), CHUNK), desc="probe", unit="chunk"):
             results += prover(engine, fmt, traces[start : start + CHUNK], judge)
     return _report(path, rows, traces, results, out)
+
+
+def _trace(row: Mapping[str, Any], tokenizer: Any, fmt: ThinkFormat, segment: Segment) -> Trace:
+    """What the probe reads of a row: prompt, thought and boundaries as token ids."""
+    messages = row["prompt"] if isinstance(row["prompt"], list) else [{"role": "user", "content": row["prompt"]}]
+    ids = tokenizer(row["completion"], add_special_tokens=False)["input_ids"]
+    trial = read_trial(ids, fmt, segment)
+    opening = tuple(trial.completion[: trial.start])
+    prompt = render(tokenizer, messages, tags=fmt.tags)
+    if opening and tuple(prompt[-len(opening) :]) == opening:
+        opening = ()  # the tag stands in the prompt already
+    return Trace(tuple(prompt), tuple(trial.thought), (0, *trial.ends), row, opening, trial.closed)
 
 
 class _Judge:
