@@ -82,7 +82,7 @@ class Bench:
     judge: Callable[..., list[float | None]]
     prompts: list[list[int]]
     trials: list[Trial]
-    rows: list[Mapping[str, Any]]
+    rows: Sequence[Mapping[str, Any]]
     schedule: Schedule
 
     def run(self, probe: Probe, seed: int) -> tuple[Stops, int, float]:
@@ -95,9 +95,9 @@ class Bench:
         for i, prompt in enumerate(self.prompts):
             groups.setdefault(tuple(prompt), []).append(i)
         for chunk in _chunks(list(groups.values()), 8):  # eight problems at a time, as an update has them
-            prompts, own, rows = ([x[i] for i in chunk] for x in (self.prompts, trials, self.rows))
-            generator = torch.Generator().manual_seed(seed)
-            probe_trials(self.engine, plan, ProbeRequest(prompts, own, rows), generator)
+            own, rows = [trials[i] for i in chunk], [self.rows[i] for i in chunk]
+            request = ProbeRequest([self.prompts[i] for i in chunk], own, rows)
+            probe_trials(self.engine, plan, request, torch.Generator().manual_seed(seed))
         seconds = time.process_time() - start
         return [trial.stop_values for trial in trials], self.engine.positions["probed"] - before, seconds
 

@@ -55,7 +55,7 @@ def run(
 ) -> tuple[list[tuple[float, float]], dict[str, int]]:
     """(CPU, wall) seconds of every update but the first, and what the run cost in positions."""
     with tempfile.TemporaryDirectory() as folder:
-        common = {
+        common: dict[str, Any] = {
             "learning_rate": 0.0, "max_cost": None, "max_steps": updates + 1, "probe_moved": None,
             "probe_tolerance": 0.0, "held_out_prover": "none", "save_strategy": "no", "logging_steps": 1000,
             "report_to": [],

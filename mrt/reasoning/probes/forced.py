@@ -141,7 +141,8 @@ def _read(answers: Answers, before: Sequence[int], fmt: ThinkFormat) -> list[For
     """The answers of one branch, behind the ids of the completion up to them."""
     found = []
     for place, drawn in enumerate(answers.ids):
-        ids = drawn[: answer_end(drawn, fmt)]
+        # Where a brace is a token of its own, an answer was stopped at it: nothing to look for behind the end.
+        ids = drawn[: answer_end(drawn, fmt)] if fmt.brace_ids else drawn
         chance = math.exp(sum(answers.logprobs[place][: len(ids)])) if answers.logprobs else math.nan
         found.append(Forced(answer_text(ids, fmt), [*before, *ids], tuple(ids), chance, answers.state))
     return found

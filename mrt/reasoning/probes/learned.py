@@ -108,7 +108,8 @@ class Learned:
         forced = force_answers(engine, fmt, traces, self.samples, self.sampling, coupled=self.coupled, states=True)
         rewards = judge_answers(fmt, traces, forced, judge)
         paid = [[r for r in cut if r is not None] for cuts in rewards for cut in cuts]
-        states = torch.stack([cut[0].state for cuts in forced for cut in cuts])  # type: ignore[arg-type]
+        heard = [cut[0].state for cuts in forced for cut in cuts]
+        states = torch.stack([state for state in heard if state is not None])
         counts = torch.tensor([float(len(one)) for one in paid], dtype=torch.float64)
         means = torch.tensor([sum(one) / len(one) if one else 0.0 for one in paid], dtype=torch.float64)
         if any(not 0 <= r <= 1 for one in paid for r in one):
