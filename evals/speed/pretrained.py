@@ -32,7 +32,9 @@ from mrt.reasoning.traces.templates import prepare_thinking
 from mrt.reasoning.training.completion_pass import CompletionRows, completion_logprobs
 
 BOUNDARIES, ANSWERS = 6, 4
-LONGEST = 12  # tokens of an answer; a model that was never taught to close its box would run on
+LONGEST = (
+    16  # tokens of an answer, as in recipes/smollm2/mrt: a model that was not taught to close its box would run on
+)
 
 
 @dataclass(frozen=True)

@@ -79,6 +79,10 @@ class MRTConfig(TrialArguments, GRPOConfig):  # type: ignore[misc]  # narrower d
     thinking: str = field(default="auto", metadata={"help": "auto | tags | text: how the model marks its thought"})
     think_tags: list[str] | None = field(default=None, metadata={"help": "your own opening and closing tag"})
     forced_style: str = field(default="short", metadata={"help": "short | paper: the forced close of the prover"})
+    answer_tokens: int | None = field(
+        default=None,
+        metadata={"help": "tokens of a forced answer; None: 128, or 4,096 with forced_style=paper"},
+    )
     segmenter: str = field(default="cues", metadata={"help": "cues | paragraphs | blocks"})
     segmenter_options: dict[str, Any] | None = field(default=None, metadata={"help": "options of the segmenter"})
     max_cost: float | None = field(
@@ -118,6 +122,8 @@ class MRTConfig(TrialArguments, GRPOConfig):  # type: ignore[misc]  # narrower d
         fill_precision(self)
         if self.max_positions < 1 or self.sync_check_every < 0:
             raise ConfigError("max_positions must be at least 1 and sync_check_every at least 0")
+        if self.answer_tokens is not None and self.answer_tokens < 1:
+            raise ConfigError(f"answer_tokens={self.answer_tokens} must be at least 1")
         for name, valid in (
             ("rollout", ROLLOUTS),
             ("probe", (*PROBES, "none")),

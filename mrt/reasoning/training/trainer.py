@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,7 @@ class MRTTrainer(TrialMixin, GRPOTrainer):
     def _prepare_probes(self, args: MRTConfig, segmenter: Any) -> None:
         tags = prepare_thinking(self._tokenizer, args.thinking, args.think_tags)
         fmt = think_format(self._tokenizer, "paper" if args.forced_style == "paper" else "short", tags)
+        fmt = replace(fmt, max_answer_tokens=args.answer_tokens or fmt.max_answer_tokens)
         check_context(self, fmt)
         segment = make_segmenter(segmenter or args.segmenter, **(args.segmenter_options or {}))
         pool = PrefixPool(args.prefix_max_age)

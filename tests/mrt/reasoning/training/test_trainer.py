@@ -199,6 +199,14 @@ def test_looking_where_j_moved_changes_little_but_the_cost(tmp_path):
 
 
 @pytest.mark.parametrize("probe", ["gold", "none"])
+def test_the_length_of_a_forced_answer_is_an_argument(tmp_path):
+    trainer = mrt(tmp_path, answer_tokens=5)
+    assert trainer.rollout.fmt.max_answer_tokens == trainer.rollout.plan.fmt.max_answer_tokens == 5
+    assert mrt(tmp_path / "other").rollout.fmt.max_answer_tokens == 128
+    with pytest.raises(ConfigError, match="answer_tokens=0 must be at least 1"):
+        mrt(tmp_path, answer_tokens=0)
+
+
 def test_a_thought_that_used_up_its_budget_is_made_to_answer(tmp_path, probe):
     """Budget 8 of 30: the close is given and never trained, the answer is the policy's own; the stop is BUDGET."""
     credit = "progress" if probe == "gold" else "outcome"
