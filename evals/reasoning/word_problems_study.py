@@ -115,6 +115,8 @@ class Study:
     def steps(self, seeds: Sequence[int], arms: Sequence[str]) -> list[Step]:
         """Everything that is missing: training, merging, evaluations and storing of each arm and seed."""
         found = [step for seed in seeds for arm in arms for step in self._arm_steps(seed, arm)]
+        if any(f"merge-{WARM_START}" in step.needs for step in found):
+            found = [*self._training(SFT_SEED, WARM_START), *found]
         return list({step.name: step for step in found}.values())  # the SFT is that of all seeds
 
     def _arm_steps(self, seed: int, arm: str) -> list[Step]:

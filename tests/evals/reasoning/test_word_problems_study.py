@@ -73,11 +73,14 @@ def test_figures_from_what_is_stored(study: Study) -> None:
     assert "mawps without reading: best rule 'first + second number' 0.250; the largest number 0.020" in text
 
 
-def test_only_what_is_missing_runs(study: Study) -> None:
+def test_only_what_is_missing_runs(study: Study, tmp_path: Path) -> None:
     names = [step.name for step in study.steps([1, 2], ARMS)]
     # Results are there, but the weights that the arms start from are not: one SFT for all seeds.
     evaluations = [f"{what}-sft-{seed}" for seed in (1, 2) for what in ("mawps", "svamp", "gsm8k", "store")]
     assert names == ["sft", "merge-sft", *evaluations]
+    other = Study(study.runs, tmp_path / "other", study.data)
+    names = [step.name for step in other.steps([1], [OURS])]
+    assert names == ["sft", "merge-sft", "mrt-1", "merge-mrt-1", "mawps-mrt-1", "svamp-mrt-1", "store-mrt-1"]
     merged = Path(study.model(1, WARM_START))
     merged.mkdir(parents=True)
     (merged / "config.json").write_text("{}")
