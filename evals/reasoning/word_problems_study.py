@@ -5,10 +5,11 @@
     python -m evals.reasoning.word_problems_study --gsm8k FILE      runs what is not stored yet, then prints the table
     python -m evals.reasoning.word_problems_study --cached          prints what is stored
 
-Held-out problems of MAWPS and SVAMP, and the first 200 of GSM8K's test set, which no arm trains on; the model samples
-at temperature 1 and must answer after 48 tokens of thought. Cost is positions through the model without padding:
-sampled 1, probed 1, updated 3 each. Interrupted anywhere, the same command goes on from there. Results stand under
-evals/results/word_problems/, one file a seed and arm. Settings were chosen on seed 0, which is no evidence.
+200 held-out problems of MAWPS, 200 of SVAMP, and the first 200 of GSM8K's test set, which no arm trains on; the model
+samples at temperature 0.7 and must answer after 48 tokens of thought. Cost is positions through the model without
+padding: sampled 1, probed 1, updated 3 each. Interrupted anywhere, the same command goes on from there. Results stand
+under evals/results/word_problems/, one file a seed and arm. All seeds start from one SFT; settings were chosen on seed
+0, which is no evidence.
 """
 
 from __future__ import annotations
@@ -50,8 +51,10 @@ SEEDS = (1, 2)
 BASE, WARM_START, BASELINE, OURS = "base", "sft", "grpo", "mrt"
 HELD_OUT = ("mawps", "svamp")  # what the arms are compared on; GSM8K stands beside it
 GSM8K = "gsm8k"
-N, BUDGETS, GSM8K_PROBLEMS = 2, "0,12,24,36,48", 200
-COST = 2e6
+N, BUDGETS = 2, "0,24,48"
+PROBLEMS = {"mawps": 200, "svamp": 200, GSM8K: 200}  # the first of each test file
+SFT_SEED = 0
+COST = 6e5
 DTYPE = "{dtype: bfloat16}"  # on processors with instructions for it about twice as fast as float32
 ARMS = {BASE: Arm(""), WARM_START: Arm("sft"), BASELINE: Arm("grpo"), OURS: Arm("mrt")}
 
@@ -67,8 +70,12 @@ class Study:
     smoke: bool = False
 
     def folder(self, seed: int, arm: str) -> Path:
-        """Where the arm of this seed is trained; the evaluations stand beside the model."""
+        """Where the arm of this seed is evaluated, and trained but for the one SFT that all seeds start from."""
         return self.runs / f"seed{seed}" / arm
+
+    def trained(self, seed: int, arm: str) -> Path:
+        """Where the model is trained."""
+        return self.runs / WARM_START if arm == WARM_START else self.folder(seed, arm)
 
     def stored(self, seed: int, arm: str) -> Path:
         """The result of one seed and arm."""
@@ -76,7 +83,11 @@ class Study:
 
     def model(self, seed: int, arm: str) -> str:
         """What is evaluated."""
-        return "smollm2" if arm == BASE else str(self.folder(seed, arm) / "merged")
+        return "smollm2" if arm == BASE else str(self.trained(seed, arm) / "merged")
+
+    def label(self, seed: int, arm: str) -> str:
+        """The name of the training of an arm."""
+        return arm if arm == WARM_START else f"{arm}-{seed}"
 
     def recipe(self, seed: int, arm: str) -> tuple[str, list[str]]:
         """Recipe and overrides that train the arm."""
@@ -85,14 +96,15 @@ class Study:
             overrides += [f"model={self.model(seed, WARM_START)}", f"args.max_cost={COST}"]
         if self.smoke:
             overrides += ["args.max_steps=1", "args.per_device_train_batch_size=8"]
-        overrides += [*ARMS[arm].overrides, f"output_dir={self.folder(seed, arm)}", f"seed={seed}"]
+        overrides += [*ARMS[arm].overrides, f"output_dir={self.trained(seed, arm)}"]
+        overrides += [f"seed={SFT_SEED if arm == WARM_START else seed}"]
         return f"smollm2/word-problems/{ARMS[arm].recipe}", overrides
 
     def digest(self, seed: int, arm: str) -> str:
         """What decides the result; paths aside."""
-        evaluation = {"n": N, "budgets": BUDGETS, "gsm8k": GSM8K_PROBLEMS, "smoke": self.smoke}
+        evaluation = {"n": N, "budgets": BUDGETS, "problems": PROBLEMS, "smoke": self.smoke, "seed": seed}
         if arm == BASE:
-            return digest_of(None, (), {**evaluation, "seed": seed}, SCHEMA_VERSION)
+            return digest_of(None, (), evaluation, SCHEMA_VERSION)
         recipe, overrides = self.recipe(seed, arm)
         return digest_of(recipe, [*overrides, "problems.path=''"], evaluation, SCHEMA_VERSION)
 
@@ -102,14 +114,17 @@ class Study:
 
     def steps(self, seeds: Sequence[int], arms: Sequence[str]) -> list[Step]:
         """Everything that is missing: training, merging, evaluations and storing of each arm and seed."""
-        return [step for seed in seeds for arm in arms for step in self._arm_steps(seed, arm)]
+        found = [step for seed in seeds for arm in arms for step in self._arm_steps(seed, arm)]
+        if any(f"merge-{WARM_START}" in step.needs for step in found):
+            found = [*self._training(SFT_SEED, WARM_START), *found]
+        return list({step.name: step for step in found}.values())  # the SFT is that of all seeds
 
     def _arm_steps(self, seed: int, arm: str) -> list[Step]:
         merged = Path(self.model(seed, arm)) / "config.json"
         if self.is_stored(seed, arm) and (arm != WARM_START or merged.is_file()):
             return []
         label = f"{arm}-{seed}"
-        found = [] if arm == BASE else self._training(seed, arm, label)
+        found = [] if arm == BASE else self._training(seed, arm)
         found += [self._evaluation(seed, arm, name) for name in self.sets()]
         this = [sys.executable, "-m", "evals.reasoning.word_problems_study", f"--store-one={seed}:{arm}"]
         options = ["--runs", str(self.runs), "--store", str(self.store), "--data", str(self.data)]
@@ -117,9 +132,10 @@ class Study:
         needs = tuple(f"{name}-{label}" for name in self.sets())
         return [*found, Step(f"store-{label}", [*this, *options], lambda: self.is_stored(seed, arm), needs=needs)]
 
-    def _training(self, seed: int, arm: str, label: str) -> list[Step]:
+    def _training(self, seed: int, arm: str) -> list[Step]:
+        label = self.label(seed, arm)
         recipe, overrides = self.recipe(seed, arm)
-        folder, mrt = self.folder(seed, arm), [sys.executable, "-m", "mrt"]
+        folder, mrt = self.trained(seed, arm), [sys.executable, "-m", "mrt"]
         start = Path(self.model(seed, WARM_START)) / "config.json"
         progress = (lambda: steps_so_far(folder)) if arm == WARM_START else (lambda: cost_so_far(folder, COST))
         return [
@@ -129,7 +145,7 @@ class Study:
                 # Not the flag alone: a run of other settings may be finished there, and is refused.
                 lambda: is_finished(folder, recipe, overrides),
                 progress,
-                () if arm == WARM_START or start.is_file() else (f"merge-{WARM_START}-{seed}",),
+                () if arm == WARM_START or start.is_file() else (f"merge-{WARM_START}",),
             ),
             Step(
                 f"merge-{label}",
@@ -140,31 +156,47 @@ class Study:
         ]
 
     def _evaluation(self, seed: int, arm: str, name: str) -> Step:
-        out, label = self.folder(seed, arm) / f"eval_{name}", f"{arm}-{seed}"
+        out = self.folder(seed, arm) / f"eval_{name}"
         command = [sys.executable, "-m", "mrt", "eval", *self.suite(name), "--model", self.model(seed, arm)]
         command += [f"--n={N}", f"--budgets={BUDGETS}", f"settings.engine_options={DTYPE}"]
         command += [f"--seed={seed}", f"--name={arm}", "--out", str(out), "--json"]
-        command += ["--train-file", str(self.data / "train.jsonl"), *(["--limit=4"] if self.smoke else [])]
+        command += ["--train-file", str(self.data / "train.jsonl"), f"--limit={self.limit(name)}"]
         return Step(
-            f"{name}-{label}",
+            f"{name}-{arm}-{seed}",
             command,
             lambda: (out / "results.json").is_file(),
             lambda: Progress(count_lines(out / "samples.jsonl")),
-            () if arm == BASE else (f"merge-{label}",),
+            () if arm == BASE else (f"merge-{self.label(seed, arm)}",),
         )
+
+    def limit(self, name: str) -> int:
+        """Problems of a test set that are measured."""
+        return 4 if self.smoke else PROBLEMS[name]
 
     def suite(self, name: str) -> list[str]:
         """The suite that measures on a test set, with its problems."""
         if name != GSM8K:
             return [f"reasoning/word_problems_{name}", f"path={self.data / f'test_{name}.jsonl'}"]
-        paragraphs = ["settings.segmenter=paragraphs", "settings.segmenter_options={min_tokens: 4, max_tokens: null}"]
-        file = ["--file", str(self.gsm8k), "--any-file", f"--limit={GSM8K_PROBLEMS}"]
-        return [f"reasoning/{GSM8K}", *file, "prompt={problem}", "settings.top_p=1.0", "--temperature=1.0", *paragraphs]
+        alike = ["settings.segmenter=paragraphs", "settings.segmenter_options={min_tokens: 4, max_tokens: null}"]
+        alike += ["settings.answer_tokens=16", "settings.own_answer_tokens=24"]
+        file = ["--file", str(self.gsm8k), "--any-file"]
+        return [
+            f"reasoning/{GSM8K}",
+            *file,
+            "prompt={problem}",
+            "settings.top_p=1.0",
+            "--temperature=0.7",
+            "--probe=greedy",
+            *alike,
+        ]
 
     def is_stored(self, seed: int, arm: str) -> bool:
         """Whether the result is there and was made with these settings."""
         path = self.stored(seed, arm)
-        return path.is_file() and json.loads(path.read_text())["digest"] == self.digest(seed, arm)
+        if not path.is_file():
+            return False
+        result = json.loads(path.read_text())
+        return result["digest"] == self.digest(seed, arm) and set(self.sets()) <= set(result["sets"])
 
     def keep(self, seed: int, arm: str) -> None:
         """Writes the result of a finished run and its evaluations to the store."""
@@ -174,7 +206,7 @@ class Study:
             "digest": self.digest(seed, arm),
             "arm": arm,
             "seed": seed,
-            **({} if arm == BASE else trained(folder, "smollm2" if arm == WARM_START else "")),
+            **({} if arm == BASE else trained(self.trained(seed, arm), "smollm2" if arm == WARM_START else "")),
             "data": json.loads((self.data / "manifest.json").read_text()),
             "sets": {name: self._measured(folder / f"eval_{name}", name) for name in self.sets()},
         }
@@ -189,9 +221,9 @@ class Study:
         }
 
     def _without_learning(self, name: str) -> dict[str, float]:
-        limit = 4 if self.smoke else None
+        limit = self.limit(name)
         if name == GSM8K:
-            rows = _lines(self.gsm8k or Path())[: limit or GSM8K_PROBLEMS]
+            rows = _lines(self.gsm8k or Path())[:limit]
             problems = [(row["question"], row["answer"].rpartition("####")[2].strip().replace(",", "")) for row in rows]
         else:
             problems = [(row["question"], row["answer"]) for row in _lines(self.data / f"test_{name}.jsonl")[:limit]]

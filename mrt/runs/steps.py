@@ -55,8 +55,9 @@ class Step:
 class StepRunner:
     """Runs steps `width` at a time, earlier ones first. Logs go to `folder`/logs, seconds and memory to timings.json.
 
-    Times add up over interrupted calls. Raises ConfigError when a step ends with exit code 2, KeyboardInterrupt when it
-    was interrupted, StepFailed for any other failure; whatever happens, no child outlives the call.
+    Times add up over interrupted calls. Raises ConfigError when a step ends with exit code 2 or needs one that never
+    comes, KeyboardInterrupt when it was interrupted, StepFailed for any other failure; whatever happens, no
+    child outlives the call.
     """
 
     def __init__(self, folder: Path, steps: Sequence[Step], width: int = 2, stream: TextIO | None = None) -> None:
@@ -74,7 +75,10 @@ class StepRunner:
         begin, before = time.monotonic(), self.timings["seconds"]
         try:
             while len(self.done) < len(self.steps):
+                known = len(self.done)
                 self._launch()
+                if not self.running and len(self.done) == known:
+                    raise ConfigError(self._stuck())
                 for step in [s for s in self.steps if s.name in self.running]:
                     self._collect(step)
                 self.timings["seconds"] = round(before + time.monotonic() - begin, 1)
@@ -121,6 +125,11 @@ class StepRunner:
                     )
                 self.started[step.name] = time.monotonic()
                 self.display.line(f"{step.name}: started")
+
+    def _stuck(self) -> str:
+        step = next(step for step in self.steps if step.name not in self.done)
+        missing = ", ".join(sorted({*step.needs} - self.done))
+        return f"the step '{step.name}' needs {missing}, which none of the steps makes"
 
     def _collect(self, step: Step) -> None:
         code = self.running[step.name].poll()

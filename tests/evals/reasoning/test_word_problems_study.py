@@ -35,10 +35,10 @@ ARMS = list(LEVELS)
 def stored(study: Study, seed: int, arm: str, keys: str = "k") -> None:
     """40 problems a set; the full budget is right with the arm's chance, half of it with half of the chance."""
     rng = np.random.default_rng([seed, ARMS.index(arm)])
-    chances = LEVELS[arm] * np.array([0, 0.25, 0.5, 0.75, 1])
+    chances = LEVELS[arm] * np.array([0, 0.5, 1])
     one = {
         "keys_sha256": keys,
-        "correct": rng.binomial(N, chances, size=(40, 5)).tolist(),
+        "correct": rng.binomial(N, chances, size=(40, 3)).tolist(),
         "regret": [1 - LEVELS[arm]] * 40,
         "tokens": [30.0] * 20 + [60.0] * 20,
         "without_learning": dict.fromkeys(RULES, 0.25) | {"the largest number": 0.02},
@@ -73,16 +73,24 @@ def test_figures_from_what_is_stored(study: Study) -> None:
     assert "mawps without reading: best rule 'first + second number' 0.250; the largest number 0.020" in text
 
 
-def test_only_what_is_missing_runs(study: Study) -> None:
-    names = [step.name for step in study.steps([1], ARMS)]
-    # Results are there, but the weights that the arms start from are not.
-    assert names == ["sft-1", "merge-sft-1", "mawps-sft-1", "svamp-sft-1", "gsm8k-sft-1", "store-sft-1"]
+def test_only_what_is_missing_runs(study: Study, tmp_path: Path) -> None:
+    names = [step.name for step in study.steps([1, 2], ARMS)]
+    # Results are there, but the weights that the arms start from are not: one SFT for all seeds.
+    evaluations = [f"{what}-sft-{seed}" for seed in (1, 2) for what in ("mawps", "svamp", "gsm8k", "store")]
+    assert names == ["sft", "merge-sft", *evaluations]
+    other = Study(study.runs, tmp_path / "other", study.data)
+    names = [step.name for step in other.steps([1], [OURS])]
+    assert names == ["sft", "merge-sft", "mrt-1", "merge-mrt-1", "mawps-mrt-1", "svamp-mrt-1", "store-mrt-1"]
     merged = Path(study.model(1, WARM_START))
     merged.mkdir(parents=True)
     (merged / "config.json").write_text("{}")
     assert study.steps([1], ARMS) == []
+    without = {"digest": study.digest(1, BASELINE), "sets": {"mawps": {}, "svamp": {}}}
+    write_json(study.stored(1, BASELINE), without)
+    assert [step.name for step in study.steps([1], ARMS)][-2:] == ["gsm8k-grpo-1", "store-grpo-1"]
+    assert Study(study.runs, study.store, study.data).steps([1], ARMS) == [], "GSM8K is not asked for"
     study.stored(1, BASE).unlink()
-    assert [step.name for step in study.steps([1], ARMS)][-1] == "store-base-1"
+    assert [step.name for step in study.steps([1], [BASE])][-1] == "store-base-1"
     write_json(study.stored(1, OURS), {"digest": "of other settings"})
     steps = {step.name: step for step in study.steps([1], [OURS])}
     assert steps["mrt-1"].needs == ()

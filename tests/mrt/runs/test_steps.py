@@ -71,6 +71,14 @@ def test_no_more_than_the_width_at_a_time(folder: Path) -> None:
     assert events(folder) == ["start a", "end a", "start b", "end b"]
 
 
+@pytest.mark.parametrize("steps", [[("b", "a")], [("a", "b"), ("b", "a")]])
+def test_a_step_whose_need_never_comes_is_named(folder: Path, steps: list[tuple[str, str]]) -> None:
+    """It was waited for without end, at full load."""
+    with pytest.raises(ConfigError, match=r"the step '.' needs ., which none of the steps makes"):
+        StepRunner(folder, [step("c"), *(step(name, need) for name, need in steps)]).run()
+    assert Path("c").exists()
+
+
 def test_waiting_asks_nothing(folder: Path) -> None:
     """While every place is taken nobody asks whether the others are finished, nor, without a terminal, how far it is:
     both may read files, twice a second for hours."""
