@@ -25,7 +25,18 @@ FENCED = [
     for line in body.replace("\\\n", " ").splitlines()
 ]
 INLINE = [f"{one}" for one in re.findall(r"`(mrt train [a-z]+/[a-z_]+[^`]*)`", README)]
-COMMANDS = [line for line in [*FENCED, *INLINE] if "mrt train" in line]
+LOOP = re.compile(r"for (\w+) in ([^;]+); do (.*); done")
+
+
+def single(line: str) -> list[str]:
+    """The commands of a line: those of a loop each by itself, those that `&&` joins apart."""
+    if loop := LOOP.fullmatch(line.strip()):
+        name, values, body = loop.groups()
+        return [one for value in values.split() for one in single(body.replace(f"${name}", value))]
+    return [one for part in line.split("&&") for one in [part.strip()] if "mrt train" in one]
+
+
+COMMANDS = [one for line in [*FENCED, *INLINE] for one in single(line)]
 SMALL = ["args.use_cpu=true", "args.report_to=[]", "args.bf16=false", "args.max_steps=1"]
 COUNTDOWN = ["problems.train=40", "problems.warmstart=40", "problems.test=8"]
 
@@ -47,7 +58,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def built(command: str, here: Path, tiny: Path, out: Path) -> Any:
     """The trainer of a command, with its model, its data and its size replaced by small ones."""
-    words = shlex.split(command)
+    words = [word for word in shlex.split(command) if not word.startswith("$")]  # options of the machine
     name, *overrides = words[words.index("train") + 1 :]
     recipe = load_recipe(name, overrides)
     own = [f"output_dir={out}"]
@@ -56,7 +67,7 @@ def built(command: str, here: Path, tiny: Path, out: Path) -> Any:
     else:
         own += COUNTDOWN + ([] if recipe.model == "tiny" else [f"model={tiny}"])
     if recipe.peft:
-        own.append("peft.r=2")
+        own += ["peft.r=2", *(["peft.layers_to_transform=null"] if "layers_to_transform" in recipe.peft else [])]
     recipe = load_recipe(name, [*overrides, *SMALL, *own])
     return import_trainer(recipe.trainer).from_recipe(recipe, out)
 

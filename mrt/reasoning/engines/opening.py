@@ -106,7 +106,8 @@ def _in_process(model: str, options: dict[str, Any]) -> Opened:
     import torch
 
     from mrt.reasoning.engines.vllm import VLLMEngine
-    from mrt.reasoning.engines.vllm_backends import Colocated, require_vllm
+    from mrt.reasoning.engines.vllm_backends import Colocated
+    from mrt.reasoning.engines.vllm_setup import require_vllm
 
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ConfigError(

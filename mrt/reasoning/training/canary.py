@@ -167,7 +167,7 @@ def watch_syncs(trainer: Any, tolerance: float | None) -> SyncCanary | None:
 
 
 def _canary_of(trainer: Any, tolerance: float | None) -> SyncCanary:
-    from mrt.reasoning.engines.vllm_backends import precision
+    from mrt.reasoning.engines.vllm_setup import precision
 
     model = trainer.accelerator.unwrap_model(trainer.model)
     first = [trainer.train_dataset[i]["prompt"] for i in range(min(4, len(trainer.train_dataset)))]

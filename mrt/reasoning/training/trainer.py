@@ -23,7 +23,7 @@ from trl import GRPOTrainer
 from mrt.credit.grouping import check_group_size
 from mrt.errors import ConfigError
 from mrt.reasoning.engines.attach import sampling_of
-from mrt.reasoning.engines.vllm_backends import prepare_vllm
+from mrt.reasoning.engines.vllm_setup import prepare_vllm
 from mrt.reasoning.probes.learned import Learned
 from mrt.reasoning.probes.run import ProbePlan, ProbeRequest
 from mrt.reasoning.probes.table import make_probe

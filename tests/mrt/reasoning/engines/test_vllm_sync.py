@@ -20,7 +20,8 @@ from mrt.reasoning.engines.base import Branch
 from mrt.reasoning.engines.sampling import Sampling
 from mrt.reasoning.engines.transformers import TransformersEngine
 from mrt.reasoning.engines.vllm import VLLMEngine
-from mrt.reasoning.engines.vllm_backends import Request, Served, TensorParallel, check_vllm
+from mrt.reasoning.engines.vllm_backends import Request, Served, TensorParallel
+from mrt.reasoning.engines.vllm_setup import check_vllm
 from mrt.reasoning.evaluation.config import EvalConfig
 from mrt.reasoning.training.canary import EXACT, SyncCanary, WatchedSync, canary_sequences
 from mrt.reasoning.training.config import MRTConfig

@@ -26,7 +26,7 @@ CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
-LORA = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+LORA = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
 SMALL = ["problems.train=20", "problems.warmstart=20", "problems.test=4", "args.use_cpu=true", "peft.r=4"]
 RL = [
     "args.max_steps=1", "args.per_device_train_batch_size=8", "args.generation_batch_size=8",
