@@ -101,12 +101,6 @@ def progress_bonus(
     return spread(weight - depth_means(weight, trials) if center == "depth" else weight, trials)
 
 
-def episode_progress(trials: Trials, unmeasured: str = "zero") -> Tensor:
-    """(B, K) p_1..p_K; see `progress` for what happens between unmeasured boundaries."""
-    _check(unmeasured, UNMEASURED, "unmeasured")
-    return _gained(_denoised(trials, "none")[0], unmeasured)
-
-
 def _gained(values: Tensor, unmeasured: str) -> Tensor:
     values = interpolate(values) if unmeasured == "spread" else values
     return torch.nan_to_num(values[:, 1:] - values[:, :-1], nan=0.0)
