@@ -47,6 +47,7 @@ from mrt.reasoning.problems import load_problems
 from mrt.reasoning.problems.base import ProblemSet
 from mrt.reasoning.traces.prompts import ThinkFormat, render, think_format
 from mrt.reasoning.traces.segmentation import make_segmenter
+from mrt.reasoning.traces.templates import prepare_thinking
 from mrt.reasoning.traces.trial import Trial
 from mrt.reasoning.training.samplers import Plain, SampleRequest
 from mrt.runs.rundir import commit, versions, write_json
@@ -114,6 +115,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--samples", type=int, default=4, help="answers a boundary")
     parser.add_argument("--truth", type=int, default=0, help="independent answers a boundary; 0: exact")
     parser.add_argument("--segmenter", type=json.loads, default={"name": "cues", "min_paragraphs": 0})
+    parser.add_argument("--thinking", default="auto", help="auto | tags | text, as in training")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--only", nargs="*", help="estimators by the beginning of their names")
     parser.add_argument("--seed", type=int, default=0)
@@ -138,7 +140,7 @@ def make_bench(ns: argparse.Namespace, engine: Any, tokenizer: Any, first: int =
         options["test"] = 2 * ns.problems
     problem_set = load_problems(**options)
     chosen = problem_set.problems(ns.split)[first : first + ns.problems]
-    fmt = think_format(tokenizer)
+    fmt = think_format(tokenizer, tags=prepare_thinking(tokenizer, ns.thinking, None))
     own = dict(ns.segmenter)
     sampler = Plain(fmt, make_segmenter(own.pop("name"), **own))
     prompts = [render(tokenizer, [{"role": "user", "content": p.prompt}]) for p in chosen for _ in range(ns.traces)]
