@@ -9,7 +9,7 @@ from typing import Any
 
 from evals.gates.store import FEW, LOW, MISSED, PASSED, ROOT, Store, rows
 from evals.gates.table import Bar, Gate, gates
-from evals.reasoning import countdown_search, countdown_study, suites
+from evals.reasoning import countdown_search, countdown_study, suites, word_problems_study
 
 RESULTS = ROOT.parent / "RESULTS.md"
 PERSPECTIVES = {
@@ -55,7 +55,7 @@ def write(store: Store, path: Path = RESULTS) -> None:
 
 def page(store: Store) -> str:
     """The page as text."""
-    return "\n\n".join([gates_part(store), REASONING, *_countdown(), *_suites()]) + "\n"
+    return "\n\n".join([gates_part(store), REASONING, *_countdown(), *_word_problems(), *_suites()]) + "\n"
 
 
 def gates_part(store: Store) -> str:
@@ -184,3 +184,14 @@ def _countdown() -> list[str]:
                 f"`python -m evals.reasoning.countdown_search --family {family} --cached`\n\n```text\n{shown}\n```"
             )
     return [re.sub(r" +$", "", part, flags=re.MULTILINE) for part in parts]
+
+
+def _word_problems() -> list[str]:
+    """The arms on word problems, as their program prints them, where all seeds of some arm are stored."""
+    study = word_problems_study.Study(store=ROOT / "word_problems")
+    seeds = word_problems_study.SEEDS
+    found = word_problems_study.read_stored(study, seeds, list(word_problems_study.ARMS))
+    if not found:
+        return []
+    shown = word_problems_study.table(word_problems_study.summarise(study, found, seeds))
+    return [f"`python -m evals.reasoning.word_problems_study --cached`\n\n```text\n{shown}\n```"]

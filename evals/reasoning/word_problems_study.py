@@ -183,7 +183,7 @@ class Study:
         return [
             f"reasoning/{GSM8K}",
             *file,
-            "prompt={problem}",
+            "prompt='{problem}'",
             "settings.top_p=1.0",
             "--temperature=0.7",
             "--probe=greedy",
