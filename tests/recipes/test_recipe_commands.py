@@ -49,7 +49,11 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
     small_llama(tokenizer).save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
     rows = [
-        {"question": f"What is {i} and {i + 1}?", "answer": f"It is {i} + {i + 1}.\n#### {2 * i + 1}"}
+        {
+            "question": f"What is {i} and {i + 1}?",
+            "answer": f"It is {i} + {i + 1}.\n#### {2 * i + 1}",
+            "thought": f"{i} + {i + 1} = {2 * i + 1}.",
+        }
         for i in range(80)
     ]
     (folder / "gsm8k.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -65,7 +69,8 @@ def built(command: str, here: Path, tiny: Path, out: Path) -> Any:
     if recipe.problems["name"] == "files":
         own += [f"model={here / 'model'}", f"problems.path={here / 'gsm8k.jsonl'}", "problems.workers=1"]
     else:
-        own += COUNTDOWN + ([] if recipe.model == "tiny" else [f"model={tiny}"])
+        other = here / "model" if name.startswith("smollm2/") else tiny
+        own += COUNTDOWN + ([] if recipe.model == "tiny" else [f"model={other}"])
     if recipe.peft:
         own += ["peft.r=2", *(["peft.layers_to_transform=null"] if "layers_to_transform" in recipe.peft else [])]
     recipe = load_recipe(name, [*overrides, *SMALL, *own])

@@ -55,10 +55,10 @@ class MRTConfig(TrialArguments, GRPOConfig):  # type: ignore[misc]  # narrower d
     )
     rollout: str = field(default="probed", metadata={"help": "plain | probed | mixed (the paper's group)"})
     probe: str = field(
-        default="coupled",
+        default="auto",
         metadata={
-            "help": "coupled | sampled | pooled | allocated | shrunk | greedy | gold | reference | learned | "
-            "learned_alone | none"
+            "help": "auto (coupled; sampled with vLLM) | coupled | sampled | pooled | allocated | shrunk | greedy | "
+            "gold | reference | learned | learned_alone | none"
         },
     )
     probe_weights: str = field(default="uniform", metadata={"help": "uniform | horvitz_thompson (coupled, sampled)"})
@@ -119,6 +119,8 @@ class MRTConfig(TrialArguments, GRPOConfig):  # type: ignore[misc]  # narrower d
     watch_every: int = field(default=10, metadata={"help": "steps between two looks by the held-out prover"})
 
     def __post_init__(self) -> None:
+        if self.probe == "auto":  # not every vLLM can draw several answers with the same random numbers
+            self.probe = "sampled" if self.use_vllm else "coupled"
         fill_precision(self)
         if self.max_positions < 1 or self.sync_check_every < 0:
             raise ConfigError("max_positions must be at least 1 and sync_check_every at least 0")

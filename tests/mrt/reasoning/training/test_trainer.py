@@ -198,7 +198,11 @@ def test_looking_where_j_moved_changes_little_but_the_cost(tmp_path):
     assert records[10.0][2] < 0.7 * records[None][2]
 
 
-@pytest.mark.parametrize("probe", ["gold", "none"])
+def test_the_probe_that_is_chosen_where_none_is_named(tmp_path):
+    assert mrt(tmp_path).args.probe == "coupled"
+    assert MRTConfig(output_dir=str(tmp_path), use_vllm=True, use_cpu=True).probe == "sampled"
+
+
 def test_the_length_of_a_forced_answer_is_an_argument(tmp_path):
     trainer = mrt(tmp_path, answer_tokens=5)
     assert trainer.rollout.fmt.max_answer_tokens == trainer.rollout.plan.fmt.max_answer_tokens == 5
@@ -207,6 +211,7 @@ def test_the_length_of_a_forced_answer_is_an_argument(tmp_path):
         mrt(tmp_path, answer_tokens=0)
 
 
+@pytest.mark.parametrize("probe", ["gold", "none"])
 def test_a_thought_that_used_up_its_budget_is_made_to_answer(tmp_path, probe):
     """Budget 8 of 30: the close is given and never trained, the answer is the policy's own; the stop is BUDGET."""
     credit = "progress" if probe == "gold" else "outcome"
