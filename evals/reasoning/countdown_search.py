@@ -20,7 +20,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from evals.reasoning.countdown_study import ARMS, BASELINE, FAMILIES, OURS, RUNS, STORE, WARM_START, Arm, N, Study
+from evals.reasoning.countdown_study import ARMS, FAMILIES, OURS, RUNS, STORE, Study
+from evals.reasoning.study import BASELINE, WARM_START, Arm, N
 from mrt.errors import ConfigError, MRTError
 from mrt.runs.steps import StepRunner
 
