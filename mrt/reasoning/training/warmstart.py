@@ -39,6 +39,14 @@ class WarmStartConfig(TrialArguments, SFTConfig):
 
     recheck: float = field(default=0.0, metadata={"help": "share of attempts that only repeat the last one"})
 
+    overwrite: float = field(default=0.0, metadata={"help": "share of best values carried along that are lost"})
+
+    tiny_hidden: int = field(default=128, metadata={"help": "model=tiny: width"})
+
+    tiny_layers: int = field(default=3, metadata={"help": "model=tiny: layers"})
+
+    tiny_heads: int = field(default=4, metadata={"help": "model=tiny: heads of attention"})
+
     bf16: bool | None = field(  # type: ignore[assignment]
         default=None, metadata={"help": "bfloat16 mixed precision; None: on a GPU that can"}
     )
@@ -90,7 +98,8 @@ class WarmStartTrainer(TrialMixin, SFTTrainer):
         problems = load_problems(**recipe.problems)
         validate(problems, "warmstart")
         tiny = recipe.model == TINY
-        model = str(save_tiny(output_dir / TINY, seed=recipe.seed)) if tiny else check_model(recipe.model)
+        shape = {"hidden": args.tiny_hidden, "layers": args.tiny_layers, "heads": args.tiny_heads}
+        model = str(save_tiny(output_dir / TINY, recipe.seed, **shape)) if tiny else check_model(recipe.model)
         tokenizer = AutoTokenizer.from_pretrained(model)
         batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
         dataset, _ = trace_dataset(
@@ -101,7 +110,7 @@ class WarmStartTrainer(TrialMixin, SFTTrainer):
             recipe.seed,
             give_up=args.give_up,
             patient=args.patient,
-            habits=Habits(args.adjust, args.recheck),
+            habits=Habits(args.adjust, args.recheck, args.overwrite),
         )
         order = bucketed([len(ids) for ids in dataset["input_ids"]], batch, recipe.seed)
         learned = sum(sum(label != IGNORED for label in labels) for labels in dataset["labels"])

@@ -147,7 +147,7 @@ def test_what_cannot_work_is_told(countdown: Countdown) -> None:
         search_traces(countdown, 10, (3, 2))
     with pytest.raises(ConfigError, match="raise its option 'warmstart'"):
         search_traces(Countdown(high=5, train=1, warmstart=0, test=1), 10)
-    with pytest.raises(ConfigError, match="Countdown and chains only"):
+    with pytest.raises(ConfigError, match="Countdown, chains and cycles only"):
         search_trace(Problem("files:1", "What is 1+1?", "2"), random.Random(0), 2)
     for high, target_high in ((300, 99), (40, 300)):
         wide = Countdown(high=high, target_high=target_high, train=1, warmstart=20, test=1)
