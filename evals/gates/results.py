@@ -10,6 +10,8 @@ from typing import Any
 from evals.gates.store import FEW, LOW, MISSED, PASSED, ROOT, Store, rows
 from evals.gates.table import Bar, Gate, gates
 from evals.reasoning import countdown_search, countdown_study, suites, word_problems_study
+from evals.reasoning.study import WARM_START
+from evals.reasoning.study_figures import read_stored, summarise, table
 
 RESULTS = ROOT.parent / "RESULTS.md"
 PERSPECTIVES = {
@@ -171,14 +173,14 @@ def _countdown() -> list[str]:
     for family in countdown_study.FAMILIES:
         study = countdown_study.Study(family, store=ROOT / "countdown_study")
         seeds = [0, 1, 2]
-        if found := countdown_study.read_stored(study, seeds, list(countdown_study.ARMS)):
-            shown = countdown_study.table(countdown_study.summarise(study, found, seeds))
+        if found := read_stored(study, seeds, list(countdown_study.ARMS)):
+            shown = table(summarise(study, found, seeds))
             parts.append(
                 f"`python -m evals.reasoning.countdown_study --family {family} --cached`\n\n```text\n{shown}\n```"
             )
         search = countdown_search.Search(family, store=ROOT / "countdown_search", extra=countdown_search.settings())
         if any((search.store / family).glob("seed*/*.json")):
-            lines = countdown_search.lines(search, [countdown_study.WARM_START, *countdown_search.settings()])
+            lines = countdown_search.lines(search, [WARM_START, *countdown_search.settings()])
             shown = countdown_search.table(lines, family)
             parts.append(
                 f"`python -m evals.reasoning.countdown_search --family {family} --cached`\n\n```text\n{shown}\n```"

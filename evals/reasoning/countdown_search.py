@@ -20,8 +20,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from evals.reasoning.countdown_study import ARMS, BASELINE, FAMILIES, OURS, RUNS, STORE, WARM_START, N, Study
-from evals.reasoning.study import Arm
+from evals.reasoning.countdown_study import ARMS, FAMILIES, OURS, RUNS, STORE, Study
+from evals.reasoning.study import BASELINE, WARM_START, N
+from evals.reasoning.study_parts import Arm
 from mrt.errors import ConfigError, MRTError
 from mrt.runs.steps import StepRunner
 

@@ -13,7 +13,8 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +54,9 @@ def digest(curves: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(curves, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def draw(curves: Mapping[str, Any], out: Path) -> None:
-    """Writes the picture as an SVG file with its digest as the identifier."""
+@contextmanager
+def styled() -> Iterator[Any]:
+    """`pyplot` in the style of the pictures; equal numbers give equal files."""
     import matplotlib
 
     matplotlib.use("svg")
@@ -68,6 +70,12 @@ def draw(curves: Mapping[str, Any], out: Path) -> None:
         "legend.frameon": False,
     }
     with matplotlib.rc_context(style | quiet):
+        yield pyplot
+
+
+def draw(curves: Mapping[str, Any], out: Path) -> None:
+    """Writes the picture as an SVG file with its digest as the identifier."""
+    with styled() as pyplot:
         figure, axes = pyplot.subplots(1, 2, figsize=(7.2, 2.9), layout="constrained")
         for axis, (key, (title, label)) in zip(axes, CURVES.items(), strict=True):
             for arm, (name, colour, marker) in ARMS.items():

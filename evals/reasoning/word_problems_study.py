@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from evals.reasoning.study import (
+from evals.reasoning.study_parts import (
     Arm,
     check_same,
     cost_so_far,

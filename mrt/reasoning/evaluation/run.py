@@ -28,7 +28,11 @@ from mrt.reasoning.problems import Problem, ProblemSet, load_problems, validate
 from mrt.runs.rundir import write_json
 
 WAIT_SECONDS = 0.5  # between two looks at what the other processes have written
-TINY_SETS = ("countdown", "chains")  # their episodes are one paragraph each, their thoughts a hundred tokens
+TINY_SETS = (
+    "countdown",
+    "chains",
+    "candidates",
+)  # their episodes are one paragraph each, their thoughts a hundred tokens
 
 
 def run_eval(

@@ -12,6 +12,7 @@ from mrt.reasoning.grading.verdict import Verdict
 from mrt.reasoning.problems.base import SPLITS, Problem, ProblemSet
 from mrt.reasoning.problems.chains import Chains
 from mrt.reasoning.problems.countdown import Countdown
+from mrt.reasoning.problems.cycles import Cycles
 from mrt.reasoning.problems.files import Files
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ __all__ = [
     "SPLITS",
     "Chains",
     "Countdown",
+    "Cycles",
     "Files",
     "Problem",
     "ProblemSet",
@@ -30,7 +32,12 @@ __all__ = [
     "validate",
 ]
 
-PROBLEMS: dict[str, Callable[..., ProblemSet]] = {"countdown": Countdown, "chains": Chains, "files": Files}
+PROBLEMS: dict[str, Callable[..., ProblemSet]] = {
+    "countdown": Countdown,
+    "chains": Chains,
+    "cycles": Cycles,
+    "files": Files,
+}
 
 
 def load_problems(name: str, **dials: Any) -> ProblemSet:

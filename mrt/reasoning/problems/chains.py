@@ -13,14 +13,11 @@ from collections.abc import Sequence
 from itertools import accumulate
 
 from mrt.errors import ConfigError
-from mrt.reasoning.grading.verdict import Grade, Verdict, extract_boxed, split_thought
-from mrt.reasoning.problems.base import SPLITS, Problem
-from mrt.tasks import split_of
-
-SHARES = {"train": 0.65, "warmstart": 0.25, "test": 0.10}
+from mrt.reasoning.problems.base import Problem
+from mrt.reasoning.problems.whole_numbers import WholeNumbers, check_sizes, draw_splits
 
 
-class Chains:
+class Chains(WholeNumbers):
     """The problem set. Deterministic in its options; nothing is cached on disk.
 
     Args:
@@ -50,55 +47,10 @@ class Chains:
         if not 2 <= terms <= 20 or not terms <= high <= limit:
             raise ConfigError(f"chains: 2 <= terms <= 20 and terms <= high <= limit, got {terms}, {high}, {limit}")
         sizes = {"train": train, "warmstart": warmstart, "test": test}
-        for dial, value in sizes.items():
-            if not 0 <= value <= 1_000_000:
-                raise ConfigError(f"chains: {dial} must be a whole number from 0 to 1,000,000, got {value!r}")
+        check_sizes(self.name, sizes)
         self.terms, self.high, self.limit = terms, high, limit
-        self._splits = self._draw(sizes, seed)
-
-    def problems(self, split: str) -> list[Problem]:
-        if split not in SPLITS:
-            raise ConfigError(f"chains has no split '{split}': valid are {', '.join(SPLITS)}")
-        return self._splits[split]
-
-    def grade(self, problem: Problem, text: str, opened: bool | None = None) -> Grade:
-        r"""The verdict on the last \boxed{} behind the first </think>; a thought that was never closed is truncated."""
-        _, answer = split_thought(text, opened=opened)
-        boxed = None if answer is None else extract_boxed(answer)
-        if answer is None or (boxed is None and answer == text and opened is None):
-            return Grade(Verdict.TRUNCATED, None, "the thought was never closed")
-        if boxed is None:
-            return Grade(Verdict.UNPARSED, None, "no \\boxed{} in the answer")
-        return self.grade_answer(problem, boxed)
-
-    def grade_answer(self, problem: Problem, answer: str) -> Grade:
-        shown = answer.strip()[:200]
-        if not shown.isascii() or not shown.isdigit() or len(shown) > 9:
-            return Grade(Verdict.UNPARSED, shown, "not a whole number")
-        if int(shown) != int(problem.solution):
-            return Grade(Verdict.WRONG, shown, f"equals {problem.solution}")
-        return Grade(Verdict.CORRECT, shown)
-
-    def solutions(self, problem: Problem) -> list[str]:
-        """The one answer, as the model writes it."""
-        return [problem.solution]
-
-    def _draw(self, sizes: dict[str, int], seed: int) -> dict[str, list[Problem]]:
-        """Sums drawn at random until every split is full.
-
-        Raises:
-            ConfigError: where there are too few.
-        """
-        found: dict[str, dict[str, Problem]] = {split: {} for split in SPLITS}
-        rng = random.Random(f"chains:{seed}")
-        for _ in range(10_000 + 100 * sum(sizes.values())):
-            if all(len(found[split]) >= size for split, size in sizes.items()):
-                return {split: list(found[split].values())[: sizes[split]] for split in SPLITS}
-            problem = self._problem(rng)
-            found[split_of(problem.key, SHARES)].setdefault(problem.key, problem)
-        raise ConfigError(
-            f"chains: no {sizes} different sums with terms={self.terms}, high={self.high}: raise one of them"
-        )
+        what = f"sums with terms={terms}, high={high}: raise one of them"
+        super().__init__(draw_splits(self.name, self._problem, sizes, seed, what))
 
     def _problem(self, rng: random.Random) -> Problem:
         signed = [rng.randint(1, self.high)]

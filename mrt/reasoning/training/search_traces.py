@@ -23,6 +23,7 @@ from mrt.reasoning.models.tiny import RIGHT, WAIT, WRONG
 from mrt.reasoning.problems.base import Problem, ProblemSet
 from mrt.reasoning.problems.chains import steps
 from mrt.reasoning.problems.expressions import Attempt, draw_attempt
+from mrt.reasoning.training.cycle_traces import cycle_episodes
 
 
 @dataclass(frozen=True)
@@ -61,22 +62,26 @@ WORDS = Writing("\n\nWait, ", ", ", ", yes", ", no")
 @dataclass(frozen=True)
 class Habits:
     """What an attempt after the first is: with chance `adjust` it keeps the first step of the one before and changes
-    the rest, with chance `recheck` it works the one before out again, word by word, else it begins anew.
+    the rest, with chance `recheck` it works the one before out again, word by word, else it begins anew. With chance
+    `overwrite` a best value that is carried along (`cycles`) is lost to another one.
 
     Rechecks are episodes without progress, as in the late part of long traces (Qu et al. 2025, section 5 and figure 3).
 
     Raises:
-        ConfigError: where the two are no probabilities, or exceed 1 together.
+        ConfigError: where they are no probabilities, or the first two exceed 1 together.
     """
 
     adjust: float = 0.0
     recheck: float = 0.0
+    overwrite: float = 0.0
 
     def __post_init__(self) -> None:
         if min(self.adjust, self.recheck) < 0 or self.adjust + self.recheck > 1:
             raise ConfigError(
                 f"adjust={self.adjust} and recheck={self.recheck} must be probabilities with a sum of at most 1"
             )
+        if not 0 <= self.overwrite <= 1:
+            raise ConfigError(f"overwrite={self.overwrite} must be a probability")
 
     def draw(self, rng: random.Random) -> str:
         """adjust | recheck | anew."""
@@ -96,15 +101,21 @@ def search_trace(
     """Random attempts until one hits or `max_attempts` (0 or more) are made; no two differ by commuted operands only,
     save for rechecks.
 
-    A chain is worked out from left to right instead, up to `max_attempts` steps (`chain_trace`).
+    A chain is worked out from left to right instead, up to `max_attempts` steps (`chain_trace`); so are cycles.
 
     Raises:
         ConfigError: for a problem of another set.
     """
     if "terms" in problem.data:
         return chain_trace(problem, rng, max_attempts, habits or Habits(), writing)
+    if "numbers_of_cycle" in problem.data:
+        habits = habits or Habits()
+        episodes, answer, everywhere = cycle_episodes(
+            problem.data, rng, max_attempts, recheck=habits.recheck, overwrite=habits.overwrite
+        )
+        return SearchTrace(WAIT.join(episodes), str(answer), everywhere, len(episodes))
     if not {"numbers", "target", "operations"} <= set(problem.data):
-        raise ConfigError(f"search traces are made for Countdown and chains only; {problem.key!r} is neither")
+        raise ConfigError(f"search traces are made for Countdown, chains and cycles only; {problem.key!r} is neither")
     numbers, target, operations = problem.data["numbers"], problem.data["target"], problem.data["operations"]
     limit = max(99, target, *numbers)
     tried: set[str] = set()

@@ -43,6 +43,13 @@ class WarmStartConfig(TrialArguments, SFTConfig):
     )
     thinking: str = field(default="auto", metadata={"help": "auto | tags | text: how the model marks its thought"})
     think_tags: list[str] | None = field(default=None, metadata={"help": "your own opening and closing tag"})
+    overwrite: float = field(default=0.0, metadata={"help": "share of best values carried along that are lost"})
+
+    tiny_hidden: int = field(default=128, metadata={"help": "model=tiny: width"})
+
+    tiny_layers: int = field(default=3, metadata={"help": "model=tiny: layers"})
+
+    tiny_heads: int = field(default=4, metadata={"help": "model=tiny: heads of attention"})
 
     bf16: bool | None = field(  # type: ignore[assignment]
         default=None, metadata={"help": "bfloat16 mixed precision; None: on a GPU that can"}
@@ -101,7 +108,8 @@ class WarmStartTrainer(TrialMixin, SFTTrainer):
         problems = load_problems(**recipe.problems)
         validate(problems, "warmstart")
         tiny = recipe.model == TINY
-        model = str(save_tiny(output_dir / TINY, seed=recipe.seed)) if tiny else check_model(recipe.model)
+        shape = {"hidden": args.tiny_hidden, "layers": args.tiny_layers, "heads": args.tiny_heads}
+        model = str(save_tiny(output_dir / TINY, recipe.seed, **shape)) if tiny else check_model(recipe.model)
         tokenizer = load_tokenizer(model)
         fmt = think_format(tokenizer, tags=prepare_thinking(tokenizer, args.thinking, args.think_tags))
         batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
@@ -114,7 +122,7 @@ class WarmStartTrainer(TrialMixin, SFTTrainer):
             seed=recipe.seed,
             give_up=args.give_up,
             patient=args.patient,
-            habits=Habits(args.adjust, args.recheck),
+            habits=Habits(args.adjust, args.recheck, args.overwrite),
         )
         order = bucketed([len(ids) for ids in dataset["input_ids"]], batch, recipe.seed)
         learned = sum(sum(label != IGNORED for label in labels) for labels in dataset["labels"])

@@ -8,18 +8,9 @@ import numpy as np
 import pytest
 
 from evals.reasoning import countdown_search
-from evals.reasoning.countdown_study import (
-    ARMS,
-    BASELINE,
-    OURS,
-    WARM_START,
-    N,
-    Study,
-    main,
-    read_stored,
-    summarise,
-    table,
-)
+from evals.reasoning.countdown_study import ARMS, OURS, Study, main
+from evals.reasoning.study import BASELINE, WARM_START, N
+from evals.reasoning.study_figures import read_stored, summarise, table
 from mrt.errors import ConfigError
 from mrt.runs.recipe import load_recipe
 from mrt.runs.rundir import write_json

@@ -135,7 +135,7 @@ def test_what_cannot_work_is_told(countdown: Countdown) -> None:
         search_traces(countdown, 10, (3, 2))
     with pytest.raises(ConfigError, match="raise its option 'warmstart'"):
         search_traces(Countdown(high=5, train=1, warmstart=0, test=1), 10)
-    with pytest.raises(ConfigError, match="Countdown and chains only"):
+    with pytest.raises(ConfigError, match="Countdown, chains and cycles only"):
         search_trace(Problem("files:1", "What is 1+1?", "2"), random.Random(0), 2)
     with pytest.raises(ConfigError, match="traces must be at least 1"):
         search_traces(countdown, 0)
