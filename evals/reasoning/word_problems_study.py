@@ -6,10 +6,10 @@
     python -m evals.reasoning.word_problems_study --cached          prints what is stored
 
 200 held-out problems of MAWPS, 200 of SVAMP, and the first 200 of GSM8K's test set, which no arm trains on; the model
-samples at temperature 0.7 and must answer after 48 tokens of thought. Cost is positions through the model without
-padding: sampled 1, probed 1, updated 3 each. Interrupted anywhere, the same command goes on from there. Results stand
-under evals/results/word_problems/, one file a seed and arm. All seeds start from one SFT; settings were chosen on seed
-0, which is no evidence.
+samples at temperature 0.7 (1 in training) and must answer after 48 tokens of thought. Cost is positions through the
+model without padding: sampled 1, probed 1, updated 3 each. Interrupted anywhere, the same command goes on from there.
+Results stand under evals/results/word_problems/, one file a seed and arm. All seeds start from one SFT; settings were
+chosen on seeds 0 and 1, which are no evidence.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ SCHEMA_VERSION = 1
 STORE = Path(__file__).resolve().parent.parent / "results" / "word_problems"
 RUNS = Path("runs/word_problems")
 DATA = RUNS / "data"
-SEEDS = (1, 2)
+SEEDS = (2, 3)
 BASE, WARM_START, BASELINE, OURS = "base", "sft", "grpo", "mrt"
 HELD_OUT = ("mawps", "svamp")  # what the arms are compared on; GSM8K stands beside it
 GSM8K = "gsm8k"

@@ -121,7 +121,7 @@ def test_mistakes_are_one_line(study: Study, tmp_path: Path, capsys: pytest.Capt
     assert main(["--data", str(tmp_path), "--store", str(study.store)]) == 2
     assert "holds no manifest.json" in capsys.readouterr().err
     stored(study, 2, OURS, keys="others")
-    assert main(["--cached", "--store", str(study.store)]) == 2
+    assert main(["--cached", "--seeds", "1", "2", "--store", str(study.store)]) == 2
     assert "different problems" in capsys.readouterr().err
 
 
