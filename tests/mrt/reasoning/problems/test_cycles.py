@@ -33,7 +33,7 @@ def test_by_hand() -> None:
     assert episodes(3, recheck=1) == (["12 12"] * 3, 12, False)
     problem = Problem("cycles:12*22->80", "12*22->80", "70", DATA)
     trace = search_trace(problem, random.Random(0), 2)
-    assert trace.completion == f"12 12{WAIT}70 70</think>\\boxed{{70}}"
+    assert (trace.thought, trace.answer) == (f"12 12{WAIT}70 70", "70")
     assert not trace.hit
     graded = [Cycles(**SMALL).grade(problem, f"</think>\\boxed{{{n}}}", opened=True).verdict for n in (70, 27)]
     assert graded == [Verdict.CORRECT, Verdict.WRONG]
