@@ -23,11 +23,13 @@ assert len(hosts) == int(given["nodes"]) == int(given["ntasks"])
 tasks = [subprocess.Popen(command, env={**os.environ, "SLURM_NODEID": str(i), "SLURMD_NODENAME": host})
          for i, host in enumerate(hosts)]
 signal.signal(signal.SIGTERM, lambda *_: [task.terminate() for task in tasks])
+first = 0  # the exit code of whoever failed by itself, before the others were ended for it
 while any(task.poll() is None for task in tasks):
-    if given.get("kill-on-bad-exit") == "1" and any(task.poll() for task in tasks):
+    first = first or next((abs(task.poll()) for task in tasks if task.poll()), 0)
+    if given.get("kill-on-bad-exit") == "1" and first:
         [task.terminate() for task in tasks if task.poll() is None]
     time.sleep(0.05)
-sys.exit(next((abs(task.poll()) for task in tasks if task.poll()), 0))
+sys.exit(first or next((abs(task.poll()) for task in tasks if task.poll()), 0))
 """
 VLLM = """
 import os, signal, sys, threading, time
