@@ -148,13 +148,13 @@ class QLearner(ScriptedAgent):
 
     def learn(self, seen: Seen, state: dict[str, Any]) -> dict[str, Any]:
         q = state["q"]
-        every, before, now = torch.arange(len(q), device=q.device), self._cell(seen["last"]), self.env.state["cell"]
+        rows, before, now = torch.arange(len(q), device=q.device), self._cell(seen["last"]), self.env.state["cell"]
         begun = fresh(seen)
         action = seen["action"].clamp(min=0)
-        old = q[every, before, action]
-        target = seen["reward"] + self.gamma * q[every, now].amax(1)
+        old = q[rows, before, action]
+        target = seen["reward"] + self.gamma * q[rows, now].amax(1)
         new = q.clone()
-        new[every, before, action] = torch.where(begun, old, old + self.rate * (target - old))
+        new[rows, before, action] = torch.where(begun, old, old + self.rate * (target - old))
         return {**state, "q": new}
 
     def choose(self, observation: Tensor, state: dict[str, Any]) -> Tensor:

@@ -32,7 +32,7 @@ from mrt.control.agent import Agent, RandomAgent, ScriptedAgent, Seen
 from mrt.control.envs import EnvTasks
 from mrt.control.envs.base import TensorEnv
 from mrt.control.envs.grids import Room
-from mrt.control.oracles.optimal import Labelled, best_actions
+from mrt.control.oracles.optimal import Labelled, best_actions, towards
 from mrt.control.trainer import ControlConfig, ControlTrainer
 from mrt.errors import ConfigError, nearest
 from mrt.runs.recipe import Recipe
@@ -154,12 +154,8 @@ class Wander(ScriptedAgent):
         return {**state, "target": torch.where(arrived, self._cells(len(arrived)), state["target"])}
 
     def choose(self, observation: Tensor, state: dict[str, Any]) -> Tensor:
-        env = self.env
-        x, y = (env.xy[state["target"]] - env.xy[env.state["cell"]]).unbind(1)
-        across, along = torch.where(x > 0, 2, 4), torch.where(y > 0, 1, 3)
-        first = torch.rand(len(x), generator=self.generator).to(x.device) < 0.5
-        sideways = (x != 0) & (first | (y == 0))
-        return torch.where(sideways, across, torch.where(y != 0, along, 0))
+        first = torch.rand(len(observation), generator=self.generator).to(self.env.device) < 0.5
+        return towards(self.env, state["target"], first)
 
     def _cells(self, rows: int) -> Tensor:
         return torch.randint(self.env.cells, (rows,), generator=self.generator).to(self.env.device)

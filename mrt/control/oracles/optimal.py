@@ -43,11 +43,18 @@ def _moving(env: MovingBandits) -> Tensor:
 @best_actions.register(GridNavi)
 def _room(env: Room) -> Tensor:
     """Towards the goal, first along x; there, it stays. Once the goal has paid and pays no more, it stays as well."""
-    here, goal = env.xy[env.state["cell"]], env.xy[env.params["goal"]]
-    x, y = (goal - here).unbind(1)
-    across = torch.where(x > 0, 2, 4)
-    along = torch.where(y > 0, 1, 3)
-    return torch.where(x != 0, across, torch.where(y != 0, along, 0))
+    return towards(env, env.params["goal"])
+
+
+def towards(env: Room, cells: Tensor, along_x: Tensor | None = None) -> Tensor:
+    """(B,) the action that leads to `cells` (B,) on a shortest way; there, it stays.
+
+    `along_x` (B,) bool: who goes along x first where both ways are open; all of them when left out.
+    """
+    x, y = (env.xy[cells] - env.xy[env.state["cell"]]).unbind(1)
+    across, along = torch.where(x > 0, 2, 4), torch.where(y > 0, 1, 3)
+    sideways = x != 0 if along_x is None else (x != 0) & (along_x | (y == 0))
+    return torch.where(sideways, across, torch.where(y != 0, along, 0))
 
 
 class Labelled(Agent):
