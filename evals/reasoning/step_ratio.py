@@ -24,6 +24,7 @@ import torch
 from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
+from mrt.cli.allocator import keep_freed_memory
 from mrt.reasoning.training.trainer import MRTTrainer
 from mrt.runs.recipe import load_recipe
 
@@ -102,6 +103,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--set", nargs="*", default=[], help="further overrides of the recipe, name=value")
     ns = parser.parse_args(argv)
+    if argv is None:
+        keep_freed_memory()  # as `mrt train` does
     found = measure(ns.recipe, [f"model={ns.model}", *ns.set], ns.updates, ns.rounds)
     print(json.dumps(found, indent=1))
     return 0

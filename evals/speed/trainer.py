@@ -43,6 +43,7 @@ from trl import GRPOConfig, GRPOTrainer
 from evals.speed import pretrained
 from evals.speed.common import Clock, compare, interleaved, parser, say, show, summary
 from evals.speed.pretrained import Pretrained
+from mrt.cli.allocator import keep_freed_memory
 from mrt.reasoning.models.tiny import build_model, build_tokenizer, save_tiny
 from mrt.reasoning.problems import load_problems, to_dataset
 from mrt.reasoning.training import rollout, samplers
@@ -327,6 +328,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options.add_argument("--model", help="a pretrained model, in place of the tiny one")
     options.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of --model")
     ns = options.parse_args(argv)
+    if argv is None:
+        keep_freed_memory()  # as `mrt train` does
     sizes = SMOKE if ns.smoke else REAL if ns.model else Sizes()
     sizes = replace(sizes, blocks=ns.blocks or sizes.blocks, steps=ns.steps or sizes.steps)
     results: dict[str, Any] = {}

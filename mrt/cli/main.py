@@ -18,6 +18,7 @@ from importlib import import_module
 from types import FrameType
 from typing import Any, NoReturn
 
+from mrt.cli.allocator import keep_freed_memory
 from mrt.cli.arguments import (
     compare_arguments,
     doctor_arguments,
@@ -123,7 +124,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit code."""
+    """Runs one command and returns its exit code; without `argv` as the process's own command."""
+    own_process = argv is None
     argv = list(sys.argv[1:] if argv is None else argv)
     for key, value in ENVIRONMENT.items():
         os.environ.setdefault(key, value)
@@ -133,6 +135,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if ns.command is None:
             print(version())
             return OK
+        if own_process and COMMANDS[ns.command].goes_on:
+            keep_freed_memory()
         with _interruptible(), redirect_stdout(sys.stderr):  # trainers print; stdout is for the answer
             outcome = getattr(import_module("mrt.cli.commands"), COMMANDS[ns.command].function)(ns)
     except MRTError as error:

@@ -172,14 +172,22 @@ def against_the_others(answers: Sequence[Forced], rewards: Sequence[float | None
 def judge_answers(
     fmt: ThinkFormat, traces: Sequence[Trace], forced: Sequence[Sequence[Sequence[Forced]]], judge: Judge
 ) -> list[list[list[float | None]]]:
-    """The rewards of `force_answers`, in the same nesting, by one call of the judge; NaN becomes None."""
-    flat = [(trace.row, one.completion) for trace, cuts in zip(traces, forced, strict=True) for c in cuts for one in c]
-    if not flat:
+    """The rewards of `force_answers`, in the same nesting, by one call of the judge; NaN becomes None. Answers that are
+    equal, with the thought before them, are judged once.
+    """
+    asked: dict[tuple[int, ...], tuple[Any, list[int]]] = {}
+    for trace, cuts in zip(traces, forced, strict=True):
+        for one in (one for cut in cuts for one in cut):
+            asked[id(trace.row), *one.completion] = (trace.row, one.completion)
+    if not asked:
         return [[] for _ in traces]
-    ids = [completion for _, completion in flat]
+    ids = [completion for _, completion in asked.values()]
     texts = [fmt.tokenizer.decode(completion, skip_special_tokens=True) for completion in ids]
-    rewards = iter(judge([row for row, _ in flat], texts, ids))
-    return [[[_scorable(next(rewards)) for _ in cut] for cut in cuts] for cuts in forced]
+    rewards = dict(zip(asked, judge([row for row, _ in asked.values()], texts, ids), strict=True))
+    return [
+        [[_scorable(rewards[id(trace.row), *one.completion]) for one in cut] for cut in cuts]
+        for trace, cuts in zip(traces, forced, strict=True)
+    ]
 
 
 def mean_and_error(rewards: Sequence[float]) -> tuple[float, float]:

@@ -121,13 +121,18 @@ def test_shrunk_lies_between_the_sample_mean_and_the_prior(fmt, tokenizer):
 
 
 def test_unscorable_answers_are_left_out_and_all_unscorable_is_nan(fmt, tokenizer):
-    def judge(rows, texts, ids):
-        return [None if i % 2 else 1.0 for i in range(len(texts))]
+    asked = []
 
-    one = tokenizer("1")["input_ids"][0]
+    def judge(rows, texts, ids):
+        asked.extend(texts)
+        return [1.0 if text.endswith("{1}") else None for text in texts]
+
+    one, two = tokenizer("1 2")["input_ids"]
     trace = Trace((0,), (one,), (0, 1), {})
-    (result,) = Sampled(samples=4)(ChainEngine(one, one, 0), fmt, [trace], judge)
+    (result,) = Sampled(samples=32)(ChainEngine(one, two, 0), fmt, [trace], judge)
     assert result.values == (1.0, 1.0)
+    assert sorted(result.answers[0]) != sorted(set(result.answers[0]))
+    assert len(asked) == len(set(asked)) == 4  # two answers at each boundary, however often they were drawn
     (result,) = Sampled(samples=4)(ChainEngine(one, one, 0), fmt, [trace], lambda r, t, i: [None] * len(t))
     assert all(map(math.isnan, result.values))
 
