@@ -1,8 +1,8 @@
 """Memory that one update frees is kept for the next.
 
-glibc gives large blocks back to the system as soon as they are freed, and the system hands them out again page by page,
-each filled with zeros first. An update of a language model on a CPU allocates the same large tensors every time: there
-a fifth to a half of the time can go into pages.
+glibc gives freed memory back to the system as soon as there is some at the end of its heap, and the system hands it out
+again page by page, each filled with zeros first. An update on a CPU allocates the same tensors every time: there up to
+a third of its time can go into pages.
 """
 
 from __future__ import annotations
@@ -17,10 +17,9 @@ SETTINGS = ("MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD")  # whoever sets one of th
 
 
 def keep_freed_memory() -> bool:
-    """Tells glibc's allocator to keep what is freed, in this process, and says whether it did.
+    """Tells glibc's allocator to keep what is freed, in this process; whether it does.
 
-    Nothing happens on another C library, or where an environment variable chooses an allocator or its settings. A
-    process holds at any time the most that it needed so far, and some more for blocks that fit nowhere.
+    Nothing happens on another C library, or where an environment variable chooses an allocator or its settings.
     """
     if not sys.platform.startswith("linux") or any(name.startswith(SETTINGS) for name in os.environ):
         return False

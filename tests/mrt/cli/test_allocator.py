@@ -12,10 +12,10 @@ import numpy as np
 from mrt.cli.allocator import keep_freed_memory
 
 kept = "keep" in sys.argv and keep_freed_memory()
-np.ones(2**24)
+[np.ones(2**20) for _ in range(16)]
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(10):
-    np.ones(2**24)
+    [np.ones(2**20) for _ in range(16)]
 print(int(kept), resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
