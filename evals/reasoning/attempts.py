@@ -122,7 +122,7 @@ def _wide(values: Tensor, width: int) -> Tensor:
 
 
 def beside(tasks: TextTasks, count: int, seed: int = SEED) -> dict[str, Any]:
-    """Regret of random play, of the classical players and by exact values, on the same tasks; {} where none is known."""
+    """Regret of random play, of classical players and by exact values, on the same tasks; {} where none is known."""
     if not isinstance(tasks, EnvInText) or not tasks.is_bandit:
         return {}
     env, params = tasks.env, tasks.tasks.batch(seed, range(count))

@@ -49,7 +49,7 @@ def test_the_scale_of_a_batch_is_that_of_all_processes():
 
 
 def test_options_are_checked():
-    with pytest.raises(ConfigError, match="gamma=1.5"):
+    with pytest.raises(ConfigError, match=r"gamma=1\.5"):
         attempt_returns(trials(), gamma=1.5)
     with pytest.raises(ConfigError, match="scale='loud'"):
         attempt_returns(trials(), scale="loud")

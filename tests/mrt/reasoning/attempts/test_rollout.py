@@ -96,8 +96,8 @@ def test_a_full_context_ends_the_trial():
     trials = AttemptRollout(ScriptedEngine([[wrong]]), manner, pad_id=PAD)(env, tasks, seed=0)
     assert trials.episodes.tolist() == [1]
     assert trials.trial_stop.tolist() == [Stop.BUDGET]
+    small = make_manner(Form(TOKENIZER), env, choose=False, limit=12, context=opening + 11)
     with pytest.raises(ConfigError, match="has no room"):
-        small = make_manner(Form(TOKENIZER), env, choose=False, limit=12, context=opening + 11)
         AttemptRollout(ScriptedEngine([[wrong]]), small, pad_id=PAD)(env, tasks, seed=0)
 
 
