@@ -92,7 +92,7 @@ def make_text_tasks(options: Mapping[str, Any]) -> TextTasks:
     named = str(options.get("env", ""))
     if not named:
         raise ConfigError(
-            "tasks in text need env: module:Class, as in {env: mrt.control.envs.text:EnvInText, name: dark-room} or "
+            "tasks in text need env: module:Class, as in {env: mrt.control.envs.text:EnvInText, game: dark-room} or "
             "{env: mrt.reasoning.attempts.countdown:CountdownAttempts}"
         )
     module = named.partition(":")[0]

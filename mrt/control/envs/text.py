@@ -1,6 +1,6 @@
 """Tensor environments in text (`mrt.text_tasks.TextTasks`): bandits and rooms, for a language model to play.
 
-    tasks: {env: mrt.control.envs.text:EnvInText, name: bernoulli-bandit, arms: 2, pulls: 30}
+    tasks: {env: mrt.control.envs.text:EnvInText, game: bernoulli-bandit, arms: 2, pulls: 30}
 
 An action is a number: an arm, or a move (0 stay, 1 up, 2 right, 3 down, 4 left). Two ways of writing. `signs` is short
 and fits the vocabulary of the tiny model: a trial opens with `2,30` (arms, pulls) or `4,4` (the cell), and the replies
@@ -43,7 +43,7 @@ class EnvInText:
     """A tensor environment as tasks in text.
 
     Args:
-        name: an environment of `mrt.control.envs`: a bandit whose arms pay 1 or 0, or a room of cells.
+        game: an environment of `mrt.control.envs` by its name: a bandit whose arms pay 1 or 0, or a room of cells.
         writing: "signs" (for the tiny model) | "words".
         penalty: what an action that cannot be read costs.
         split: as for `make_tasks`; `options` are those of the environment.
@@ -53,18 +53,18 @@ class EnvInText:
     """
 
     def __init__(
-        self, name: str, writing: Writing = "signs", penalty: float = 0.5, split: str | None = None, **options: Any
+        self, game: str, writing: Writing = "signs", penalty: float = 0.5, split: str | None = None, **options: Any
     ) -> None:
         if writing not in UNREAD:
             raise ConfigError(f"writing={writing!r} is unknown; {nearest(str(writing), UNREAD)}")
-        self.tasks = make_tasks(name, split, **options)
+        self.tasks = make_tasks(game, split, **options)
         self.env = self.tasks.env
         if not isinstance(self.env, (*ARMS, Room)):
             raise ConfigError(
-                f"environment '{name}' has no text: there are bandits that pay 1 or 0 (bernoulli-bandit, "
+                f"environment '{game}' has no text: there are bandits that pay 1 or 0 (bernoulli-bandit, "
                 "dependent-bandit, restless-bandit) and rooms of cells (dark-room, grid-navi)"
             )
-        self.name, self.writing, self.penalty = f"{name} in text", writing, penalty
+        self.name, self.writing, self.penalty = f"{game} in text", writing, penalty
         self.is_bandit = isinstance(self.env, ARMS)
         spec = self.env.spec
         self.turns = spec.trial_steps

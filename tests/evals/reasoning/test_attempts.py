@@ -17,7 +17,7 @@ from tests.support.scripted_engine import ScriptedEngine
 
 TOKENIZER = build_tokenizer()
 END = TOKENIZER.eos_token_id
-SIZES = {"train": 40, "warmstart": 8, "test": 8}
+SIZES = {"high": 9, "train": 40, "warmstart": 8, "test": 8}
 
 
 def test_shares_solved_after_each_attempt():

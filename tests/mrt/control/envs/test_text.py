@@ -104,7 +104,7 @@ def test_what_cannot_be_is_refused():
     with pytest.raises(ConfigError, match="unknown"):
         EnvInText("dark-room", writing="runes")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="no option 'arm'"):
-        make_text_tasks({"env": "mrt.control.envs.text:EnvInText", "name": "bernoulli-bandit", "arm": 2})
+        make_text_tasks({"env": "mrt.control.envs.text:EnvInText", "game": "bernoulli-bandit", "arm": 2})
     with pytest.raises(ConfigError, match="need env"):
         make_text_tasks({"name": "bernoulli-bandit"})
     with pytest.raises(ConfigError, match="lacks sample"):

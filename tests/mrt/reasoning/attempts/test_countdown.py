@@ -9,7 +9,7 @@ from mrt.errors import ConfigError
 from mrt.reasoning.attempts.countdown import CountdownAttempts
 from mrt.tasks import Task
 
-SIZES = {"train": 40, "warmstart": 8, "test": 8}
+SIZES = {"high": 9, "train": 40, "warmstart": 8, "test": 8}
 
 
 def tasks_of(env: CountdownAttempts, rows: int) -> list[Task]:

@@ -23,7 +23,7 @@ from tests.support.scripted_engine import ScriptedEngine
 TOKENIZER = build_tokenizer()
 MODEL = build_model(TOKENIZER, hidden=32, layers=1, heads=2, seed=2).eval()
 PAD, END = TOKENIZER.pad_token_id, TOKENIZER.eos_token_id
-SIZES = {"train": 40, "warmstart": 8, "test": 8}
+SIZES = {"high": 9, "train": 40, "warmstart": 8, "test": 8}
 
 
 def ids(text: str) -> list[int]:

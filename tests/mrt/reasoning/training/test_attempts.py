@@ -88,7 +88,7 @@ def test_a_run_ends_at_its_cost(tmp_path):
 
 
 def test_countdown_across_attempts_takes_a_step(tmp_path):
-    tasks = CountdownAttempts(attempts=2, train=40, warmstart=8, test=8)
+    tasks = CountdownAttempts(attempts=2, high=9, train=40, warmstart=8, test=8)
     one = trainer(tmp_path, tasks, style="chat", choose=False, action_tokens=4, max_steps=1, clip=None)
     one.train()
     trials = one.play([0])
@@ -117,7 +117,7 @@ def test_what_cannot_be_is_refused(tmp_path):
 def test_recipes_build_their_trainers(name, tmp_path, tiny_dir):
     small = ["args.use_cpu=true", "args.report_to=[]", "args.bf16=false", "args.tiny_hidden=16", "args.tiny_heads=2"]
     if "countdown" in name:
-        small += [f"model={tiny_dir}", "tasks.train=40", "tasks.warmstart=8", "tasks.test=8"]
+        small += [f"model={tiny_dir}", "tasks.high=9", "tasks.train=40", "tasks.warmstart=8", "tasks.test=8"]
     for more in ([], ["args.credit=progress", "args.credit_options={alpha: 10.0}", "args.probe=payoff"]):
         recipe = load_recipe(name, [*small, *more])
         one = AttemptsTrainer.from_recipe(recipe, tmp_path / str(len(more)))
