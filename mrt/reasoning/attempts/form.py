@@ -55,6 +55,9 @@ class Form:
 
     def opening(self, text: str) -> list[int]:
         """Ids of the text that opens a trial, up to where the model acts."""
+        known = self._known.get((text, None))
+        if known is not None:
+            return known
         if self.style == "plain":
             return self._ids(text, None, encode(self.tokenizer, text))
         return self._ids(text, None, encode(self.tokenizer, self._conversation([_said("user", text)])))
