@@ -125,6 +125,7 @@ def test_recipes_build_their_trainers(name, tmp_path, tiny_dir):
         assert bool(one.manner.choices) == ("bandit" in name)
 
 
+@pytest.mark.slow
 @pytest.mark.training
 def test_it_learns_to_pull_the_better_arm(tmp_path, learning):
     """Two arms that pay nearly always or nearly never (0.9, 0.1): random play earns 0.5 a pull, the best 0.9."""
