@@ -28,6 +28,7 @@ from mrt.control.rollout import rollout
 from mrt.credit.returns import gae
 from mrt.credit.table import Credit, make_credit
 from mrt.errors import ConfigError
+from mrt.optim.surrogate import surrogate
 from mrt.runs.recipe import Recipe
 from mrt.tasks import own_draws
 from mrt.trainer import TrialConfig, TrialTrainer
@@ -244,10 +245,8 @@ class ControlTrainer(TrialTrainer):
         logprobs, entropies = self.policy.distribution.both(heads.logits, trials.actions)
         weight = trials.mask / trials.mask.sum()  # means over the steps in `mask`, without gathering them
         change = torch.where(trials.mask, logprobs - trials.logprobs, 0.0)
-        ratio, advantage = torch.exp(change), batch.weights
-        gain = ratio * advantage
-        if self.args.clip is not None:
-            gain = torch.minimum(gain, ratio.clamp(1 - self.args.clip, 1 + self.args.clip) * advantage)
+        ratio = torch.exp(change)
+        gain = surrogate(ratio, batch.weights, self.args.clip)
         entropy = (entropies * weight).sum()
         error = (((heads.values - batch.targets[VALUE]) / self.policy.value_std).square() * weight).sum()
         with torch.no_grad():

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from mrt.credit.attempts import attempt_returns
 from mrt.credit.brpo import brpo
 from mrt.credit.grouping import check_compares, rank
 from mrt.credit.outcome import Gather, leave_one_out, outcome
@@ -67,6 +68,7 @@ class Credit:
 CREDITS: dict[str, tuple[Callable[..., Tensor], str]] = {
     "outcome": (outcome, "none"),
     "leave_one_out": (leave_one_out, "none"),
+    "attempt_returns": (attempt_returns, "none"),
     "reward_to_go": (reward_to_go, "none"),
     "gae": (gae, "none"),
     "progress": (progress, "forced"),
@@ -75,7 +77,7 @@ CREDITS: dict[str, tuple[Callable[..., Tensor], str]] = {
 }
 """Name -> (function, the prover it needs)."""
 
-COMPARE = ("outcome", "leave_one_out")
+COMPARE = ("outcome", "leave_one_out", "attempt_returns")
 """Credits that are zero for a row which is alone in its group."""
 
 

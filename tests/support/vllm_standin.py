@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
-from mrt.reasoning.engines.sampling import Sampling
+from mrt.reasoning.engines.sampling import Sampling, shaped
 from mrt.reasoning.engines.vllm_backends import Reply, Request
 from mrt.reasoning.models.tiny import build_model, build_tokenizer
 
@@ -63,6 +63,8 @@ class Standin:
         ids, reply = list(request.ids), Reply([], [], False, cached)
         for _ in range(request.max_tokens):
             after = self._logprobs(ids, cached)[-1]
+            if request.sampling.allowed:  # processed log-probabilities, as vLLM is asked for
+                after = shaped(after[None], request.sampling).log_softmax(-1)[0]
             greedy = request.sampling.temperature == 0
             token = int(after.argmax() if greedy else torch.multinomial(after.exp(), 1, generator=generator))
             if not reply.ids:

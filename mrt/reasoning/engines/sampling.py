@@ -16,11 +16,14 @@ WIDE, BLOCK = 4096, 256  # tokens of a vocabulary from which on blocks are drawn
 
 @dataclass(frozen=True)
 class Sampling:
-    """`temperature=0` is greedy; `top_k=0` and `top_p=1` switch those filters off."""
+    """`temperature=0` is greedy; `top_k=0` and `top_p=1` switch those filters off. Where `allowed` names tokens, no
+    others are drawn.
+    """
 
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0
+    allowed: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ def draw(logits: Tensor, sampling: Sampling, begin: Tensor | None = None) -> tup
     Rows with the same `begin` (N,) share their Gumbel noise, and draw the same token from the same distribution.
     """
     if sampling.temperature == 0:
-        best = logits.argmax(-1)
+        best = only(logits, sampling.allowed).argmax(-1)
         return best, torch.zeros_like(logits[:, 0])
     rows = max(1, SLICE // logits.shape[1])
     if len(logits) > rows:  # each of the steps below makes a copy of what it is given
@@ -61,6 +64,7 @@ def draw(logits: Tensor, sampling: Sampling, begin: Tensor | None = None) -> tup
 
 def shaped(logits: Tensor, sampling: Sampling) -> Tensor:
     """`logits` (N, V) after temperature, top-k and top-p: what the tokens are drawn from."""
+    logits = only(logits, sampling.allowed)
     if sampling.temperature != 1:
         logits = logits / sampling.temperature
     if sampling.top_k > 0 or sampling.top_p < 1:
@@ -71,6 +75,14 @@ def shaped(logits: Tensor, sampling: Sampling) -> Tensor:
         if sampling.top_p < 1:
             logits = TopPLogitsWarper(sampling.top_p)(None, logits)
     return logits
+
+
+def only(logits: Tensor, allowed: Sequence[int]) -> Tensor:
+    """`logits` (N, V), -inf for all but the tokens `allowed`; as they are where none are named."""
+    if not allowed:
+        return logits
+    columns = torch.tensor(list(allowed), device=logits.device)
+    return torch.full_like(logits, -torch.inf).index_copy(1, columns, logits[:, columns])
 
 
 def pick(chances: Tensor) -> Tensor:

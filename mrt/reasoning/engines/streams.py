@@ -69,7 +69,7 @@ class Streams:
 
     def advance(self, passes: Passes, attention: Attention, token: Tensor) -> None:
         """Feeds one token (streams,) to every stream."""
-        place = _Place(self.row, self.cut, self.branch, self.number, self.next)
+        place = Place(self.row, self.cut, self.branch, self.number, self.next)
         self.logits = write(passes, attention, self.rows, place, token)
         self.next = self.next + 1
 
@@ -129,7 +129,7 @@ class Streams:
 
 
 @dataclass
-class _Place:
+class Place:
     """Queries of a pass, each (queries,): row, what it sees (cut, branch, stream), and its position."""
 
     row: Tensor
@@ -150,7 +150,7 @@ def enter(
     number = torch.arange(len(branches), device=device)
     depth = torch.cat([torch.arange(int(size), device=device) for size in sizes.tolist()])
     each = [x.repeat_interleave(sizes) for x in (row, cut, number)]
-    place = _Place(each[0], each[1], each[2], each[2], each[1] + depth)
+    place = Place(each[0], each[1], each[2], each[2], each[1] + depth)
     tokens = torch.tensor([token for branch in branches for token in branch.suffix], device=device)
     logits = write(passes, attention, rows, place, tokens, asked=sizes.cumsum(0) - 1)
     return Streams(rows, row, cut, number, number, cut + sizes, logits)
@@ -160,7 +160,7 @@ def write(
     passes: Passes,
     attention: Attention,
     rows: Rows,
-    place: _Place,
+    place: Place,
     tokens: Tensor,
     *,
     asked: Tensor | None = None,

@@ -46,6 +46,8 @@ class Request:
             "ignore_eos": True,
             "logprobs": 0,
         }
+        if self.sampling.allowed:
+            params["allowed_token_ids"] = list(self.sampling.allowed)
         if self.wanted:
             params |= {"logprob_token_ids": list(self.wanted), "logprobs": len(self.wanted)}
         return params | ({"prompt_logprobs": 0} if self.whole else {})

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mrt.errors import ConfigError
-from mrt.reasoning.models.loading import adapter_base, load_model
+from mrt.reasoning.models.loading import adapter_base, check_model, load_model
 
 
 def adapted(model: str, peft: Mapping[str, Any] | None, args: Any) -> dict[str, Any]:
@@ -39,6 +39,31 @@ def adapted(model: str, peft: Mapping[str, Any] | None, args: Any) -> dict[str, 
         return {"model": PeftModel.from_pretrained(loaded, model, is_trainable=True), "peft_config": None}
     except (OSError, ValueError, RuntimeError) as error:
         raise ConfigError(f"adapter '{model}' cannot be loaded: {str(error).splitlines()[0]}") from error
+
+
+def learning_model(path: str, peft: Mapping[str, Any] | None) -> tuple[Any, Any]:
+    """(model, tokenizer) that a trainer of ours learns on: every weight, a fresh adapter, or the adapter that is there.
+
+    Args:
+        peft: fields of `peft.LoraConfig` for a fresh adapter.
+
+    Raises:
+        ConfigError: for `peft` on top of an adapter, and a model that cannot be loaded.
+    """
+    folder = check_model(path)
+    base = adapter_base(folder)
+    model, tokenizer = load_model(base or folder, "float32")
+    if base is not None:
+        if peft is not None:
+            raise ConfigError(f"{path} holds an adapter, which learns on as it is: leave `peft` out (peft=null)")
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, folder, is_trainable=True)
+    elif peft is not None:
+        from peft import get_peft_model
+
+        model = get_peft_model(model, _lora(peft))
+    return model.train(), tokenizer
 
 
 def adapter_fields(model: str) -> dict[str, Any] | None:

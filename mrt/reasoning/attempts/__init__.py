@@ -1,0 +1,1 @@
+"""Several attempts at one task, with text of the environment between them."""
