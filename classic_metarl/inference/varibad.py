@@ -84,7 +84,7 @@ class VariBADPolicy(BeliefPolicy):
         if config.reward == "none" and not config.transition and not config.task:
             raise ConfigError("a latent that is decoded into nothing means nothing: give reward, transition or task")
         size, see, act = config.decoder_size, config.observation, config.actions or config.action_size
-        self.heads = self.rewards = self.transitions = self.tasks = None
+        self.heads = self.rewards = self.transitions = None
         if config.reward in ("state", "action"):
             self.heads = mlp(config.latent, size, see if config.reward == "state" else config.actions)
         elif config.reward == "gaussian":

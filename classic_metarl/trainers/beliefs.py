@@ -75,6 +75,7 @@ class BeliefPolicy(ControlPolicy):
             raise ConfigError("separate_critic: actor and critic of a belief policy read the same belief")
         size, width = config.hidden_size, config.observation + 2 * config.latent
         self.posterior = nn.Linear(size, 2 * config.latent)
+        self.tasks: nn.Module | None = None  # what says the task, where a subclass has it
         self.trunk = nn.Sequential(nn.Linear(width, size), nn.Tanh(), nn.Linear(size, size), nn.Tanh())
 
     def decoded(self, latent: Latent) -> Tensor | None:
@@ -194,7 +195,8 @@ class BeliefTrainer(ControlTrainer):
 
     def __init__(self, model: Any, args: Any, tasks: EnvTasks, **kwargs: Any) -> None:
         super().__init__(model, args, tasks, **kwargs)
-        self.replay = Replay(args.capacity, args.device, keep=(TASK,))
+        self.taught = self.policy.tasks is not None
+        self.replay = Replay(args.capacity, args.device, keep=(TASK,) if self.taught else ())
         self.register_state("replay", self.replay)
 
     @classmethod
@@ -209,10 +211,11 @@ class BeliefTrainer(ControlTrainer):
         raise NotImplementedError(f"{type(self).__name__} has to define inference_loss(trials)")
 
     def play(self, indices: Sequence[int]) -> Trials:
-        trials = super().play(indices)
-        _, task = describe(self.tasks.env, self.tasks.batch(self.args.seed, indices))
-        task = task.repeat_interleave(self.args.trials_per_task, 0)[:, None]
-        known = {TASK: task.expand(-1, trials.mask.shape[1], *task.shape[2:])}
+        trials, known = super().play(indices), {}
+        if self.taught:
+            _, task = describe(self.tasks.env, self.tasks.batch(self.args.seed, indices))
+            task = task.repeat_interleave(self.args.trials_per_task, 0)[:, None]
+            known[TASK] = task.expand(-1, trials.mask.shape[1], *task.shape[2:])
         inputs = {name: trials.inputs[name] for name in INPUTS}
         self.replay.add(dataclasses.replace(trials, inputs=inputs, privileged=known, logprobs=None, values=None))
         return trials

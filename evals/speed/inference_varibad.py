@@ -4,9 +4,9 @@
     python -m evals.speed.inference_varibad --json     the same as one object
 
 varibad_over_published   Environment steps a second of VariBAD in the whole loop of `VariBADTrainer` on GridNavi, by its
-                         recipe (playing, the policy's updates and those of encoder and decoder, guard, logs), over those
-                         of the authors' code on a machine of this kind, its accident mended (as published: 937). One
-                         thread. The ratio by the clock of the CPU stands beside: other programs do not count in it.
+                         recipe (playing, the policy's updates and those of encoder and decoder, guard, logs), over
+                         those of the authors' code on a machine of this kind, its accident mended (as published: 937).
+                         One thread. The ratio by the CPU's clock stands beside: other programs do not count in it.
 """
 
 from __future__ import annotations
