@@ -349,8 +349,9 @@ def test_mistakes_are_named(changed: str, message: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["inference/task_inference-two-hypotheses", "inference/varibad-two-hypotheses"])
 def test_the_belief_becomes_the_log_odds(name: str, tmp_path: Path, learning: Any) -> None:
     """T37 in small: (s - f) log 3 after up to three pulls; the prior alone misses it by 1.51 on average."""
-    options = ["tasks.pulls=4", "args.max_steps=120", f"seed={learning.seed()}", "args.per_device_train_batch_size=64"]
-    recipe = load_recipe(name, [*QUICK, *options, "args.inference_batch=256", "args.bounds=false"])
+    options = ["tasks.pulls=4", "args.max_steps=25", "args.updates_per_step=10", f"seed={learning.seed()}"]
+    options += ["args.per_device_train_batch_size=64", "args.inference_batch=256", "args.inference_rate=1.0e-2"]
+    recipe = load_recipe(name, [*QUICK, *options, "args.bounds=false", "args.write_trials=false"])
     trainer = import_trainer(recipe.trainer).from_recipe(recipe, tmp_path)
     trainer.train()
     error = log_odds(trainer.policy.eval(), trainer.tasks, 500)
