@@ -124,6 +124,10 @@ class ScriptedAgent(Agent):
         """(B,) int64, or (B, A) in [-1, 1], from the present observation (B, ...)."""
         raise NotImplementedError(f"{type(self).__name__} has to define choose(observation, state)")
 
+    def extras(self, state: dict[str, Any]) -> Mapping[str, Tensor]:
+        """{name: (B, ...)} of the memory that is recorded with the step; here nothing."""
+        return NO_EXTRAS
+
     def init_state(self, rows: int) -> dict[str, Any]:
         return {**self.start(rows), "rows": rows, "last": None}
 
@@ -136,7 +140,7 @@ class ScriptedAgent(Agent):
         actions = self.choose(here["observation"], state)
         zeros = torch.zeros(len(actions), device=actions.device)
         state = {**state, "last": here["observation"]}
-        return Choice(actions, zeros, torch.full_like(zeros, torch.nan), state)
+        return Choice(actions, zeros, torch.full_like(zeros, torch.nan), state, self.extras(state))
 
 
 def fresh(seen: Seen) -> Tensor:

@@ -125,9 +125,10 @@ class ControlPolicy(PreTrainedModel, Agent):
         """A fresh policy for an environment.
 
         Raises:
-            ConfigError: for an option that `PolicyConfig` does not have.
+            ConfigError: for an option that the class's configuration does not have.
         """
-        known = PolicyConfig().to_dict().keys() | {"memory_options"}
+        kind: Any = cls.config_class
+        known = kind().to_dict().keys() | {"memory_options"}
         for name in options:
             if name not in known:
                 raise ConfigError(f"policy has no option '{name}'; there are memory, memory_options, hidden_size, ...")
@@ -136,7 +137,7 @@ class ControlPolicy(PreTrainedModel, Agent):
             "actions": spec.actions,
             "action_size": spec.action_size,
         }
-        return cls(PolicyConfig(**shape, **{"horizon": spec.trial_steps, **options}))
+        return cls(kind(**shape, **{"horizon": spec.trial_steps, **options}))
 
     # Acting.
 

@@ -109,6 +109,7 @@ class ControlTrainer(TrialTrainer):
     args: ControlConfig
     tasks: EnvTasks
     rows_written = 8
+    policy_class: type[ControlPolicy] = ControlPolicy  # of a fresh policy, and of one that is loaded
 
     def __init__(self, model: Any, args: ControlConfig, tasks: EnvTasks, **kwargs: Any) -> None:
         super().__init__(model, args, tasks.to(args.device), args.make_credit(), **kwargs)
@@ -136,11 +137,11 @@ class ControlTrainer(TrialTrainer):
     def make_policy(cls, recipe: Recipe, tasks: EnvTasks) -> Any:
         """The policy of a recipe: `model` names a saved one, `policy` describes a fresh one; `peft` wraps either."""
         if recipe.model:
-            policy: Any = load_control_policy(recipe.model)
+            policy: Any = load_control_policy(recipe.model, cls.policy_class)
             if recipe.policy:
                 raise ConfigError("a recipe has a model to go on from or a policy to build, not both")
         else:
-            policy = ControlPolicy.for_spec(tasks.env.spec, **recipe.policy)
+            policy = cls.policy_class.for_spec(tasks.env.spec, **recipe.policy)
         if recipe.peft is not None:
             from peft import LoraConfig, get_peft_model
 
@@ -151,7 +152,7 @@ class ControlTrainer(TrialTrainer):
     def agent_of(cls, run: Path, recipe: Recipe) -> Agent:
         """The policy that the run of a recipe left behind."""
         if recipe.peft is None:
-            return load_control_policy(run)
+            return load_control_policy(run, cls.policy_class)
         from peft import PeftModel
 
         with own_draws(recipe.seed, torch.device("cpu")):  # a fresh policy under the adapter is drawn as it was

@@ -58,6 +58,8 @@ CONTROL = {
     "control/rl2_trpo-bandit": (f"{BATCH}=8",),
     "control/transformer-bandit": (f"{BATCH}=8",),
     "control/distilled-bandit": (f"{BATCH}=8",),
+    "inference/varibad-grid-navi": (f"{BATCH}=8", "tasks.episodes=2", "args.updates_per_step=1"),
+    "inference/task_inference-grid-navi": (f"{BATCH}=8", "tasks.episodes=2", "args.updates_per_step=1"),
 }
 META_RL = {
     "gradient/rl/maml_trpo": (*NAVIGATION, "args.curvature_share=0.5"),
@@ -262,6 +264,7 @@ def test_two_players_train(estimator: str, device: str, tmp_path: Path) -> None:
     ("name", "overrides"),
     [
         ("control/rl2-bandit", (f"{BATCH}=8",)),
+        ("inference/varibad-grid-navi", (f"{BATCH}=8", "tasks.episodes=2", "args.updates_per_step=1")),
         ("gradient/rl/promp", NAVIGATION),
         ("gradient/l2l", (f"{BATCH}=3",)),
         ("gradient/lola", (f"{BATCH}=4", "args.steps=5")),

@@ -20,6 +20,7 @@ from mrt.control.envs.base import TensorEnv
 from mrt.control.envs.decisions import ObjectChoice, TwoStep
 from mrt.control.envs.grids import FiniteEnv, KeyToDoor
 from mrt.control.interaction import Moment, interact
+from mrt.control.oracles.beliefs import BELIEF
 from mrt.control.oracles.bounds import Bounds
 from mrt.errors import ConfigError, nearest
 
@@ -75,7 +76,8 @@ class Watch:
     """What an interaction came to: `add` every moment of it, then ask for the `outcomes`.
 
     Args:
-        keep: also keep state, actions and rewards of each step, for a picture; see `mrt.control.evaluation.scenes`.
+        keep: also keep state, actions, rewards and beliefs of each step, for a picture; see
+            `mrt.control.evaluation.scenes`.
     """
 
     def __init__(self, env: TensorEnv, keep: bool = False) -> None:
@@ -87,6 +89,7 @@ class Watch:
         self.short: list[Tensor] = []
         self.episodes: list[Tensor] = []
         self.acting: list[Tensor] = []
+        self.beliefs: list[Tensor] = []  # of agents that say what they believe
 
     def look(self, env: TensorEnv, actions: Tensor) -> None:
         """Before a step: what the actions miss is noted where arms have means, and the state for a picture."""
@@ -105,6 +108,8 @@ class Watch:
         self.acting.append(moment.acting)
         self.episodes.append(moment.episode.clamp(max=self.env.spec.episodes - 1))
         self.rewards.append(torch.where(moment.acting, moment.step.reward, 0.0))
+        if self.keep and BELIEF in moment.choice.extras:
+            self.beliefs.append(moment.choice.extras[BELIEF])
 
     def end(self) -> None:
         """After the last step: the picture's last state."""

@@ -11,7 +11,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from mrt.control.evaluation.report_plots import choices_figure, curve_figure, path_figure
+from mrt.control.evaluation.report_plots import belief_figure, choices_figure, curve_figure, path_figure
 from mrt.errors import DataError
 from mrt.report.data import COLOURS, read_json
 from mrt.report.plots import Series
@@ -77,6 +77,9 @@ def part(name: str, place: int, found: Mapping[str, Any]) -> dict[str, Any]:
         else:
             svg = choices_figure(label, colour, scene, found["unit"])
         pictures.append({"player": scene["player"], "colour": colour, "scene": scene, "svg": svg})
+        if scene.get("believed"):
+            svg = belief_figure(f"{label}b", colour, scene)
+            pictures.append({"player": scene["player"], "colour": colour, "scene": {"kind": "belief"}, "svg": svg})
     return {
         "name": name,
         "found": found,

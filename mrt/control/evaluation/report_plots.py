@@ -13,6 +13,7 @@ from mrt.report.plots import _GRID, _INK, _MARKERS, Series, _colour, _figure, _p
 
 POINTS = 120  # of a curve at most
 EPISODES = 4  # of a path at most: the first three and the last
+MOMENTS = 6  # of an episode at which beliefs are drawn
 
 
 def thinned(series: Series) -> Series:
@@ -74,6 +75,35 @@ def path_figure(name: str, colour: int, scene: Mapping[str, Any]) -> str:
             text = f"episode {number}: {episode['return']:.3g}".replace("-", "−")
             axes.text(dx + left, dy + top, text, va="bottom", ha="left", color=_INK, fontsize=8)
             _walk(axes, episode, scene, colour=colour, dx=dx, dy=dy)
+        axes.autoscale_view()
+
+    return _figure(name, draw, "")
+
+
+def belief_figure(name: str, colour: int, scene: Mapping[str, Any]) -> str:
+    """A line of maps for each of the first two episodes, at six moments of it: the darker a cell, the likelier."""
+    left, right, bottom, top = _extent(scene)
+    wide, high = (right - left) * 1.1, (top - bottom) * 1.2
+
+    def draw(axes: Any) -> None:
+        from matplotlib.patches import Rectangle
+
+        axes.set_axis_off()
+        axes.set_position((0.0, 0.0, 1.0, 1.0))
+        axes.set_aspect("equal")
+        for line, episode in enumerate(scene["episodes"][:2]):
+            last = len(episode["beliefs"]) - 1
+            for place, step in enumerate(sorted({round(i * last / (MOMENTS - 1)) for i in range(MOMENTS)})):
+                dx, dy = wide * place, -high * line
+                frame = Rectangle((dx + left, dy + bottom), right - left, top - bottom, fill=False, ec=_GRID)
+                axes.add_patch(frame)
+                axes.text(dx + left, dy + top, f"{line + 1}: {step}", va="bottom", ha="left", color=_INK, fontsize=7)
+                for (x, y), chance in zip(scene["believed"], episode["beliefs"][step], strict=True):
+                    if chance >= 0.005:
+                        shade = {"color": _colour(colour), "alpha": round(min(chance, 1.0) ** 0.5, 2), "linewidth": 0}
+                        axes.add_patch(Rectangle((dx + x - 0.5, dy + y - 0.5), 1, 1, **shade))
+                x, y = episode["path"][step]
+                axes.plot([dx + x], [dy + y], color=_INK, marker="o", markersize=2.5)
         axes.autoscale_view()
 
     return _figure(name, draw, "")

@@ -1,7 +1,9 @@
 """What a policy did, as data for a picture: paths through rooms, mazes and planes; what was chosen, trial by trial.
 
 A scene is JSON-able:
-    kind "path": cells (squares to stand on) or limits (a plane), walls, and episodes with path, marks and return
+    kind "path": cells (squares to stand on) or limits (a plane), walls, and episodes with path, marks and return; of an
+        agent that says what it believes also `believed`, the cells that its beliefs are of, and in every episode
+        `beliefs`, a probability for each of them before every step
     kind "choices": rows (trials) of the worth of each choice: 1 the best one, 0 the worst
 """
 
@@ -20,7 +22,7 @@ from mrt.control.envs.base import EnvTasks, TensorEnv
 from mrt.control.envs.buses import BUSES, MAP, SIZE, STOPS, BusGrid
 from mrt.control.envs.corridors import Hallway, TMaze
 from mrt.control.envs.decisions import ObjectChoice, TwoStep
-from mrt.control.envs.grids import Room
+from mrt.control.envs.grids import DarkRoom, GridNavi, Room
 from mrt.control.envs.mazes import Maze, edges
 from mrt.control.envs.navigation import PointEnv, SparseSemicircle
 from mrt.control.evaluation.measures import Watch, has_means, watch
@@ -52,6 +54,7 @@ def _path(env: TensorEnv, watched: Watch) -> dict[str, Any]:
     """The only row: where it was in each episode, the end included."""
     acting, episode = (torch.stack(part, 1)[0] for part in (watched.acting, watched.episodes))
     rewards = torch.stack(watched.rewards, 1)[0]
+    believed = belief_cells(env, watched.beliefs[0].shape[-1]) if watched.beliefs else []
     episodes = []
     for k in range(env.spec.episodes):
         steps = torch.nonzero(acting & (episode == k))[:, 0].tolist()
@@ -59,7 +62,20 @@ def _path(env: TensorEnv, watched: Watch) -> dict[str, Any]:
         path = [[round(float(x), 4) for x in place(env, state)] for state in states]
         marks = [[name, float(x), float(y)] for name, x, y in landmarks(env, states[0])]
         episodes.append({"path": path, "marks": marks, "return": float(rewards[steps].sum())})
-    return {"kind": "path", **ground(env), "episodes": episodes}
+        if believed:
+            found = [watched.beliefs[t][0].tolist() for t in [*steps, steps[-1] + 1] if t < len(watched.beliefs)]
+            episodes[-1]["beliefs"] = [[round(p, 3) for p in belief] for belief in found]
+    more = {"believed": believed} if believed else {}
+    return {"kind": "path", **ground(env), **more, "episodes": episodes}
+
+
+def belief_cells(env: TensorEnv, count: int) -> list[list[int]]:
+    """[x, y] of the cells that a belief over `count` of them is of: all, or where the goal may be; [] elsewhere."""
+    if not isinstance(env, GridNavi | DarkRoom):
+        return []
+    goals = env.all_tasks()["goal"].unique().tolist()
+    cells = {env.cells: list(range(env.cells)), len(goals): goals}.get(count, [])
+    return [env.xy[cell].tolist() for cell in cells]
 
 
 def _choices(env: TensorEnv, watched: Watch) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """What can be reached: exact Bayes-optimal values, classical baselines, the known-task optimum and random play.
 
 `bandits`: exact values by dynamic programming. `bandit_policies` and `mdps`: scripted agents that play
-the environments.
+the environments. `beliefs`: exact posteriors over tasks, and agents that act on them.
 `bounds`: floor and ceiling of every task. `grids`, `hallway`, `buses`, `navigation`: the same for places,
 `drifting` for worlds that change.
 """

@@ -213,6 +213,9 @@ class RestlessBayes(BanditPolicy):
         belief = torch.einsum("bvg,vgh->bvh", state["belief"] * chance[:, None], self.moves)
         return {**state, "belief": belief / belief.sum((1, 2), keepdim=True)}
 
+    def extras(self, state: State) -> Mapping[str, Tensor]:
+        return {"belief": state["belief"]}
+
 
 def _reflected_walk(edges: Tensor, deviation: float, images: int = 3) -> Tensor:
     """(G, G) chance to go from the centre of one cell to another cell, mirror images of the target added up."""

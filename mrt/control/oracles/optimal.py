@@ -46,12 +46,13 @@ def _room(env: Room) -> Tensor:
     return towards(env, env.params["goal"])
 
 
-def towards(env: Room, cells: Tensor, along_x: Tensor | None = None) -> Tensor:
+def towards(env: Room, cells: Tensor, along_x: Tensor | None = None, here: Tensor | None = None) -> Tensor:
     """(B,) the action that leads to `cells` (B,) on a shortest way; there, it stays.
 
-    `along_x` (B,) bool: who goes along x first where both ways are open; all of them when left out.
+    `along_x` (B,) bool: who goes along x first where both ways are open; all of them when left out. `here` (B,): the
+    cells to go from; those of the environment when left out.
     """
-    x, y = (env.xy[cells] - env.xy[env.state["cell"]]).unbind(1)
+    x, y = (env.xy[cells] - env.xy[env.state["cell"] if here is None else here]).unbind(1)
     across, along = torch.where(x > 0, 2, 4), torch.where(y > 0, 1, 3)
     sideways = x != 0 if along_x is None else (x != 0) & (along_x | (y == 0))
     return torch.where(sideways, across, torch.where(y != 0, along, 0))

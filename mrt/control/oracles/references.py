@@ -30,6 +30,7 @@ from mrt.control.envs.navigation import PointEnv
 from mrt.control.oracles import bandit_policies as bandits
 from mrt.control.oracles import bandits as values
 from mrt.control.oracles import mdps
+from mrt.control.oracles.beliefs import RoomSearch, TwoHypotheses
 from mrt.control.oracles.buses import uninformed_bus
 from mrt.control.oracles.drifting import StraightLegs
 from mrt.control.oracles.grids import first_episode_bound, grid_navi_bayes
@@ -103,7 +104,8 @@ def _(env: GaussianBandit) -> dict[str, Player]:
 
 @players.register
 def _(env: DependentBandit) -> dict[str, Player]:
-    return {"Bayes-optimal": _plain(bandits.DependentBayes), "Thompson": _seeded(bandits.Thompson, 2)}
+    bayes = _plain(bandits.DependentBayes) if env.kind == "uniform" else _plain(TwoHypotheses, env)
+    return {"Bayes-optimal": bayes, "Thompson": _seeded(bandits.Thompson, 2)}
 
 
 @exact_values.register
@@ -168,6 +170,16 @@ def _(env: TabularMDP) -> dict[str, Player]:
 
 
 # ---- places
+
+
+@players.register
+def _(env: GridNavi) -> dict[str, Player]:
+    return {"exact belief": _plain(RoomSearch, env)}
+
+
+@players.register
+def _(env: DarkRoom) -> dict[str, Player]:
+    return {"exact belief": _plain(RoomSearch, env)}
 
 
 @exact_values.register

@@ -91,9 +91,19 @@ def test_exact_ones() -> None:
     grid, hall = tasks_of("T15").env, tasks_of("T48").env
     first = grid_navi_bayes(grid).first
     assert (stated("T15", "episode_2"), stated("T15", "total")) == pytest.approx((first, 4 * first))
+    assert stated("T15-belief", "entropy") == pytest.approx(math.log(len(grid.goals)), abs=5e-3)  # type: ignore[attr-defined]
     half, cost, episodes = hall.half, hall.cost, hall.spec.episodes  # type: ignore[attr-defined]
     blind = (1 - 2 * half * cost) + (episodes - 1) * (1 - half * cost)
     assert stated("T48", "of_bayes") == pytest.approx(blind / hallway_bayes(hall), abs=1e-3)
+
+
+def test_the_prior_of_two_hypotheses() -> None:
+    """The mean of |s - f| log 3 over the pulls of a trial but the last, by the binomial distribution."""
+    away = []
+    for n in range(1, tasks_of("T37").env.spec.episode_steps):
+        chances = [math.comb(n, k) * 0.75**k * 0.25 ** (n - k) for k in range(n + 1)]
+        away.append(sum(chance * abs(2 * k - n) for k, chance in enumerate(chances)))
+    assert math.log(3) * float(np.mean(away)) == pytest.approx(stated("T37", "error"), abs=1e-3)
 
 
 def test_walking_one_way_in_the_grid() -> None:

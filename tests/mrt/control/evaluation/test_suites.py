@@ -12,7 +12,7 @@ from mrt.cli.main import main
 from mrt.control.envs import make_tasks
 from mrt.control.evaluation.report import write_report
 from mrt.control.evaluation.report_plots import thinned
-from mrt.control.evaluation.scenes import scenes
+from mrt.control.evaluation.scenes import belief_cells, scenes
 from mrt.control.evaluation.suites import CHUNKS, load_suite, parse_suite, read_contender, run_suite, suite_table
 from mrt.control.policy import ControlPolicy
 from mrt.errors import ConfigError, DataError
@@ -202,7 +202,9 @@ def test_the_page_is_one_file_that_fetches_nothing(tmp_path: Path) -> None:
     assert not re.search(r"url\((?!#)|@import", html)
     ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
     assert len(ids) == len(set(ids))
-    assert sum(tag == "svg" for tag, _ in page.tags) == 3 * 3 + 1  # adaptation, regret, a rollout; Gittins' choices
+    # Adaptation, regret and a rollout each; Gittins' choices; where the exact belief led, and what it was.
+    assert sum(tag == "svg" for tag, _ in page.tags) == 3 * 3 + 1 + 2
+    assert "The darker a cell, the likelier" in page.text
     for text in (hostile, "<b>one</b>", "Gittins", "Bayes-optimal", "20 held-out tasks"):
         assert text in page.text
 
@@ -231,6 +233,28 @@ def test_every_environment_has_a_picture(tasks: str, kind: str) -> None:
     svg = path_figure("a", 1, scene) if kind == "path" else choices_figure("a", 1, scene, "pull")
     assert svg.startswith("<svg")
     assert "var(--arm-1)" in svg
+
+
+def test_beliefs_are_drawn_over_time() -> None:
+    """The exact belief of GridNavi: 21 cells alike at first, one at the end; a map for each of six moments, twice."""
+    from mrt.control.evaluation.report_plots import belief_figure
+
+    tasks = make_tasks("grid-navi", episodes=3)
+    policy = ControlPolicy.for_spec(tasks.env.spec, hidden_size=8)
+    learned, exact = scenes(tasks, {"p": policy}, 0, greedy=True)
+    assert "believed" not in learned
+    assert exact["player"] == "exact belief"
+    goal = next([x, y] for name, x, y in exact["episodes"][0]["marks"] if name == "goal")
+    assert len(exact["believed"]) == 21
+    first, last = exact["episodes"][0]["beliefs"][0], exact["episodes"][1]["beliefs"][-1]
+    assert first == [round(1 / 21, 3)] * 21
+    assert exact["believed"][last.index(1.0)] == goal
+    assert [len(episode["beliefs"]) for episode in exact["episodes"]] == [16, 16, 15]
+    json.dumps(exact, allow_nan=False)
+    svg = belief_figure("a", 1, exact)
+    assert svg.startswith("<svg")
+    assert belief_cells(tasks.env, 25) == [[x, y] for x in range(5) for y in range(5)]
+    assert belief_cells(tasks.env, 7) == belief_cells(make_tasks("maze").env, 25) == []
 
 
 def test_a_path_begins_at_the_start_and_ends_on_the_goal() -> None:
