@@ -18,7 +18,7 @@ from mrt.control.envs import make_tasks
 from mrt.control.envs.decisions import TwoStep
 from mrt.control.evaluation.measures import watch
 from mrt.control.evaluation.run import HELD_OUT, evaluate_policy
-from mrt.control.loading import load_control_policy
+from mrt.control.loading import load_agent
 from mrt.runs.recipe import Recipe
 
 STAY = "stay_common_minus_rare"
@@ -39,7 +39,7 @@ def control(run: Path, recipe: Recipe, tasks: int, measures: Sequence[str], gree
     `stay_common_minus_rare` see `stay`.
     """
     torch.set_num_threads(1)
-    held_out, policy = make_tasks(**recipe.tasks), load_control_policy(run)
+    held_out, policy = make_tasks(**recipe.tasks), load_agent(run)
     played = ["total" if name == "of_bayes" else name for name in measures if name != STAY]
     names = list(dict.fromkeys(played))
     found = evaluate_policy(policy, held_out, count=tasks, greedy=greedy, references=(), measures=names)
@@ -64,7 +64,7 @@ def stay(run: Path, recipe: Recipe, tasks: int = 2000) -> Score:
     held_out = make_tasks(**recipe.tasks)
     env = held_out.env
     assert isinstance(env, TwoStep)
-    player = Entrant(load_control_policy(run), greedy=True)
+    player = Entrant(load_agent(run), greedy=True)
     _, seen = watch(env, player, held_out.batch(HELD_OUT, range(tasks)), seed=HELD_OUT, keep=True)
     first, second = seen.actions[0], seen.actions[2]  # a choice takes two steps
     common, paid = seen.states[1]["stage"] - 1 == first, seen.rewards[1] > 0
