@@ -82,10 +82,16 @@ def test_padding_is_nothing(name: str, tmp_path: Path) -> None:
             trainer.policy.learned = trainer.policy.distribution.mode  # draws are of another shape
         torch.manual_seed(0)
         losses.append({name: float(value) for name, value in trainer.losses(batch).items()})
-    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5, abs=1e-6)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", sorted(set(NAMES) - set(ONE_EACH.values())))
+def test_the_other_recipes_fit_their_trainers(name: str, tmp_path: Path) -> None:
+    trainer = build(name, tmp_path)
+    assert trainer.policy.shape.actions == trainer.tasks.env.spec.actions
+
+
+@pytest.mark.parametrize("name", ONE_EACH.values())
 def test_recipes_run_and_what_they_saved_acts_as_it_did(name: str, tmp_path: Path) -> None:
     trainer = build(name, tmp_path, "args.max_steps=2")
     before = bandit.digest_of(trainer.policy.state_dict())
