@@ -55,10 +55,16 @@ def seen_vector(config: PolicyConfig, seen: Inputs, time: Tensor, dtype: torch.d
 
 
 class Encoder(nn.Module):
-    """Embedding and memory: whole trials to features (B, T, H), or step by step from a state."""
+    """Embedding and memory: whole trials to features (B, T, H), or step by step from a state.
+
+    Raises:
+        ConfigError: for `separate_critic`: whoever builds on an encoder gives each head the one that it reads.
+    """
 
     def __init__(self, config: PolicyConfig) -> None:
         super().__init__()
+        if config.separate_critic:
+            raise ConfigError("separate_critic is an option of policies with a critic of values; leave it out here")
         self.config, self.embed = config, embedding(config)
         self.memory = make_memory(config.memory, config.hidden_size, **config.memory_options)
 

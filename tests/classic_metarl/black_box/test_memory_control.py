@@ -174,6 +174,8 @@ def test_mistakes_are_told(tmp_path: Path) -> None:
         MemoryControlPolicy.for_spec(make_tasks("bernoulli-bandit", arms=5).env.spec)
     with pytest.raises(ConfigError, match="no option 'layers'"):
         MemoryControlPolicy.for_spec(spec, layers=2)
+    with pytest.raises(ConfigError, match="separate_critic is an option of"):
+        MemoryControlPolicy.for_spec(spec, separate_critic=True)
     with pytest.raises(ConfigError, match=r"noise=0.0 must be above 0"):
         MemoryControlPolicy.for_spec(spec, noise=0.0)
     args = MemoryControlConfig(output_dir=str(tmp_path), max_steps=1, use_cpu=True)
