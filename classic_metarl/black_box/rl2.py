@@ -10,6 +10,9 @@ The paper's optimiser is TRPO (`RL2TRPOTrainer`); a GRU of its own is the baseli
 
     max g' d  with  d' F d / 2 <= 0.01       g: gradient of the mean of ratio * advantage, F: Hessian of the mean KL
 
+E-RL2 (Stadie et al. 2018, 1803.01118) is RL2 with `free_episodes` of a trial: their rewards are seen, but left out of
+the objective, so that what is done there is paid by the later episodes alone.
+
 `RL2Trainer` is what RL2 is trained with today, PPO; the defaults are those of the authors' last bandit launcher: clip
 0.3, ten epochs, lambda = 1.
 
@@ -49,6 +52,14 @@ class RL2Config(ControlConfig):
     epochs: int = 10
     minibatches: int = 2
     entropy: float = 0.01
+    free_episodes: int = field(
+        default=0, metadata={"help": "first episodes whose rewards the objective leaves out (E-RL2)"}
+    )
+
+    def __post_init__(self) -> None:
+        if self.free_episodes < 0:
+            raise ConfigError(f"free_episodes={self.free_episodes} must be at least 0")
+        super().__post_init__()
 
 
 class RL2Trainer(ControlTrainer):
@@ -56,9 +67,20 @@ class RL2Trainer(ControlTrainer):
 
     args: RL2Config
 
+    def __init__(self, model: Any, args: RL2Config, tasks: EnvTasks, **kwargs: Any) -> None:
+        super().__init__(model, args, tasks, **kwargs)
+        if self.free_episodes >= tasks.env.spec.episodes:
+            raise ConfigError(
+                f"free_episodes={self.free_episodes} of {tasks.env.spec.episodes}: no reward is left to learn from"
+            )
+
     @classmethod
     def args_class(cls) -> type:
         return RL2Config
+
+    @property
+    def free_episodes(self) -> int:
+        return max(self.args.free_episodes, super().free_episodes)
 
     @classmethod
     def make_policy(cls, recipe: Recipe, tasks: EnvTasks) -> Any:

@@ -178,7 +178,10 @@ def _policy(trainer: Any, recipe: Recipe) -> dict[str, Any]:
     with torch.random.fork_rng(devices=[]):
         policy = trainer.make_policy(dataclasses.replace(recipe, peft=None), make_tasks(**recipe.tasks))
     config = policy.config
-    options = {name: getattr(config, name) for name in defaults_of(type(config))}
+    ours = (cls for cls in type(config).__mro__ if cls.__module__.split(".")[0] in OUR_PACKAGES)
+    options = {name: getattr(config, name) for cls in ours for name in defaults_of(cls)}
+    if not hasattr(policy, "memory"):
+        return options
     memory = defaults_of(type(policy.memory)) | dict(config.memory_options)
     return options | {"memory_options": memory}
 

@@ -10,8 +10,8 @@ parameters, with a' and a~ drawn from the policy at s' and s:
 
 and then the targets follow, Q' <- (1 - tau) Q' + tau Q.
 
-Deviations from the paper: trials are played whole, several side by side, and the updates that they are worth follow
-them, so that nothing of an episode has to be saved for a resume. An episode that the time limit ends is bootstrapped.
+Deviations from the paper: trials are played whole (`mrt.control.replay_trainer`). An episode that the time limit ends
+is bootstrapped.
 """
 
 from __future__ import annotations
@@ -19,26 +19,21 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from mrt.control.agent import Agent, Choice, RandomAgent, Seen, Shape
+from mrt.control.agent import Agent, Choice, Seen, Shape
 from mrt.control.distributions import SquashedGaussian
-from mrt.control.envs import EnvTasks, Spec, make_tasks
-from mrt.control.loading import load_control_policy
-from mrt.control.rollout import rollout
+from mrt.control.envs import Spec
+from mrt.control.replay_trainer import OffPolicyConfig, OffPolicyTrainer, feed_forward
 from mrt.errors import ConfigError
 from mrt.optim.learners import Learner
-from mrt.replay import Replay
-from mrt.runs.recipe import Recipe
-from mrt.trainer import TrialConfig, TrialTrainer
+from mrt.trials import Trials
 
 
 class SACPolicyConfig(PreTrainedConfig):
@@ -73,8 +68,8 @@ class SACPolicy(PreTrainedModel, Agent):
     def __init__(self, config: SACPolicyConfig) -> None:
         super().__init__(config)
         sizes = [config.hidden_size] * config.layers
-        self.actor = _mlp(config.observation, *sizes, 2 * config.action_size)
-        self.critics = nn.ModuleList(_mlp(config.observation + config.action_size, *sizes, 1) for _ in range(2))
+        self.actor = feed_forward(config.observation, *sizes, 2 * config.action_size)
+        self.critics = nn.ModuleList(feed_forward(config.observation + config.action_size, *sizes, 1) for _ in range(2))
         self.targets = copy.deepcopy(self.critics).requires_grad_(False)
         self.log_temperature = nn.Parameter(torch.tensor(math.log(config.alpha)))
         self.distribution = SquashedGaussian()
@@ -122,108 +117,36 @@ class SACPolicy(PreTrainedModel, Agent):
 
 
 @dataclass
-class SACConfig(TrialConfig):
-    """Arguments of a `SACTrainer`. `per_device_train_batch_size` counts trials that are played side by side."""
+class SACConfig(OffPolicyConfig):
+    """Arguments of a `SACTrainer`."""
 
-    random_steps: int = field(default=1000, metadata={"help": "environment steps of random play before any update"})
-    updates_per_env_step: float = field(default=1.0, metadata={"help": "updates for every environment step after them"})
-    batch_size: int = field(default=256, metadata={"help": "transitions that an update learns from"})
-    capacity: int = field(default=1_000_000, metadata={"help": "steps that the replay holds"})
-    gamma: float = field(default=0.99, metadata={"help": "discount"})
-    tau: float = field(default=0.005, metadata={"help": "how far the targets follow the critics in an update"})
     target_entropy: float | None = field(
         default=None, metadata={"help": "of the policy; null for minus the action size"}
     )
-    learning_rate: float = field(default=3e-4, metadata={"help": "of actor, critics and temperature (Adam)"})
-    max_grad_norm: float = field(default=0.0, metadata={"help": "each learner's gradient is clipped to it; 0: not"})
-
-    def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise ConfigError(f"batch_size={self.batch_size} must be at least 1")
-        if self.updates_per_env_step <= 0:
-            raise ConfigError(f"updates_per_env_step={self.updates_per_env_step} must be above 0")
-        if not 0 < self.tau <= 1:
-            raise ConfigError(f"tau={self.tau} must be above 0 and at most 1")
-        super().__post_init__()
 
 
-class SACTrainer(TrialTrainer):
+class SACTrainer(OffPolicyTrainer):
     """Soft actor-critic.
 
     Args:
         model: a `SACPolicy`.
-        tasks: p(M) as `EnvTasks`; it is moved to the device of the arguments, where the policy goes too.
     """
 
     args: SACConfig
-    tasks: EnvTasks
-    rows_written = 8
-
-    def __init__(self, model: SACPolicy, args: SACConfig, tasks: EnvTasks, **kwargs: Any) -> None:
-        model.targets.requires_grad_(False)  # which loading does not know
-        super().__init__(model, args, tasks.to(args.device), **kwargs)
-        self.replay = Replay(args.capacity, args.device)
-        self.played, self.due = 0, 0.0  # environment steps of this process; updates that they are still worth
-        self.register_state("replay", self.replay)
-        self.register_state("off_policy", (self._progress, self._set_progress))
+    policy_class = SACPolicy
 
     @classmethod
     def args_class(cls) -> type:
         return SACConfig
 
-    @classmethod
-    def from_recipe(cls, recipe: Recipe, output_dir: Path) -> SACTrainer:
-        """The trainer that a recipe describes: its tasks, and a fresh policy or one to go on from (`model`)."""
-        if not recipe.tasks:
-            raise ConfigError("control needs tasks in the recipe (tasks: {name: point-robot, show_goal: true})")
-        args = recipe.build_args(cls.args_class(), output_dir)
-        tasks = make_tasks(**recipe.tasks)
-        torch.manual_seed(recipe.seed)
-        if not recipe.model:
-            return cls(SACPolicy.for_spec(tasks.env.spec, **recipe.policy), args, tasks)
-        if recipe.policy:
-            raise ConfigError("a recipe has a model to go on from or a policy to build, not both")
-        return cls(load_control_policy(recipe.model, SACPolicy), args, tasks)
-
-    @classmethod
-    def agent_of(cls, run: Path, recipe: Recipe) -> Agent:
-        """The policy that the run of a recipe left behind."""
-        return load_control_policy(run, SACPolicy)
-
-    @property
-    def policy(self) -> SACPolicy:
-        """The policy itself, out of whatever wraps it for training."""
-        return self.unwrapped
-
-    # Playing.
-
-    def next_batch(self, indices: Sequence[int]) -> dict[str, Tensor]:
-        """Transitions of the replay; before that, trials on the tasks at `indices` where no update is due any more."""
-        number = 0
-        while self.due < 1:
-            self._play(indices, number)
-            number += 1
-        self.due -= 1
+    def sample(self) -> dict[str, Tensor]:
+        """Transitions of the replay."""
         return self.replay.steps(self.args.batch_size)
 
-    def _play(self, indices: Sequence[int], number: int) -> None:
-        """One trial on each task; the rounds of a call after the first have tasks of their own."""
-        env, args = self.tasks.env, self.args
-        size = args.num_tasks
-        index = [(i + number * len(indices)) % size if size else i + (number << 32) for i in indices]
-        seeds = torch.randint(2**31, (2,)).tolist()
-        begun = self.played >= args.random_steps
-        agent: Agent = self.policy if begun else RandomAgent(env.spec, seeds[1])
-        params = self.tasks.batch(args.seed, index)
-        keys = env.task_keys(params, len(index), self.rows_written or 0)
-        task = torch.tensor(index, device=env.device)
-        trials = rollout(env, agent, params, seed=seeds[0], task=task, keys=keys)
-        self.record(trials)
-        # The rest of what is recorded is not learned from.
+    def stored(self, trials: Trials) -> Trials:
+        """The rest of what is recorded is not learned from."""
         inputs = {"observation": trials.inputs["observation"]}
-        self.replay.add(dataclasses.replace(trials, inputs=inputs, logprobs=None, values=None))
-        before, self.played = self.played, self.played + int(trials.mask.sum())
-        self.due += args.updates_per_env_step * max(0, self.played - max(before, args.random_steps))
+        return dataclasses.replace(super().stored(trials), inputs=inputs)
 
     # Learning.
 
@@ -252,32 +175,8 @@ class SACTrainer(TrialTrainer):
     def learners(self) -> dict[str, Learner]:
         """Critics, actor and temperature; the targets follow each step of the critics."""
         policy = self.policy
-        parts = {"critics": policy.critics, "actor": policy.actor}
-        groups = {name: list(part.parameters()) for name, part in parts.items()}
-        groups["temperature"] = [policy.log_temperature]
-        adams = {
-            name: torch.optim.Adam(group, lr=self.args.learning_rate, fused=True) for name, group in groups.items()
+        return {
+            "critics": self.adam(policy.critics.parameters(), (policy.targets, policy.critics)),
+            "actor": self.adam(policy.actor.parameters()),
+            "temperature": self.adam([policy.log_temperature]),
         }
-        adams["critics"].register_step_post_hook(lambda *_: self._follow())
-        return {name: Learner(adam) for name, adam in adams.items()}
-
-    @torch.no_grad()
-    def _follow(self) -> None:
-        average = get_ema_multi_avg_fn(1 - self.args.tau)
-        average(list(self.policy.targets.parameters()), list(self.policy.critics.parameters()), 0)
-
-    # What is kept over a resume.
-
-    def _progress(self) -> dict[str, float]:
-        return {"played": self.played, "due": self.due}
-
-    def _set_progress(self, state: Mapping[str, Any]) -> None:
-        self.played, self.due = state["played"], state["due"]
-
-
-def _mlp(first: int, *sizes: int) -> nn.Sequential:
-    """Linear layers of these widths with ReLU between."""
-    parts: list[nn.Module] = []
-    for width, size in zip((first, *sizes[:-1]), sizes, strict=True):
-        parts += [nn.Linear(width, size), nn.ReLU()]
-    return nn.Sequential(*parts[:-1])

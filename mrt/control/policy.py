@@ -13,12 +13,11 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from mrt.control.agent import Agent, Choice, Seen, Shape
 from mrt.control.distributions import Categorical, Distribution, Gaussian
+from mrt.control.encoder import ALL_INPUTS as ALL_INPUTS
+from mrt.control.encoder import INPUTS, embedding, seen_vector
 from mrt.control.envs.base import Spec
 from mrt.control.memories import Inputs, make_memory
 from mrt.errors import ConfigError
-
-INPUTS = ("observation", "action", "reward", "done")
-ALL_INPUTS = (*INPUTS, "time")  # the time in the trial, which the policy counts itself
 
 
 class Heads(NamedTuple):
@@ -71,6 +70,24 @@ class PolicyConfig(PreTrainedConfig):
         super().__init__(**kwargs)
 
 
+def config_for(kind: type[PolicyConfig], spec: Spec, options: Mapping[str, Any]) -> PolicyConfig:
+    """The configuration of a fresh policy for an environment.
+
+    Raises:
+        ConfigError: for an option that `kind` does not have.
+    """
+    known = kind().to_dict().keys() | {"memory_options"}
+    for name in options:
+        if name not in known:
+            raise ConfigError(f"policy has no option '{name}'; there are memory, memory_options, hidden_size, ...")
+    shape: dict[str, Any] = {
+        "observation": spec.observation,
+        "actions": spec.actions,
+        "action_size": spec.action_size,
+    }
+    return kind(**shape, **{"horizon": spec.trial_steps, **options})
+
+
 class ControlPolicy(PreTrainedModel, Agent):
     """Actor and critic over a memory. `save_pretrained`, `from_pretrained` and peft's adapters work as for any model.
 
@@ -87,17 +104,9 @@ class ControlPolicy(PreTrainedModel, Agent):
 
     def __init__(self, config: PolicyConfig) -> None:
         super().__init__(config)
-        unknown = set(config.see) - set(ALL_INPUTS)
-        if unknown:
-            raise ConfigError(f"see: {sorted(unknown)} are no inputs of a policy; there are {list(ALL_INPUTS)}")
         size = config.hidden_size
-        widths = {"observation": config.observation, "action": config.actions or config.action_size}
-        width = sum(widths.get(name, 1) for name in ALL_INPUTS if name in config.see)
         out = config.actions or 2 * config.action_size
-        if config.embed not in ("linear", "mlp"):
-            raise ConfigError(f"embed={config.embed!r} is neither linear nor mlp")
-        deeper = [nn.Tanh(), nn.Linear(size, size)] if config.embed == "mlp" else []
-        self.embed = nn.Sequential(nn.Linear(width, size), *deeper)
+        self.embed = embedding(config)
         self.memory = make_memory(config.memory, size, **config.memory_options)
         self.critic_memory = (
             make_memory(config.memory, size, **config.memory_options) if config.separate_critic else None
@@ -128,16 +137,7 @@ class ControlPolicy(PreTrainedModel, Agent):
             ConfigError: for an option that the class's configuration does not have.
         """
         kind: Any = cls.config_class
-        known = kind().to_dict().keys() | {"memory_options"}
-        for name in options:
-            if name not in known:
-                raise ConfigError(f"policy has no option '{name}'; there are memory, memory_options, hidden_size, ...")
-        shape: dict[str, Any] = {
-            "observation": spec.observation,
-            "actions": spec.actions,
-            "action_size": spec.action_size,
-        }
-        return cls(kind(**shape, **{"horizon": spec.trial_steps, **options}))
+        return cls(config_for(kind, spec, options))
 
     # Acting.
 
@@ -212,22 +212,7 @@ class ControlPolicy(PreTrainedModel, Agent):
         return said[..., 0] * self.value_std + self.value_mean
 
     def _inputs(self, seen: Inputs, time: Tensor) -> Tensor:
-        """(..., width) of what is to be embedded."""
-        see, parts = self.config.see, []
-        if "observation" in see:
-            parts.append(seen["observation"])
-        if "action" in see:
-            parts.append(self._action(seen["action"]))
-        parts += [seen[name][..., None].float() for name in ("reward", "done") if name in see]
-        if "time" in see:
-            parts.append(time[..., None].float() / self.config.horizon)
-        return torch.cat(parts, -1)
-
-    def _action(self, action: Tensor) -> Tensor:
-        if not self.config.actions:
-            return action
-        names = torch.arange(self.config.actions, device=action.device)
-        return (action[..., None] == names).to(self.dtype)  # -1, none, has no bit
+        return seen_vector(self.config, seen, time, self.dtype)
 
 
 def _turned(out: Tensor) -> bool:

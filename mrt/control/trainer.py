@@ -27,6 +27,7 @@ from mrt.control.probes import ExploitProbe
 from mrt.control.rollout import rollout
 from mrt.credit.returns import gae
 from mrt.credit.table import Credit, make_credit
+from mrt.credit.targets import without_free
 from mrt.errors import ConfigError
 from mrt.optim.surrogate import surrogate
 from mrt.runs.recipe import Recipe
@@ -194,12 +195,14 @@ class ControlTrainer(TrialTrainer):
         """The policy itself, out of whatever wraps it for training."""
         return self.unwrapped
 
+    @property
+    def free_episodes(self) -> int:
+        """How many episodes of a trial explore for free."""
+        return self.tasks.env.spec.free_episodes
+
     def weighed(self, trials: Trials) -> Batch:
         """The trials with credit and value targets; rewards of free episodes count for nothing."""
-        free = self.tasks.env.spec.free_episodes
-        counted = trials
-        if free:
-            counted = dataclasses.replace(trials, rewards=torch.where(trials.episode < free, 0.0, trials.rewards))
+        counted = without_free(trials, self.free_episodes)
         weights = self.weigh(counted)
         advantage = weights
         if self.args.credit != "gae" or self.args.credit_options:

@@ -1,0 +1,187 @@
+"""`OffPolicyTrainer`: learning from what was played before, whatever learns.
+
+    play       trials on new tasks, by random play first and then by the policy      -> replay
+    sample     transitions or whole trials of the replay                             -> losses(batch)
+    follow     after a step of a learner its target: theta' <- (1 - tau) theta' + tau theta
+
+A subclass gives `losses` and `learners`, and says what is stored and drawn: SAC transitions (`mrt.control.off_policy`),
+memory-based control and in-context agents whole trials (`classic_metarl.black_box`).
+
+Trials are played whole, several side by side, and the updates that they are worth follow them, so that nothing of an
+episode has to be saved for a resume.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from mrt.control.agent import Agent, RandomAgent
+from mrt.control.envs import EnvTasks, make_tasks
+from mrt.control.loading import load_control_policy
+from mrt.control.rollout import rollout
+from mrt.errors import ConfigError
+from mrt.optim.learners import Learner
+from mrt.replay import Replay
+from mrt.runs.recipe import Recipe
+from mrt.trainer import TrialConfig, TrialTrainer
+from mrt.trials import Trials
+
+T = TypeVar("T", bound="OffPolicyTrainer")
+
+
+@dataclass
+class OffPolicyConfig(TrialConfig):
+    """Arguments of an `OffPolicyTrainer`. `per_device_train_batch_size` counts trials that are played side by side."""
+
+    random_steps: int = field(default=1000, metadata={"help": "environment steps of random play before any update"})
+    updates_per_env_step: float = field(default=1.0, metadata={"help": "updates for every environment step after them"})
+    batch_size: int = field(default=256, metadata={"help": "transitions, or whole trials, that an update learns from"})
+    capacity: int = field(default=1_000_000, metadata={"help": "steps that the replay holds"})
+    gamma: float = field(default=0.99, metadata={"help": "discount"})
+    tau: float = field(default=0.005, metadata={"help": "how far the targets follow their learners in an update"})
+    learning_rate: float = field(default=3e-4, metadata={"help": "of every learner (Adam)"})
+    max_grad_norm: float = field(default=0.0, metadata={"help": "each learner's gradient is clipped to it; 0: not"})
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise ConfigError(f"batch_size={self.batch_size} must be at least 1")
+        if self.updates_per_env_step <= 0:
+            raise ConfigError(f"updates_per_env_step={self.updates_per_env_step} must be above 0")
+        if not 0 < self.tau <= 1:
+            raise ConfigError(f"tau={self.tau} must be above 0 and at most 1")
+        super().__post_init__()
+
+
+class OffPolicyTrainer(TrialTrainer):
+    """Replay, warm-up, exact resume and targets. A subclass gives `policy_class`, `losses` and `learners`.
+
+    Args:
+        model: a `policy_class`; its targets are in `model.targets`.
+        tasks: p(M) as `EnvTasks`; it is moved to the device of the arguments, where the policy goes too.
+    """
+
+    args: OffPolicyConfig
+    tasks: EnvTasks
+    policy_class: type[Any]
+    rows_written = 8
+
+    def __init__(self, model: Any, args: OffPolicyConfig, tasks: EnvTasks, **kwargs: Any) -> None:
+        model.targets.requires_grad_(False)  # which loading does not know
+        super().__init__(model, args, tasks.to(args.device), **kwargs)
+        self.replay = Replay(args.capacity, args.device)
+        self.played, self.due = 0, 0.0  # environment steps of this process; updates that they are still worth
+        self.register_state("replay", self.replay)
+        self.register_state("off_policy", (self._progress, self._set_progress))
+
+    @classmethod
+    def args_class(cls) -> type:
+        return OffPolicyConfig
+
+    @classmethod
+    def from_recipe(cls: type[T], recipe: Recipe, output_dir: Path) -> T:
+        """The trainer that a recipe describes: its tasks, and a fresh policy or one to go on from (`model`)."""
+        if not recipe.tasks:
+            raise ConfigError("control needs tasks in the recipe (tasks: {name: point-robot, show_goal: true})")
+        args = recipe.build_args(cls.args_class(), output_dir)
+        tasks = make_tasks(**recipe.tasks)
+        torch.manual_seed(recipe.seed)
+        return cls(cls.make_policy(recipe, tasks), args, tasks)
+
+    @classmethod
+    def make_policy(cls, recipe: Recipe, tasks: EnvTasks) -> Any:
+        """The policy of a recipe: `model` names a saved one, `policy` describes a fresh one."""
+        if not recipe.model:
+            return cls.policy_class.for_spec(tasks.env.spec, **recipe.policy)
+        if recipe.policy:
+            raise ConfigError("a recipe has a model to go on from or a policy to build, not both")
+        return load_control_policy(recipe.model, cls.policy_class)
+
+    @classmethod
+    def agent_of(cls, run: Path, recipe: Recipe) -> Agent:
+        """The policy that the run of a recipe left behind."""
+        return load_control_policy(run, cls.policy_class)
+
+    @property
+    def policy(self) -> Any:
+        """The policy itself, out of whatever wraps it for training."""
+        return self.unwrapped
+
+    # What a system may say otherwise.
+
+    def sample(self) -> Any:
+        """What an update learns from: here `batch_size` whole trials."""
+        return self.replay.rows(self.args.batch_size)
+
+    def stored(self, trials: Trials) -> Trials:
+        """The trials as the replay keeps them: here without what the policy said of them when it acted."""
+        return dataclasses.replace(trials, logprobs=None, values=None)
+
+    def player(self) -> Agent:
+        """Who plays after the random play: here the policy, drawing its actions."""
+        return self.policy
+
+    # Playing.
+
+    def next_batch(self, indices: Sequence[int]) -> Any:
+        """A sample of the replay; before that, trials on the tasks at `indices` where no update is due any more."""
+        number = 0
+        while self.due < 1:
+            self._play(indices, number)
+            number += 1
+        self.due -= 1
+        return self.sample()
+
+    def _play(self, indices: Sequence[int], number: int) -> None:
+        """One trial on each task; the rounds of a call after the first have tasks of their own."""
+        env, args = self.tasks.env, self.args
+        size = args.num_tasks
+        index = [(i + number * len(indices)) % size if size else i + (number << 32) for i in indices]
+        seeds = torch.randint(2**31, (2,)).tolist()
+        begun = self.played >= args.random_steps
+        agent: Agent = self.player() if begun else RandomAgent(env.spec, seeds[1])
+        params = self.tasks.batch(args.seed, index)
+        keys = env.task_keys(params, len(index), self.rows_written or 0)
+        task = torch.tensor(index, device=env.device)
+        trials = rollout(env, agent, params, seed=seeds[0], task=task, keys=keys)
+        self.record(trials)
+        self.replay.add(self.stored(trials))
+        before, self.played = self.played, self.played + int(trials.mask.sum())
+        self.due += args.updates_per_env_step * max(0, self.played - max(before, args.random_steps))
+
+    # Learning.
+
+    def adam(self, parameters: Iterable[nn.Parameter], *follows: tuple[nn.Module, nn.Module]) -> Learner:
+        """A learner of these parameters; after each of its steps the first module of every pair follows the second."""
+        optimizer = torch.optim.Adam(parameters, lr=self.args.learning_rate, fused=True)
+        for target, source in follows:
+            pair = list(target.parameters()), list(source.parameters())
+            optimizer.register_step_post_hook(lambda *_, pair=pair: self._follow(*pair))
+        return Learner(optimizer)
+
+    @torch.no_grad()
+    def _follow(self, targets: list[Tensor], sources: list[Tensor]) -> None:
+        get_ema_multi_avg_fn(1 - self.args.tau)(targets, sources, 0)
+
+    # What is kept over a resume.
+
+    def _progress(self) -> dict[str, float]:
+        return {"played": self.played, "due": self.due}
+
+    def _set_progress(self, state: Mapping[str, Any]) -> None:
+        self.played, self.due = state["played"], state["due"]
+
+
+def feed_forward(first: int, *sizes: int) -> nn.Sequential:
+    """Linear layers of these widths with ReLU between."""
+    parts: list[nn.Module] = []
+    for width, size in zip((first, *sizes[:-1]), sizes, strict=True):
+        parts += [nn.Linear(width, size), nn.ReLU()]
+    return nn.Sequential(*parts[:-1])
