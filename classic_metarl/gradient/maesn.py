@@ -40,6 +40,7 @@ from classic_metarl.inner.task_policy import TaskPolicy, play
 from classic_metarl.problems.paired import PairedTasks
 from classic_metarl.trainers.meta_rl import policy_options, step_sizes
 from mrt.control.envs.base import EnvTasks, Spec
+from mrt.control.latents import Latent
 from mrt.errors import ConfigError
 from mrt.training.collection import Batch
 
@@ -60,17 +61,17 @@ class LatentPolicy(TaskPolicy):
     def draw(self, parameters: Tree, rows: int) -> dict[str, Tensor]:
         """eps and z of every episode."""
         noise = torch.randn(rows, len(self.latent_mean), device=self.latent_mean.device)
-        mean, log_std = (v if v.ndim == 1 else v.repeat_interleave(rows // len(v), 0) for v in _latents(parameters))
-        return {NOISE: noise, DRAWN: mean + log_std.exp() * noise}
+        many = (v if v.ndim == 1 else v.repeat_interleave(rows // len(v), 0) for v in _latent(parameters))
+        return {NOISE: noise, DRAWN: Latent(*many).at(noise)}
 
     def encode(self, parameters: Tree, inputs: Mapping[str, Tensor]) -> Tensor:
         """(M, q, observation + latent)."""
-        mean, log_std = (v if v.ndim == 1 else v[:, None] for v in _latents(parameters))
-        return torch.cat([inputs["observation"], mean + log_std.exp() * inputs[NOISE]], -1)
+        z = Latent(*(v if v.ndim == 1 else v[:, None] for v in _latent(parameters))).at(inputs[NOISE])
+        return torch.cat([inputs["observation"], z], -1)
 
 
-def _latents(parameters: Tree) -> tuple[Tensor, Tensor]:
-    return parameters[MEAN], parameters[LOG_STD]
+def _latent(parameters: Tree) -> Latent:
+    return Latent(parameters[MEAN], 2 * parameters[LOG_STD])
 
 
 class LatentMetaPolicy(MetaPolicy):
@@ -99,8 +100,7 @@ class LatentMetaPolicy(MetaPolicy):
 
     def divergence(self, tasks: Tensor) -> Tensor:
         """(M,) KL(N(mu_i, sigma_i), N(0, I)), before adaptation."""
-        mean, log_std = self.means[tasks], self.log_stds[tasks]
-        return (0.5 * (mean.square() + torch.exp(2 * log_std) - 1) - log_std).sum(-1)
+        return Latent(self.means[tasks], 2 * self.log_stds[tasks]).kl_unit()
 
 
 def latent_loop(net: LatentPolicy, args: MAESNConfig) -> GradientSteps:
@@ -110,7 +110,8 @@ def latent_loop(net: LatentPolicy, args: MAESNConfig) -> GradientSteps:
     function = surrogate_of(args.surrogate, args.gamma)
 
     def loss(phi: Tree, data: Tree) -> Tensor:
-        gain = (latent_score(phi, data[f"inputs/{DRAWN}"][:, :, 0]) * standard(data["weights"][:, :, 0])).mean(1)
+        drawn_from = Latent(*(value[:, None] for value in _latent(phi)))
+        gain = (drawn_from.log_prob(data[f"inputs/{DRAWN}"][:, :, 0]) * standard(data["weights"][:, :, 0])).mean(1)
         if args.adapt_weights:
             given = {**phi, **{name: torch.zeros_like(phi[name]) for name in (MEAN, LOG_STD)}}  # z is what it was
             batch = as_batch({**data, f"inputs/{NOISE}": data[f"inputs/{DRAWN}"]})
@@ -120,12 +121,6 @@ def latent_loop(net: LatentPolicy, args: MAESNConfig) -> GradientSteps:
 
     moving = () if args.adapt_weights else (LATENTS,)
     return GradientSteps(loss, order=args.order, over="fold", adapted=moving, adapt_frozen=(LATENTS,))
-
-
-def latent_score(phi: Tree, z: Tensor) -> Tensor:
-    """(M, n) log N(z; mu, sigma) of z (M, n, latent), without its constant."""
-    mean, log_std = phi[MEAN][:, None], phi[LOG_STD][:, None]
-    return -(0.5 * ((z - mean) / log_std.exp()).square() + log_std).sum(-1)
 
 
 def standard(credit: Tensor) -> Tensor:
