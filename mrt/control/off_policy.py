@@ -69,12 +69,13 @@ class SACPolicy(PreTrainedModel, Agent):
     config_class = SACPolicyConfig
     base_model_prefix = "policy"
     main_input_name = "observation"
+    options: tuple[str, ...] = ("hidden_size", "layers", "alpha")
 
     def __init__(self, config: SACPolicyConfig) -> None:
         super().__init__(config)
-        sizes = [config.hidden_size] * config.layers
-        self.actor = _mlp(config.observation, *sizes, 2 * config.action_size)
-        self.critics = nn.ModuleList(_mlp(config.observation + config.action_size, *sizes, 1) for _ in range(2))
+        sizes, width = [config.hidden_size] * config.layers, self.width(config)
+        self.actor = mlp(width, *sizes, 2 * config.action_size)
+        self.critics = nn.ModuleList(mlp(width + config.action_size, *sizes, 1) for _ in range(2))
         self.targets = copy.deepcopy(self.critics).requires_grad_(False)
         self.log_temperature = nn.Parameter(torch.tensor(math.log(config.alpha)))
         self.distribution = SquashedGaussian()
@@ -83,6 +84,11 @@ class SACPolicy(PreTrainedModel, Agent):
 
     def _init_weights(self, module: nn.Module) -> None:
         """Parts come initialised."""
+
+    @staticmethod
+    def width(config: Any) -> int:
+        """Numbers that actor and critics see: those of an observation."""
+        return config.observation
 
     @classmethod
     def for_spec(cls, spec: Spec, **options: Any) -> SACPolicy:
@@ -93,10 +99,11 @@ class SACPolicy(PreTrainedModel, Agent):
         """
         if spec.actions:
             raise ConfigError(f"SAC needs continuous actions, this environment has {spec.actions} discrete ones")
-        unknown = set(options) - {"hidden_size", "layers", "alpha"}
+        unknown = set(options) - set(cls.options)
         if unknown:
-            raise ConfigError(f"policy has no option {sorted(unknown)}; there are hidden_size, layers, alpha")
-        return cls(SACPolicyConfig(spec.observation, spec.action_size, **options))
+            raise ConfigError(f"policy has no option {sorted(unknown)}; there are {', '.join(cls.options)}")
+        kind: Any = cls.config_class
+        return cls(kind(spec.observation, spec.action_size, **options))
 
     def draw(self, observation: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """observation (B, D) -> actions (B, A) and their log-probabilities (B,), with gradients."""
@@ -107,7 +114,7 @@ class SACPolicy(PreTrainedModel, Agent):
         x = torch.cat([observation, action], -1)
         return torch.stack([critic(x)[:, 0] for critic in (self.targets if target else self.critics)])
 
-    def init_state(self, rows: int) -> None:
+    def init_state(self, rows: int) -> Any:
         """No memory."""
 
     @torch.no_grad()
@@ -158,11 +165,14 @@ class SACTrainer(TrialTrainer):
     args: SACConfig
     tasks: EnvTasks
     rows_written = 8
+    policy_class: type[SACPolicy] = SACPolicy
+    facts: tuple[str, ...] = ()
+    """What the environment is asked for after every step, for the replay to keep; see `rollout`."""
 
     def __init__(self, model: SACPolicy, args: SACConfig, tasks: EnvTasks, **kwargs: Any) -> None:
         model.targets.requires_grad_(False)  # which loading does not know
         super().__init__(model, args, tasks.to(args.device), **kwargs)
-        self.replay = Replay(args.capacity, args.device)
+        self.replay = Replay(args.capacity, args.device, keep=self.facts)
         self.played, self.due = 0, 0.0  # environment steps of this process; updates that they are still worth
         self.register_state("replay", self.replay)
         self.register_state("off_policy", (self._progress, self._set_progress))
@@ -180,15 +190,15 @@ class SACTrainer(TrialTrainer):
         tasks = make_tasks(**recipe.tasks)
         torch.manual_seed(recipe.seed)
         if not recipe.model:
-            return cls(SACPolicy.for_spec(tasks.env.spec, **recipe.policy), args, tasks)
+            return cls(cls.policy_class.for_spec(tasks.env.spec, **recipe.policy), args, tasks)
         if recipe.policy:
             raise ConfigError("a recipe has a model to go on from or a policy to build, not both")
-        return cls(load_control_policy(recipe.model, SACPolicy), args, tasks)
+        return cls(load_control_policy(recipe.model, cls.policy_class), args, tasks)
 
     @classmethod
     def agent_of(cls, run: Path, recipe: Recipe) -> Agent:
         """The policy that the run of a recipe left behind."""
-        return load_control_policy(run, SACPolicy)
+        return load_control_policy(run, cls.policy_class)
 
     @property
     def policy(self) -> SACPolicy:
@@ -204,20 +214,27 @@ class SACTrainer(TrialTrainer):
             self._play(indices, number)
             number += 1
         self.due -= 1
+        return self.drawn()
+
+    def drawn(self) -> dict[str, Tensor]:
+        """What an update learns from."""
         return self.replay.steps(self.args.batch_size)
 
+    def numbers(self, indices: Sequence[int], number: int) -> list[int]:
+        """The tasks of round `number` of a call; rounds after the first have tasks of their own."""
+        size = self.args.num_tasks
+        return [(i + number * len(indices)) % size if size else i + (number << 32) for i in indices]
+
     def _play(self, indices: Sequence[int], number: int) -> None:
-        """One trial on each task; the rounds of a call after the first have tasks of their own."""
-        env, args = self.tasks.env, self.args
-        size = args.num_tasks
-        index = [(i + number * len(indices)) % size if size else i + (number << 32) for i in indices]
+        """One trial on each task."""
+        env, args, index = self.tasks.env, self.args, self.numbers(indices, number)
         seeds = torch.randint(2**31, (2,)).tolist()
         begun = self.played >= args.random_steps
         agent: Agent = self.policy if begun else RandomAgent(env.spec, seeds[1])
         params = self.tasks.batch(args.seed, index)
         keys = env.task_keys(params, len(index), self.rows_written or 0)
         task = torch.tensor(index, device=env.device)
-        trials = rollout(env, agent, params, seed=seeds[0], task=task, keys=keys)
+        trials = rollout(env, agent, params, seed=seeds[0], task=task, keys=keys, facts=self.facts)
         self.record(trials)
         # The rest of what is recorded is not learned from.
         inputs = {"observation": trials.inputs["observation"]}
@@ -228,15 +245,15 @@ class SACTrainer(TrialTrainer):
     # Learning.
 
     def losses(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The three losses; see the top of the module."""
+        """The three losses; see the top of the module. Whatever made the observation learns from the critics' alone."""
         policy, args = self.policy, self.args
-        observation, alpha = batch["observation"], policy.log_temperature.exp()
+        observation, alpha = batch["observation"].detach(), policy.log_temperature.exp()
         entropy = -float(policy.config.action_size) if args.target_entropy is None else args.target_entropy
         with torch.no_grad():
             action, logprob = policy.draw(batch["next_observation"])
             after = policy.values(batch["next_observation"], action, target=True).amin(0) - alpha * logprob
             target = batch["reward"] + args.gamma * torch.where(batch["terminated"], 0.0, after)
-        values = policy.values(observation, batch["action"])
+        values = policy.values(batch["observation"], batch["action"])
         action, logprob = policy.draw(observation)
         gain = policy.values(observation, action).amin(0) - alpha.detach() * logprob
         self.log_metric("q", float(values.detach().mean()))
@@ -275,7 +292,7 @@ class SACTrainer(TrialTrainer):
         self.played, self.due = state["played"], state["due"]
 
 
-def _mlp(first: int, *sizes: int) -> nn.Sequential:
+def mlp(first: int, *sizes: int) -> nn.Sequential:
     """Linear layers of these widths with ReLU between."""
     parts: list[nn.Module] = []
     for width, size in zip((first, *sizes[:-1]), sizes, strict=True):
