@@ -202,7 +202,13 @@ def test_only_training_tasks_are_played_and_all_of_them(tmp_path: Path) -> None:
 def test_a_resumed_run_equals_one_left_alone(encoder: str, tmp_path: Path) -> None:
     def options(name: str) -> dict[str, Any]:
         saved = {"save_strategy": "steps", "save_steps": 2, "auto_resume": True, "max_steps": 7, "capacity": 300}
-        return {"folder": tmp_path / name, "policy": {"encoder": encoder}, **saved, "updates_per_step": 12}
+        return {
+            "folder": tmp_path / name,
+            "policy": {"encoder": encoder},
+            **saved,
+            "updates_per_step": 4,
+            "updates_per_env_step": 0.25,
+        }
 
     alone = build(**options("alone"))
     alone.train()
