@@ -76,10 +76,11 @@ class PEARLPolicy(SACPolicy):
     config_class = PEARLPolicyConfig
     options = (*SACPolicy.options, "latent", "encoder", "encoder_size", "encoder_layers")
     cadence: Cadence = "episode"
+    encoder: Any
 
     def __init__(self, config: PEARLPolicyConfig) -> None:
         if config.encoder not in ENCODERS:
-            raise ConfigError(f"encoder={config.encoder!r} is not known; {nearest(config.encoder, ENCODERS)}")
+            raise ConfigError(f"encoder={config.encoder!r} is not known; {nearest(config.encoder, tuple(ENCODERS))}")
         super().__init__(config)
         width = config.observation + config.action_size + 1
         kind = ENCODERS[config.encoder]
@@ -173,6 +174,11 @@ class PEARLTrainer(SACTrainer):
     def args_class(cls) -> type:
         return PEARLConfig
 
+    @property
+    def encoder(self) -> Any:
+        """The encoder of the policy."""
+        return self.policy.encoder
+
     def numbers(self, indices: Any, number: int) -> list[int]:
         """As many of the training tasks, drawn anew each time; none twice before all are in."""
         order = torch.randperm(self.args.train_tasks).tolist()
@@ -205,7 +211,7 @@ class PEARLTrainer(SACTrainer):
 
     def losses(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Those of SAC at (s, z); the critics' with the divergence, and a gradient to the encoder."""
-        belief = self.policy.encoder(batch["context"], batch["context_mask"])
+        belief = self.encoder(batch["context"], batch["context_mask"])
         z = belief.sample()
         z = z.repeat_interleave(len(batch["reward"]) // len(z), 0)
         given = {
@@ -221,5 +227,5 @@ class PEARLTrainer(SACTrainer):
     def learners(self) -> dict[str, Learner]:
         """SAC's; the encoder moves with the critics."""
         learners = super().learners()
-        learners["critics"].optimizer.add_param_group({"params": list(self.policy.encoder.parameters())})
+        learners["critics"].optimizer.add_param_group({"params": list(self.encoder.parameters())})
         return learners

@@ -66,7 +66,7 @@ class SACPolicy(PreTrainedModel, Agent):
     It sees the present observation alone and keeps no memory.
     """
 
-    config_class = SACPolicyConfig
+    config_class: type[Any] = SACPolicyConfig
     base_model_prefix = "policy"
     main_input_name = "observation"
     options: tuple[str, ...] = ("hidden_size", "layers", "alpha")
@@ -91,7 +91,7 @@ class SACPolicy(PreTrainedModel, Agent):
         return config.observation
 
     @classmethod
-    def for_spec(cls, spec: Spec, **options: Any) -> SACPolicy:
+    def for_spec(cls, spec: Spec, **options: Any) -> Any:
         """A fresh policy for an environment.
 
         Raises:
@@ -102,8 +102,7 @@ class SACPolicy(PreTrainedModel, Agent):
         unknown = set(options) - set(cls.options)
         if unknown:
             raise ConfigError(f"policy has no option {sorted(unknown)}; there are {', '.join(cls.options)}")
-        kind: Any = cls.config_class
-        return cls(kind(spec.observation, spec.action_size, **options))
+        return cls(cls.config_class(spec.observation, spec.action_size, **options))
 
     def draw(self, observation: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """observation (B, D) -> actions (B, A) and their log-probabilities (B,), with gradients."""

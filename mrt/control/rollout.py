@@ -117,5 +117,5 @@ class Record:
         fields: dict[str, Any] = {**measured, "stop": self.stop, "trial_stop": trial_stop, "task": task}
         cost = {"env_steps": stacked["mask"].sum(1)}
         cost |= {"probe_steps": fields.pop("probe_steps")} if "probe_steps" in fields else {}
-        made = {"group": group, "task_keys": tuple(keys), "cost": cost}
+        made: dict[str, Any] = {"group": group, "task_keys": tuple(keys), "cost": cost}
         return Trials(inputs=inputs, privileged=facts, **made, **stacked, **fields)
