@@ -46,6 +46,11 @@ class Replay:
         """Bytes of memory that the steps take, from the first `add` on, however many are stored."""
         return self._ring.nbytes
 
+    @property
+    def tasks(self) -> Tensor:
+        """(N,) int64 the tasks of which rows are stored, in order."""
+        return torch.tensor(sorted(self._ring.by_task), dtype=torch.long)
+
     def add(self, trials: Trials) -> None:
         """Stores the rows of `trials`, each up to its last step that is in an episode or acted; padding is left out.
 

@@ -37,6 +37,7 @@ SHOWN = {
         "load_policy",
     ),
     "index.md": ("make install", "pip install -e"),
+    "inference.md": ("mrt train inference/",),
 }
 
 

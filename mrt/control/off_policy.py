@@ -61,15 +61,16 @@ class SACPolicy(PreTrainedModel, Agent):
     It sees the present observation alone and keeps no memory.
     """
 
-    config_class = SACPolicyConfig
+    config_class: type[Any] = SACPolicyConfig
     base_model_prefix = "policy"
     main_input_name = "observation"
+    options: tuple[str, ...] = ("hidden_size", "layers", "alpha")
 
     def __init__(self, config: SACPolicyConfig) -> None:
         super().__init__(config)
-        sizes = [config.hidden_size] * config.layers
-        self.actor = feed_forward(config.observation, *sizes, 2 * config.action_size)
-        self.critics = nn.ModuleList(feed_forward(config.observation + config.action_size, *sizes, 1) for _ in range(2))
+        sizes, width = [config.hidden_size] * config.layers, self.width(config)
+        self.actor = feed_forward(width, *sizes, 2 * config.action_size)
+        self.critics = nn.ModuleList(feed_forward(width + config.action_size, *sizes, 1) for _ in range(2))
         self.targets = copy.deepcopy(self.critics).requires_grad_(False)
         self.log_temperature = nn.Parameter(torch.tensor(math.log(config.alpha)))
         self.distribution = SquashedGaussian()
@@ -79,8 +80,13 @@ class SACPolicy(PreTrainedModel, Agent):
     def _init_weights(self, module: nn.Module) -> None:
         """Parts come initialised."""
 
+    @staticmethod
+    def width(config: Any) -> int:
+        """Numbers that actor and critics see: those of an observation."""
+        return config.observation
+
     @classmethod
-    def for_spec(cls, spec: Spec, **options: Any) -> SACPolicy:
+    def for_spec(cls, spec: Spec, **options: Any) -> Any:
         """A fresh policy for an environment.
 
         Raises:
@@ -88,10 +94,10 @@ class SACPolicy(PreTrainedModel, Agent):
         """
         if spec.actions:
             raise ConfigError(f"SAC needs continuous actions, this environment has {spec.actions} discrete ones")
-        unknown = set(options) - {"hidden_size", "layers", "alpha"}
+        unknown = set(options) - set(cls.options)
         if unknown:
-            raise ConfigError(f"policy has no option {sorted(unknown)}; there are hidden_size, layers, alpha")
-        return cls(SACPolicyConfig(spec.observation, spec.action_size, **options))
+            raise ConfigError(f"policy has no option {sorted(unknown)}; there are {', '.join(cls.options)}")
+        return cls(cls.config_class(spec.observation, spec.action_size, **options))
 
     def draw(self, observation: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """observation (B, D) -> actions (B, A) and their log-probabilities (B,), with gradients."""
@@ -102,7 +108,7 @@ class SACPolicy(PreTrainedModel, Agent):
         x = torch.cat([observation, action], -1)
         return torch.stack([critic(x)[:, 0] for critic in (self.targets if target else self.critics)])
 
-    def init_state(self, rows: int) -> None:
+    def init_state(self, rows: int) -> Any:
         """No memory."""
 
     @torch.no_grad()
@@ -151,15 +157,15 @@ class SACTrainer(OffPolicyTrainer):
     # Learning.
 
     def losses(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The three losses; see the top of the module."""
+        """The three losses; see the top of the module. Whatever made the observation learns from the critics' alone."""
         policy, args = self.policy, self.args
-        observation, alpha = batch["observation"], policy.log_temperature.exp()
+        observation, alpha = batch["observation"].detach(), policy.log_temperature.exp()
         entropy = -float(policy.config.action_size) if args.target_entropy is None else args.target_entropy
         with torch.no_grad():
             action, logprob = policy.draw(batch["next_observation"])
             after = policy.values(batch["next_observation"], action, target=True).amin(0) - alpha * logprob
             target = batch["reward"] + args.gamma * torch.where(batch["terminated"], 0.0, after)
-        values = policy.values(observation, batch["action"])
+        values = policy.values(batch["observation"], batch["action"])
         action, logprob = policy.draw(observation)
         gain = policy.values(observation, action).amin(0) - alpha.detach() * logprob
         self.log_metric("q", float(values.detach().mean()))

@@ -72,11 +72,13 @@ class OffPolicyTrainer(TrialTrainer):
     tasks: EnvTasks
     policy_class: type[Any]
     rows_written = 8
+    facts: tuple[str, ...] = ()
+    """What the environment is asked for after every step, for the replay to keep; see `rollout`."""
 
     def __init__(self, model: Any, args: OffPolicyConfig, tasks: EnvTasks, **kwargs: Any) -> None:
         model.targets.requires_grad_(False)  # which loading does not know
         super().__init__(model, args, tasks.to(args.device), **kwargs)
-        self.replay = Replay(args.capacity, args.device)
+        self.replay = Replay(args.capacity, args.device, keep=self.facts)
         self.played, self.due = 0, 0.0  # environment steps of this process; updates that they are still worth
         self.register_state("replay", self.replay)
         self.register_state("off_policy", (self._progress, self._set_progress))
@@ -128,6 +130,11 @@ class OffPolicyTrainer(TrialTrainer):
         """Who plays after the random play: here the policy, drawing its actions."""
         return self.policy
 
+    def numbers(self, indices: Sequence[int], number: int) -> list[int]:
+        """The tasks of round `number` of a call; rounds after the first have tasks of their own."""
+        size = self.args.num_tasks
+        return [(i + number * len(indices)) % size if size else i + (number << 32) for i in indices]
+
     # Playing.
 
     def next_batch(self, indices: Sequence[int]) -> Any:
@@ -140,17 +147,15 @@ class OffPolicyTrainer(TrialTrainer):
         return self.sample()
 
     def _play(self, indices: Sequence[int], number: int) -> None:
-        """One trial on each task; the rounds of a call after the first have tasks of their own."""
-        env, args = self.tasks.env, self.args
-        size = args.num_tasks
-        index = [(i + number * len(indices)) % size if size else i + (number << 32) for i in indices]
+        """One trial on each task."""
+        env, args, index = self.tasks.env, self.args, self.numbers(indices, number)
         seeds = torch.randint(2**31, (2,)).tolist()
         begun = self.played >= args.random_steps
         agent: Agent = self.player() if begun else RandomAgent(env.spec, seeds[1])
         params = self.tasks.batch(args.seed, index)
         keys = env.task_keys(params, len(index), self.rows_written or 0)
         task = torch.tensor(index, device=env.device)
-        trials = rollout(env, agent, params, seed=seeds[0], task=task, keys=keys)
+        trials = rollout(env, agent, params, seed=seeds[0], task=task, keys=keys, facts=self.facts)
         self.record(trials)
         self.replay.add(self.stored(trials))
         before, self.played = self.played, self.played + int(trials.mask.sum())

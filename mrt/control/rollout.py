@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from mrt.control.agent import Agent
+from mrt.control.agent import NO_EXTRAS, Agent
 from mrt.control.envs.base import Spec, TensorEnv
 from mrt.control.interaction import Interaction, Moment
 from mrt.trials import Stop, Trials
@@ -37,6 +37,7 @@ def rollout(
     keys: Sequence[str] = (),
     probe: Probe | None = None,
     generator: torch.Generator | None = None,
+    facts: Sequence[str] = (),
 ) -> Trials:
     """One trial of each task, to its end.
 
@@ -47,6 +48,7 @@ def rollout(
         group: (B,) which rows share a task; every row is its own group when it is left out.
         task: (B,) the tasks' numbers in the run; their group when left out.
         probe: measures stop values at the boundaries.
+        facts: methods of the environment, asked after every step; (B, ...) each, recorded in `privileged`.
 
     Returns:
         `Trials` with one row a task: every episode ends with a closing row, `values` and `logprobs` are the agent's,
@@ -59,7 +61,7 @@ def rollout(
     if probe is not None:
         probe.boundary(interaction, ~interaction.over)
     for moment in interaction:
-        record.add(moment)
+        record.add(moment, {name: getattr(env, name)() for name in facts})
         if probe is not None and bool(moment.finished.any()):
             probe.boundary(interaction, moment.finished)
     record.close(interaction.seen, env.episode)
@@ -78,11 +80,12 @@ class Record:
         self.stop = torch.full((rows, spec.episodes), int(Stop.PADDING), dtype=torch.int8, device=device)
         self.steps: list[dict[str, Tensor]] = []
 
-    def add(self, moment: Moment) -> None:
-        """One step."""
+    def add(self, moment: Moment, facts: Mapping[str, Tensor] = NO_EXTRAS) -> None:
+        """One step, and facts of the environment after it."""
         seen, acting, episode, choice, step, finished, _ = moment
         episode = episode.clamp(max=self.last)
         row = {f"inputs/{name}": value for name, value in (*seen.items(), *choice.extras.items())}
+        row |= {f"privileged/{name}": value for name, value in facts.items()}
         row |= {"mask": acting, "episode": torch.where(self.closed, -1, episode), "actions": choice.actions}
         rewards = torch.where(acting, step.reward, 0.0)
         self.steps.append(row | {"rewards": rewards, "logprobs": choice.logprobs, "values": choice.values})
@@ -105,10 +108,14 @@ class Record:
     def trials(self, group: Tensor, task: Tensor | None, keys: Sequence[str], measured: Mapping[str, Tensor]) -> Trials:
         """What was recorded; `measured` are further fields of `Trials`."""
         stacked: dict[str, Any] = {name: torch.stack([row[name] for row in self.steps], 1) for name in self.steps[0]}
-        inputs = {name.split("/")[1]: stacked.pop(name) for name in list(stacked) if name.startswith("inputs/")}
+        inputs, facts = (
+            {name.removeprefix(kind): stacked.pop(name) for name in list(stacked) if name.startswith(kind)}
+            for kind in ("inputs/", "privileged/")
+        )
         ended_by_itself = self.stop[:, -1] == int(Stop.TERMINATED)
         trial_stop = torch.where(ended_by_itself, int(Stop.TERMINATED), int(Stop.BUDGET)).to(torch.int8)
         fields: dict[str, Any] = {**measured, "stop": self.stop, "trial_stop": trial_stop, "task": task}
         cost = {"env_steps": stacked["mask"].sum(1)}
         cost |= {"probe_steps": fields.pop("probe_steps")} if "probe_steps" in fields else {}
-        return Trials(inputs=inputs, group=group, task_keys=tuple(keys), cost=cost, **stacked, **fields)
+        made: dict[str, Any] = {"group": group, "task_keys": tuple(keys), "cost": cost}
+        return Trials(inputs=inputs, privileged=facts, **made, **stacked, **fields)

@@ -61,6 +61,10 @@ CONTROL = {
     "inference/varibad-grid-navi": (f"{BATCH}=8", "tasks.episodes=2", "args.updates_per_step=1"),
     "inference/task_inference-grid-navi": (f"{BATCH}=8", "tasks.episodes=2", "args.updates_per_step=1"),
 }
+INFERENCE = {
+    "inference/pearl": ("tasks.steps=4", f"{BATCH}=4", "args.random_steps=24", "args.updates_per_step=2"),
+    "inference/pearl-sparse": ("tasks.steps=4", f"{BATCH}=4", "args.random_steps=24", "args.updates_per_step=2"),
+}
 META_RL = {
     "gradient/rl/maml_trpo": (*NAVIGATION, "args.curvature_share=0.5"),
     "gradient/rl/emaml": NAVIGATION,
@@ -200,9 +204,9 @@ def test_a_trainer_of_a_library_user_moves_its_tasks(device: str, tmp_path: Path
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("name", CONTROL)
+@pytest.mark.parametrize("name", CONTROL | INFERENCE)
 def test_control_trains_and_is_evaluated(name: str, device: str, tmp_path: Path) -> None:
-    trainer = trained(name, device, tmp_path, *CONTROL[name])
+    trainer = trained(name, device, tmp_path, *(CONTROL | INFERENCE)[name])
     for tasks in (trainer.tasks, trainer.tasks.to("cpu")):
         found = evaluate_policy(trainer.policy, tasks, count=6, progress=False)
         assert math.isfinite(found["players"]["policy"]["measures"]["total"]["mean"])

@@ -161,6 +161,15 @@ def test_transitions_are_drawn_evenly_and_tasks_in_the_order_asked() -> None:
     assert replay.steps(3, tasks=torch.tensor([0, 1]))["task"].tolist() == [0] * 3 + [1] * 3
 
 
+def test_the_tasks_that_are_stored_are_known() -> None:
+    replay, known = Replay(20), []
+    assert replay.tasks.tolist() == []
+    for task in (7, 2, 7, 5):  # there is room for two
+        replay.add(play([(task, [(9, Stop.TRUNCATED)])]))
+        known.append(replay.tasks.tolist())
+    assert known == [[7], [2, 7], [2, 7], [5, 7]]
+
+
 def test_windows() -> None:
     replay = Replay(1000)
     replay.add(play([(0, [(9, Stop.TERMINATED)]), (0, [(2, Stop.TRUNCATED)])]))

@@ -124,6 +124,14 @@ def test_one_fixed_goal_on_the_semicircle() -> None:
         player = Fixed(lambda seen, goal=goal: ((goal - seen[:, :2]) / 0.1).clamp(-1, 1))  # type: ignore[misc]
         found.append(float(play(tasks.env, player, params, 1).sum(1).mean()))
     assert max(found) == pytest.approx(stated("maesn", "return_3"), abs=0.05)
+    assert stated("T35", "episode_6") == stated("maesn", "return_3")
+
+
+def test_the_centre_of_the_square() -> None:
+    tasks = tasks_of("T34")
+    player = Fixed(lambda seen: (-seen / 0.1).clamp(-1, 1))
+    returns = play(tasks.env, player, tasks.batch(HELD_OUT, range(TASKS)), 1)
+    assert float(returns[:, 2].mean()) == pytest.approx(stated("T34", "episode_3"), abs=0.2)
 
 
 @pytest.mark.parametrize(

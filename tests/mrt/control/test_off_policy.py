@@ -153,6 +153,18 @@ def test_one_update_equals_its_twin(target_entropy: float | None, tmp_path: Path
     assert abs(policy.log_temperature.item() - expected["log_temperature"]) < 1e-10
 
 
+def test_whoever_made_the_observation_learns_from_the_critics_alone(tmp_path: Path) -> None:
+    trainer = build(tmp_path, {"hidden_size": 8})
+    batch = {name: torch.randn(5, 4) for name in ("observation", "next_observation")}
+    batch["observation"].requires_grad_()
+    batch |= {"action": torch.zeros(5, 2), "reward": torch.zeros(5), "terminated": torch.zeros(5, dtype=torch.bool)}
+    losses = trainer.losses(batch)
+    (slope,) = torch.autograd.grad(losses["critics"], batch["observation"], retain_graph=True)
+    assert slope.abs().max() > 0
+    for name in ("actor", "temperature"):
+        assert torch.autograd.grad(losses[name], batch["observation"], retain_graph=True, allow_unused=True) == (None,)
+
+
 def test_the_squashed_gaussian_is_a_density() -> None:
     """Against the change of variables by hand, and it integrates to one."""
     logits = torch.tensor([0.4, -0.3], dtype=torch.float64).expand(200_000, 2)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mrt.control.agent import Entrant
+from mrt.control.agent import Entrant, RandomAgent
 from mrt.control.envs import make_env, make_tasks
 from mrt.control.interaction import play
 from mrt.control.policy import ControlPolicy
@@ -155,3 +155,15 @@ def test_groups_keys_and_seeds() -> None:
     assert first.task_keys == ("a", "b", "c")
     assert rollout(tasks.env, policy, params).group.tolist() == [0, 1, 2]
     assert first.trial_stop.tolist() == [Stop.BUDGET] * 3, "the pulls ran out: nothing follows to bootstrap from"
+
+
+def test_facts_of_the_environment_are_recorded_after_each_step() -> None:
+    tasks = make_tasks("sparse-semicircle", episodes=2, steps=3)
+    params = tasks.batch(0, range(4))
+    trials = rollout(tasks.env, RandomAgent(tasks.env.spec), params, facts=["dense_reward"])
+    dense, position = trials.privileged["dense_reward"], trials.inputs["observation"]
+    away = (position[:, 1:] - params["goal"][:, None]).norm(dim=-1)
+    mask = trials.mask[:, :-1]
+    torch.testing.assert_close(dense[:, :-1][mask], -away[mask])
+    assert dense[~trials.mask].eq(0).sum() >= 4, "a closing row comes after no step"
+    assert not rollout(tasks.env, RandomAgent(tasks.env.spec), params).privileged
