@@ -168,7 +168,8 @@ class AMAGOPolicy(PreTrainedModel, Agent):
         """New units (G,) for the critics and their targets, predictions unchanged (van Hasselt et al. 2016, PopArt)."""
         scale, shift = self.value_std / std, (self.value_mean - mean) / std
         for critics in (self.critics, self.targets["critics"]):
-            critics.rescale(scale, shift)
+            ensemble: Any = critics
+            ensemble.rescale(scale, shift)
         self.value_mean.copy_(mean)
         self.value_std.copy_(std)
 

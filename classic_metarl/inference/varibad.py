@@ -49,6 +49,7 @@ from classic_metarl.trainers.beliefs import (
     mean_over_steps,
     mlp,
 )
+from mrt.control.encoder import shown_action
 from mrt.control.latents import Latent
 from mrt.errors import ConfigError
 from mrt.trials import Trials
@@ -102,7 +103,7 @@ class VariBADPolicy(BeliefPolicy):
 
     def one_hot(self, actions: Tensor) -> Tensor:
         """(B, T, A) of what was done, as the policy is shown it."""
-        return self._action(actions)
+        return shown_action(self.config, actions, self.dtype)
 
 
 class PairDecoder(nn.Module):

@@ -75,7 +75,7 @@ class BeliefPolicy(ControlPolicy):
             raise ConfigError("separate_critic: actor and critic of a belief policy read the same belief")
         size, width = config.hidden_size, config.observation + 2 * config.latent
         self.posterior = nn.Linear(size, 2 * config.latent)
-        self.tasks: nn.Module | None = None  # what says the task, where a subclass has it
+        self.tasks: Any = None  # what says the task, where a subclass has it
         self.trunk = nn.Sequential(nn.Linear(width, size), nn.Tanh(), nn.Linear(size, size), nn.Tanh())
 
     def decoded(self, latent: Latent) -> Tensor | None:

@@ -53,6 +53,7 @@ def two_hypotheses(run: Path, recipe: Recipe, tasks: int, measures: Sequence[str
     """`error` of `log_odds`; its floor is that of whoever believes in the prior for ever, its ceiling 0."""
     torch.set_num_threads(1)
     drawn, agent = make_tasks(**recipe.tasks), load_agent(run)
+    assert isinstance(drawn.env, DependentBandit)
     prior = log_odds(_Prior(drawn.env), drawn, tasks)
     found = {"error": Score(*mean_and_se(log_odds(agent, drawn, tasks)), float(prior.mean()), 0.0)}
     return {name: found[name] for name in measures}

@@ -37,17 +37,21 @@ def embedding(config: PolicyConfig) -> nn.Sequential:
     return nn.Sequential(nn.Linear(width, size), *deeper)
 
 
-def seen_vector(config: PolicyConfig, seen: Inputs, time: Tensor, dtype: torch.dtype) -> Tensor:
+def shown_action(config: Any, action: Tensor, dtype: torch.dtype) -> Tensor:
+    """(..., A) of actions as a policy sees them: one-hot where they are discrete; -1, none, has no bit."""
+    if not config.actions:
+        return action
+    names = torch.arange(config.actions, device=action.device)
+    return (action[..., None] == names).to(dtype)
+
+
+def seen_vector(config: Any, seen: Inputs, time: Tensor, dtype: torch.dtype) -> Tensor:
     """(..., width) of what is to be embedded; `time` (...) are the steps since the start of the trial."""
     see, parts = config.see, []
     if "observation" in see:
         parts.append(seen["observation"])
     if "action" in see:
-        action = seen["action"]
-        if config.actions:
-            names = torch.arange(config.actions, device=action.device)
-            action = (action[..., None] == names).to(dtype)  # -1, none, has no bit
-        parts.append(action)
+        parts.append(shown_action(config, seen["action"], dtype))
     parts += [seen[name][..., None].float() for name in ("reward", "done") if name in see]
     if "time" in see:
         parts.append(time[..., None].float() / config.horizon)
@@ -89,5 +93,5 @@ class Encoder(nn.Module):
         return self.memory.embedded(self.embed, self._vector(inputs, steps.expand_as(inputs["done"])), inputs)
 
     def _vector(self, seen: Inputs, time: Tensor) -> Tensor:
-        weight = self.embed[0].weight
-        return seen_vector(self.config, seen, time, weight.dtype).to(weight.dtype)
+        dtype = next(self.embed.parameters()).dtype
+        return seen_vector(self.config, seen, time, dtype).to(dtype)

@@ -139,7 +139,7 @@ class SACTrainer(OffPolicyTrainer):
     """
 
     args: SACConfig
-    policy_class = SACPolicy
+    policy_class: type[Any] = SACPolicy
 
     @classmethod
     def args_class(cls) -> type:

@@ -70,7 +70,7 @@ class PolicyConfig(PreTrainedConfig):
         super().__init__(**kwargs)
 
 
-def config_for(kind: type[PolicyConfig], spec: Spec, options: Mapping[str, Any]) -> PolicyConfig:
+def config_for(kind: type[Any], spec: Spec, options: Mapping[str, Any]) -> Any:
     """The configuration of a fresh policy for an environment.
 
     Raises:
@@ -95,7 +95,7 @@ class ControlPolicy(PreTrainedModel, Agent):
         ConfigError: for an unknown memory, or inputs to `see` that do not exist.
     """
 
-    config_class = PolicyConfig
+    config_class: type[Any] = PolicyConfig
     base_model_prefix = "policy"
     main_input_name = "inputs"
     _supports_sdpa = True
@@ -136,8 +136,7 @@ class ControlPolicy(PreTrainedModel, Agent):
         Raises:
             ConfigError: for an option that the class's configuration does not have.
         """
-        kind: Any = cls.config_class
-        return cls(config_for(kind, spec, options))
+        return cls(config_for(cls.config_class, spec, options))
 
     # Acting.
 

@@ -56,7 +56,7 @@ class EnvInText:
         self, game: str, writing: Writing = "signs", penalty: float = 0.5, split: str | None = None, **options: Any
     ) -> None:
         if writing not in UNREAD:
-            raise ConfigError(f"writing={writing!r} is unknown; {nearest(str(writing), UNREAD)}")
+            raise ConfigError(f"writing={writing!r} is unknown; {nearest(str(writing), tuple(UNREAD))}")
         self.tasks = make_tasks(game, split, **options)
         self.env = self.tasks.env
         if not isinstance(self.env, (*ARMS, Room)):

@@ -101,11 +101,13 @@ def record(
     """
     width = max(map(len, ids))
     table = torch.tensor([[*row, *[pad_id] * (width - len(row))] for row in ids])
-    steps = {name: _padded([getattr(line, name) for line in lines], width - 1, *FIELDS[name]) for name in FIELDS}
+    steps: dict[str, Any] = {
+        name: _padded([getattr(line, name) for line in lines], width - 1, *FIELDS[name]) for name in FIELDS
+    }
     attempts = max(len(line.stops) for line in lines)
     share = torch.tensor([float(len(row)) for row in ids])
     share = share / share.sum()
-    measured: dict[str, Tensor] = {}
+    measured: dict[str, Any] = {}
     if prover != "none":
         measured = {
             "stop_values": _padded([line.stop_values for line in lines], attempts + 1, torch.float32, math.nan),

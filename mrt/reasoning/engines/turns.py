@@ -7,6 +7,7 @@ given since, together with the last token that was drawn. What is asked about a 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -155,7 +156,8 @@ class Turns:
         before, after = (torch.tensor(list(those), device=device)[:, None] for those in (rows, numbers))
         owner = held.owner[index]
         owner = torch.where(owner == before, after, torch.where(owner == PREFIX, PREFIX, NOBODY))
-        pairs = [(layer.keys[index], layer.values[index]) for layer in held.cache.layers]  # type: ignore[index]
+        layers: list[Any] = list(held.cache.layers)
+        pairs = [(layer.keys[index], layer.values[index]) for layer in layers]
         return Rows(growing_cache(pairs), owner, held.position[index])
 
     def _keys_of(self, row: int) -> Tensor:

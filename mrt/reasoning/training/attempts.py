@@ -46,7 +46,7 @@ class AttemptsTrainer(TrialTrainer):
     """
 
     args: AttemptsConfig
-    tasks: TextTasks  # type: ignore[assignment]
+    tasks: TextTasks
     rows_written = 8
 
     def __init__(self, model: Any, args: AttemptsConfig, tasks: TextTasks, tokenizer: Any, **kwargs: Any) -> None:

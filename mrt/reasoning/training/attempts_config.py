@@ -47,7 +47,7 @@ class AttemptsConfig(TrialConfig):
     bf16: bool | None = field(  # type: ignore[assignment]
         default=None, metadata={"help": "bfloat16 mixed precision; None: on a GPU that can"}
     )
-    gradient_checkpointing: bool | None = field(  # type: ignore[assignment]
+    gradient_checkpointing: bool | None = field(
         default=None, metadata={"help": "recompute activations; None: on a GPU"}
     )
 

@@ -100,7 +100,8 @@ def test_recipes_run_and_what_they_saved_acts_as_it_did(name: str, tmp_path: Pat
     assert {"reward", "cost/env_steps"} <= trainer.state.log_history[0].keys()
     trainer.save_model(str(tmp_path / "model"))
     recipe = load_recipe(name, [*SMALL])
-    back = import_trainer(recipe.trainer).agent_of(tmp_path, recipe)
+    kind: Any = import_trainer(recipe.trainer)
+    back = kind.agent_of(tmp_path, recipe)
     params, env = trainer.tasks.batch(9, range(4)), trainer.tasks.env
     torch.manual_seed(1)
     left = play(env, trainer.policy.eval(), params, seed=2)
