@@ -6,15 +6,19 @@
 pearl_over_oyster    Gradient steps a second of PEARL in the whole loop of `PEARLTrainer` (contexts and transitions from
                      the replay, guard, logs), over those that the authors' code took on a machine of this kind:
                      16 tasks, 256 rows of each, networks of 3 x 300, contexts of 64 transitions, an encoder of 3 x 200
-                     and a latent of 5. One thread. Steps by the clock of the CPU stand beside: other programs do not
-                     count in them.
+                     and a latent of 5.
+varibad_over_published   Environment steps a second of VariBAD in the whole loop of `VariBADTrainer` on GridNavi, by its
+                     recipe (playing, the policy's updates and those of encoder and decoder, guard, logs), over those of
+                     the authors' code on a machine of this kind, its accident mended (as published: 937).
+
+One thread. Ratios by the clock of the CPU stand beside: other programs do not count in them.
 """
 
 from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -22,12 +26,19 @@ from typing import Any
 
 import torch
 from transformers import TrainerCallback
+from transformers.trainer_callback import PrinterCallback
 
 from classic_metarl.inference.pearl import PEARLConfig, PEARLPolicy, PEARLTrainer
+from classic_metarl.inference.varibad import VariBADTrainer
 from evals.speed.common import parser, say, show
+from mrt.cli.allocator import keep_freed_memory
 from mrt.control.envs import make_tasks
+from mrt.runs.recipe import load_recipe
 
 OYSTER = 2.33  # gradient steps a second of the published code, one thread
+PUBLISHED = 1276  # environment steps a second of VariBAD's authors' code, mended, one thread
+RECIPE = "inference/varibad-grid-navi"
+QUIET = ("use_cpu=true", "disable_tqdm=true", "report_to=none", "save_strategy=no", "write_trials=false")
 
 
 @dataclass(frozen=True)
@@ -52,13 +63,30 @@ class Marks(TrainerCallback):
     """Both clocks at the end of every step of the outer loop."""
 
     def __init__(self) -> None:
-        self.wall: list[float] = []
-        self.cpu: list[float] = []
+        self.clocks: dict[str, list[float]] = {"wall": [], "cpu": []}
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """One more."""
-        self.wall.append(time.perf_counter())
-        self.cpu.append(time.process_time())
+        self.clocks["wall"].append(time.perf_counter())
+        self.clocks["cpu"].append(time.process_time())
+
+    def per_second(self, trainer: Any, of_a_step: Callable[[], float], what: str) -> dict[str, float]:
+        """Trains; how many of `what` a second by each clock: the median over steps, the first aside."""
+        trainer.remove_callback(PrinterCallback)
+        trainer.add_callback(self)
+        trainer.train()
+        found = {}
+        for name, clock in self.clocks.items():
+            took = sorted(later - earlier for earlier, later in pairwise(clock))
+            found[name] = of_a_step() / took[len(took) // 2]
+            say(f"{found[name]:.2f} {what} a second ({name})")
+        return found
+
+
+def compared(speed: Mapping[str, float], theirs: float, target: float) -> dict[str, Any]:
+    """Ratios by both clocks, and what they are made of."""
+    ratios = {"ratio": speed["wall"] / theirs, "ratio_by_cpu": speed["cpu"] / theirs}
+    return {**ratios, "target_at_least": target, "per_second": dict(speed), "theirs_per_second": theirs}
 
 
 def pearl(sizes: Sizes, out: Path) -> PEARLTrainer:
@@ -76,28 +104,35 @@ def pearl(sizes: Sizes, out: Path) -> PEARLTrainer:
 
 
 def measure_pearl(sizes: Sizes) -> dict[str, Any]:
-    """`pearl_over_oyster`: the median over steps of the outer loop, the first aside."""
-    marks = Marks()
+    """`pearl_over_oyster`."""
     with tempfile.TemporaryDirectory() as folder:
         trainer = pearl(sizes, Path(folder))
-        trainer.add_callback(marks)
-        trainer.train()
-    per_second = {}
-    for name, clock in (("wall", marks.wall), ("cpu", marks.cpu)):
-        took = sorted(later - earlier for earlier, later in pairwise(clock))
-        per_second[name] = sizes.updates / took[len(took) // 2]
-        say(f"pearl 1/1: {per_second[name]:.2f} gradient steps a second ({name})")
-    ratios = {"ratio": per_second["wall"] / OYSTER, "ratio_by_cpu": per_second["cpu"] / OYSTER}
-    return {**ratios, "target_at_least": 1.5, "steps_per_second": per_second, "oyster_per_second": OYSTER}
+        speed = Marks().per_second(trainer, lambda: sizes.updates, "gradient steps of PEARL")
+    return compared(speed, OYSTER, 1.5)
+
+
+def measure_varibad(steps: int = 12, trials: int | None = None) -> dict[str, Any]:
+    """`varibad_over_published`, over `steps` steps of the outer loop, each a collection and all its updates.
+
+    Args:
+        trials: of a collection; those of the recipe when left out.
+    """
+    few = () if trials is None else (f"per_device_train_batch_size={trials}",)
+    with tempfile.TemporaryDirectory() as folder:
+        recipe = load_recipe(RECIPE, [*QUIET, f"max_steps={steps}", *few])
+        trainer = VariBADTrainer.from_recipe(recipe, Path(folder))
+        frames = lambda: trainer.cost.total["env_steps"] / steps  # noqa: E731
+        speed = Marks().per_second(trainer, frames, "environment steps of VariBAD")
+    return compared(speed, PUBLISHED, 10)
 
 
 def table(results: Mapping[str, Any]) -> str:
     """What was measured."""
-    one = results["pearl_over_oyster"]
-    speeds = ", ".join(f"{speed:.2f}/s ({clock})" for clock, speed in one["steps_per_second"].items())
-    return (
-        f"pearl_over_oyster {one['ratio']:.2f} (target at least {one['target_at_least']}), "
-        f"{one['ratio_by_cpu']:.2f} by the CPU's clock\n  {speeds} over {one['oyster_per_second']}/s"
+    return "\n".join(
+        f"{name} {one['ratio']:.2f} (target at least {one['target_at_least']}), {one['ratio_by_cpu']:.2f} by the CPU's "
+        f"clock: {one['per_second']['wall']:.2f}/s over {one['theirs_per_second']}/s"
+        for name, one in results.items()
+        if name.endswith(("_over_oyster", "_over_published"))
     )
 
 
@@ -105,7 +140,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command line."""
     ns = parser("evals.speed.inference", __doc__ or "").parse_args(argv)
     torch.set_num_threads(1)
-    show({"pearl_over_oyster": measure_pearl(SMOKE if ns.smoke else Sizes())}, ns.json, table)
+    if argv is None:
+        keep_freed_memory()  # as `mrt train` does
+    found = {
+        "pearl_over_oyster": measure_pearl(SMOKE if ns.smoke else Sizes()),
+        "varibad_over_published": measure_varibad(3, 8) if ns.smoke else measure_varibad(),
+    }
+    show(found, ns.json, table)
     return 0
 
 

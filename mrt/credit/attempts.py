@@ -18,12 +18,12 @@ def attempt_returns(
 ) -> Tensor:
     """A[b,t] = (G_bj - mean_g G_j) / (s + eps) at all steps t of attempt j, G_bj = sum over i >= j of gamma^(i-j) R_bi.
 
-    R_bi is the undiscounted return of attempt (episode) i. The return across attempts with a discount across them, not
-    within, is LaMer's (2512.16848; gamma 0.6, 3 attempts, groups of 8), and at gamma 1 that of RL2 (1611.02779). The
-    mean is over the rows of the group that have an attempt j: what rows could know of the task so far is the same kind
-    of knowledge there. `scale`: "group" divides by the root mean square of these differences in the group, "batch" in
-    the whole batch (`gather` collects it from the other processes), "none" not at all. Unscorable rows get 0 and take
-    no part; steps outside any attempt get 0.
+    R_bi is the undiscounted return of attempt (episode) i, with what is paid between it and the next. The return
+    across attempts with a discount across them, not within, is LaMer's (2512.16848; gamma 0.6, 3 attempts, groups
+    of 8), and at gamma 1 that of RL2 (1611.02779). The mean is over the rows of the group that have an attempt j:
+    what rows could know of the task so far is the same kind of knowledge there. `scale`: "group" divides by the
+    root mean square of these differences in the group, "batch" in the whole batch (`gather` collects it from the
+    other processes), "none" not at all. Unscorable rows get 0 and take no part; steps outside any attempt get 0.
 
     Raises:
         ConfigError: for a gamma outside [0, 1], and an unknown scale.
@@ -33,9 +33,8 @@ def attempt_returns(
     if scale not in SCALES:
         raise ConfigError(f"scale={scale!r} is no scaling of attempt returns; {nearest(str(scale), SCALES)}")
     width = max(1, int(trials.episodes.max()) if len(trials) else 0)
-    inside = trials.episode >= 0
     earned = trials.rewards.new_zeros(len(trials), width)
-    earned.scatter_add_(1, trials.episode.clamp(min=0), torch.where(inside, trials.rewards, 0.0))
+    earned.scatter_add_(1, trials.episode.cummax(1).values.clamp(min=0), trials.rewards)
     to_go = discounted_to_go(earned, gamma)
     present = (torch.arange(width, device=earned.device) < trials.episodes[:, None]) & trials.scored[:, None]
     centred = torch.where(present, to_go - depth_means(to_go, trials), 0.0)
