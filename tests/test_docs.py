@@ -38,6 +38,8 @@ SHOWN = {
     ),
     "index.md": ("make install", "pip install -e"),
     "inference.md": ("mrt train inference/",),
+    "attempts.md": ("mrt train attempts/",),
+    "systems.md": ("mrt train inference/",),
 }
 
 

@@ -346,6 +346,7 @@ def test_mistakes_are_named(changed: str, message: str, tmp_path: Path) -> None:
     assert len(listed_tasks(make_env("grid-navi"))["goal"]) == 21
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["inference/task_inference-two-hypotheses", "inference/varibad-two-hypotheses"])
 def test_the_belief_becomes_the_log_odds(name: str, tmp_path: Path, learning: Any) -> None:
     """T37 in small: (s - f) log 3 after up to three pulls; the prior alone misses it by 1.51 on average."""

@@ -274,7 +274,7 @@ def test_the_two_step_signature_tells_model_based_choice(monkeypatch: pytest.Mon
         def eval(self) -> None:
             return None
 
-    monkeypatch.setattr(measures, "load_control_policy", lambda run: Bayes())
+    monkeypatch.setattr(measures, "load_agent", lambda run: Bayes())
     monkeypatch.setattr(measures, "Entrant", lambda policy, greedy: TwoStepBayes())
     optimal = measures.stay(Path("run"), recipe, 300)
     assert optimal.mean == 1.0
