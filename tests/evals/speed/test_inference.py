@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.training
+pytestmark = pytest.mark.slow
 
 
 def test_it_runs(root: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from evals.speed import off_policy
 
-pytestmark = pytest.mark.training
+pytestmark = pytest.mark.slow
 
 
 def test_it_runs(capsys: pytest.CaptureFixture[str]) -> None:
