@@ -17,12 +17,13 @@ HALF = "args.model_init_kwargs={dtype: bfloat16}"
 
 def test_finetuning_reinforcement_evaluation_and_report(tmp_path: Path) -> None:
     sft, mrt, merged = tmp_path / "sft", tmp_path / "mrt", tmp_path / "merged"
-    few = ["args.max_steps=6", "args.logging_steps=1", HALF]
+    few = ["args.max_steps=8", "args.warmup_steps=1", "args.logging_steps=1", HALF]
     assert main(["train", "smollm2/sft", *few, f"output_dir={sft}"]) == 0
     logged = [json.loads(line) for line in (sft / "metrics.jsonl").read_text().splitlines()]
     accuracies = [row["mean_token_accuracy"] for row in logged if "mean_token_accuracy" in row]
     assert accuracies[-1] > accuracies[0]
-    small = ["args.max_steps=1", "args.per_device_train_batch_size=8", "args.generation_batch_size=8", HALF]
+    small = ["args.max_steps=1", "args.per_device_train_batch_size=4", "args.gradient_accumulation_steps=2"]
+    small += ["args.generation_batch_size=8", HALF]
     assert main(["train", "smollm2/mrt", *small, f"model={sft / 'model'}", f"output_dir={mrt}"]) == 0
     rows = [json.loads(line) for line in (mrt / "trials.jsonl").read_text().splitlines()]
     assert len(rows) == 8
