@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from mrt.control.agent import Agent, Shape
-from mrt.control.envs import make_env
+from mrt.control.envs import Spec, make_env
 from mrt.control.policy import ControlPolicy
 from mrt.errors import ConfigError
 from mrt.runs.code import import_environments
@@ -50,6 +50,19 @@ def load_agent(path: str | Path, allow_code: bool = False) -> Agent:
             raise ConfigError(f"{path} holds no policy: what {recipe.trainer} trains does not act in environments")
         return trainer.agent_of(run, recipe)
     return load_control_policy(path)
+
+
+def recipe_policy(recipe: Recipe, spec: Spec, kind: type[Any]) -> Any:
+    """The policy of a recipe: `model` names a saved one of this `kind`, `policy` describes a fresh one.
+
+    Raises:
+        ConfigError: for both, a saved policy that is not there, and options that `kind` does not have.
+    """
+    if not recipe.model:
+        return kind.for_spec(spec, **recipe.policy)
+    if recipe.policy:
+        raise ConfigError("a recipe has a model to go on from or a policy to build, not both")
+    return load_control_policy(recipe.model, kind)
 
 
 def load_control_policy(path: str | Path, kind: type[Any] = ControlPolicy) -> Any:

@@ -25,7 +25,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from mrt.control.agent import Agent, RandomAgent
 from mrt.control.envs import EnvTasks, make_tasks
-from mrt.control.loading import load_control_policy
+from mrt.control.loading import load_control_policy, recipe_policy
 from mrt.control.rollout import rollout
 from mrt.errors import ConfigError
 from mrt.optim.learners import Learner
@@ -100,11 +100,7 @@ class OffPolicyTrainer(TrialTrainer):
     @classmethod
     def make_policy(cls, recipe: Recipe, tasks: EnvTasks) -> Any:
         """The policy of a recipe: `model` names a saved one, `policy` describes a fresh one."""
-        if not recipe.model:
-            return cls.policy_class.for_spec(tasks.env.spec, **recipe.policy)
-        if recipe.policy:
-            raise ConfigError("a recipe has a model to go on from or a policy to build, not both")
-        return load_control_policy(recipe.model, cls.policy_class)
+        return recipe_policy(recipe, tasks.env.spec, cls.policy_class)
 
     @classmethod
     def agent_of(cls, run: Path, recipe: Recipe) -> Agent:

@@ -20,7 +20,7 @@ from torch import Tensor
 from mrt.control.agent import Agent
 from mrt.control.envs import EnvTasks, make_tasks
 from mrt.control.failures import CURES, failures, shares
-from mrt.control.loading import load_control_policy
+from mrt.control.loading import load_control_policy, recipe_policy
 from mrt.control.oracles import episode_bounds
 from mrt.control.policy import ControlPolicy, Heads
 from mrt.control.probes import ExploitProbe
@@ -137,12 +137,7 @@ class ControlTrainer(TrialTrainer):
     @classmethod
     def make_policy(cls, recipe: Recipe, tasks: EnvTasks) -> Any:
         """The policy of a recipe: `model` names a saved one, `policy` describes a fresh one; `peft` wraps either."""
-        if recipe.model:
-            policy: Any = load_control_policy(recipe.model, cls.policy_class)
-            if recipe.policy:
-                raise ConfigError("a recipe has a model to go on from or a policy to build, not both")
-        else:
-            policy = cls.policy_class.for_spec(tasks.env.spec, **recipe.policy)
+        policy = recipe_policy(recipe, tasks.env.spec, cls.policy_class)
         if recipe.peft is not None:
             from peft import LoraConfig, get_peft_model
 
