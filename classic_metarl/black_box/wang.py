@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from classic_metarl.black_box.defaults import with_policy
+from mrt.control.encoder import ALL_INPUTS
 from mrt.control.envs import EnvTasks
-from mrt.control.policy import ALL_INPUTS
 from mrt.control.trainer import ControlConfig, ControlTrainer
 from mrt.errors import ConfigError
 from mrt.runs.recipe import Recipe

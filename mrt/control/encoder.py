@@ -28,10 +28,8 @@ def embedding(config: PolicyConfig) -> nn.Sequential:
         raise ConfigError(f"see: {sorted(unknown)} are no inputs of a policy; there are {list(ALL_INPUTS)}")
     if config.embed not in ("linear", "mlp"):
         raise ConfigError(f"embed={config.embed!r} is neither linear nor mlp")
-    size, widths = (
-        config.hidden_size,
-        {"observation": config.observation, "action": config.actions or config.action_size},
-    )
+    size = config.hidden_size
+    widths = {"observation": config.observation, "action": config.actions or config.action_size}
     width = sum(widths.get(name, 1) for name in ALL_INPUTS if name in config.see)
     deeper = [nn.Tanh(), nn.Linear(size, size)] if config.embed == "mlp" else []
     return nn.Sequential(nn.Linear(width, size), *deeper)

@@ -13,7 +13,6 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from mrt.control.agent import Agent, Choice, Seen, Shape
 from mrt.control.distributions import Categorical, Distribution, Gaussian
-from mrt.control.encoder import ALL_INPUTS as ALL_INPUTS
 from mrt.control.encoder import INPUTS, embedding, seen_vector
 from mrt.control.envs.base import Spec
 from mrt.control.memories import Inputs, make_memory

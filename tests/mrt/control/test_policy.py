@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from mrt.control.distributions import LOG_STD, Categorical, Gaussian
+from mrt.control.encoder import ALL_INPUTS, INPUTS
 from mrt.control.envs import Spec
-from mrt.control.policy import ALL_INPUTS, INPUTS, ControlPolicy, PolicyConfig
+from mrt.control.policy import ControlPolicy, PolicyConfig
 from mrt.errors import ConfigError
 from tests.support.policies import at, make_inputs, make_policy, stepped
 
