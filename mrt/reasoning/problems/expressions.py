@@ -11,6 +11,7 @@ division).
 
 from __future__ import annotations
 
+import ast
 import random
 import re
 from collections.abc import Iterator, Sequence
@@ -24,6 +25,7 @@ Forms = dict[Value, list[str]]  # strings by their value
 OPERATIONS = "+-*/"
 MAX_CHARS = 1000
 MAX_DEPTH = 32
+_SIGNS: dict[type[ast.operator], str] = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/"}
 _TOKEN = re.compile(r"[0-9]+|[^ \t\r\n]")
 
 
@@ -117,6 +119,23 @@ class _Parser:
         if shape == "group":
             raise NotAnExpression("doubled parentheses")
         return value, "group"
+
+
+def plain(expression: str) -> str:
+    """The expression without the parentheses that change nothing: "(3*5)+7" is "3*5+7", "9-(2+4)" stays."""
+    return _written(ast.parse(expression, mode="eval").body)[0]
+
+
+def _written(node: ast.expr) -> tuple[str, int]:
+    """The text of an expression, and how tightly its last operation binds: 1 a sum, 2 a product, 3 a number."""
+    if not isinstance(node, ast.BinOp):
+        return ast.unparse(node), 3
+    sign = _SIGNS[type(node.op)]
+    own = 1 if sign in "+-" else 2
+    (left, before), (right, behind) = _written(node.left), _written(node.right)
+    left = f"({left})" if before < own else left
+    right = f"({right})" if behind < own or (behind == own and sign in "-/") else right
+    return f"{left}{sign}{right}", own
 
 
 def halves(numbers: Sequence[int]) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:

@@ -1,7 +1,7 @@
 """Search traces for the warm start: attempts at a Countdown problem, each worked out and marked, then the answer.
 
     signs   3+5=8,8*7=56~34✗\\n\\nWait3*5=15,15+7=22~0✓</think>\\boxed{(3*5)+7}<|end|>
-    words   3+5=8, 8*7=56, no\\n\\nWait, 3*5=15, 15+7=22, yes\\n</think>\\n\\n**Final Answer**\\n\\boxed{(3*5)+7}
+    words   3+5=8, 8*7=56, no\\n\\nWait, 3*5=15, 15+7=22, yes\\n</think>\\n\\n**Final Answer**\\n\\boxed{3*5+7}
 
 In signs, for the tiny model, each attempt ends with its distance to the target. Comparing two numbers in one look is
 harder for a small model than arithmetic: without the distance it learned 99 % of the arithmetic and never to mark a
@@ -22,7 +22,7 @@ from mrt.errors import ConfigError
 from mrt.reasoning.models.tiny import RIGHT, WAIT, WRONG
 from mrt.reasoning.problems.base import Problem, ProblemSet
 from mrt.reasoning.problems.chains import steps
-from mrt.reasoning.problems.expressions import Attempt, draw_attempt
+from mrt.reasoning.problems.expressions import Attempt, draw_attempt, plain
 from mrt.reasoning.training.cycle_traces import cycle_episodes
 
 
@@ -39,7 +39,8 @@ class SearchTrace:
 @dataclass(frozen=True)
 class Writing:
     """How attempts are spelled: what stands between two of them, between two steps, and behind a hit or a miss.
-    `distance` stands before the mark with the distance to the target; None: the distance is not written.
+    `distance` stands before the mark with the distance to the target; None: the distance is not written. `plain`
+    answers have no parentheses that change nothing: they follow the steps of the attempt number by number.
     """
 
     between: str
@@ -47,6 +48,11 @@ class Writing:
     right: str
     wrong: str
     distance: str | None = None
+    plain: bool = False
+
+    def answer(self, attempt: Attempt) -> str:
+        """The expression of an attempt, as it is answered."""
+        return plain(attempt.expression) if self.plain else attempt.expression
 
     def attempt(self, attempt: Attempt, target: int) -> str:
         """The steps of an attempt and what came of them."""
@@ -56,7 +62,7 @@ class Writing:
 
 
 SIGNS = Writing(WAIT, ",", RIGHT, WRONG, "~")
-WORDS = Writing("\n\nWait, ", ", ", ", yes", ", no")
+WORDS = Writing("\n\nWait, ", ", ", ", yes", ", no", plain=True)
 
 
 @dataclass(frozen=True)
@@ -134,10 +140,10 @@ def search_trace(
             break  # everything has been tried
         written.append(writing.attempt(attempt, target))
         if attempt.value == target:
-            return SearchTrace(writing.between.join(written), attempt.expression, True, len(written))
+            return SearchTrace(writing.between.join(written), writing.answer(attempt), True, len(written))
     guess = _draw(numbers, operations, limit, rng, tried) or _draw(numbers, operations, limit, rng, set())
     assert guess is not None, f"{problem.key} has no expression that can be worked out"
-    return SearchTrace(writing.between.join(written), guess.expression, False, len(written))
+    return SearchTrace(writing.between.join(written), writing.answer(guess), False, len(written))
 
 
 def chain_trace(

@@ -105,7 +105,7 @@ def test_promp_learns_several_times_from_a_collection(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_two_processes_keep_one_policy(tmp_path: Path) -> None:
     """Each plays tasks of its own, and the meta-gradient, through the inner step, is averaged over both."""
-    done = run_module("tests.programs.meta_rl_ddp", tmp_path, processes=2, timeout=600)
+    done = run_module("tests.programs.meta_rl_ddp", tmp_path, processes=2, timeout=300)
     lines = done.stdout.replace("policy", "\npolicy").splitlines()
     said = sorted(line.split(maxsplit=3)[1:] for line in lines if line.startswith("policy "))
     assert len(said) == 2

@@ -66,7 +66,7 @@ def test_a_run_goes_on_in_the_middle_of_a_collection(memory: str, tmp_path: Path
 
 def test_two_processes_keep_one_policy(tmp_path: Path) -> None:
     """The critic's units follow the targets of both: each by its own would take the value heads apart."""
-    done = run_module("tests.programs.control_ddp", tmp_path, processes=2, timeout=600)
+    done = run_module("tests.programs.control_ddp", tmp_path, processes=2, timeout=300)
     lines = done.stdout.replace("policy ", "\npolicy ").replace("logged ", "\nlogged ").splitlines()
     ours, theirs = (json.loads(line.split(maxsplit=2)[2]) for line in sorted(lines) if line.startswith("logged "))
     assert len(ours) == 6

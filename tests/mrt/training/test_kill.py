@@ -73,7 +73,7 @@ def test_a_save_in_training_that_dies_at_any_file_operation(fault: str, what: st
 
 def two_processes(folder: Path, *options: str) -> list[str]:
     """What the two processes printed: rank, digest, dropped updates."""
-    done = run_module("tests.programs.ddp", folder, *options, processes=2, timeout=600)
+    done = run_module("tests.programs.ddp", folder, *options, processes=2, timeout=300)
     return sorted(line for line in done.stdout.replace("digest", "\ndigest").splitlines() if line.startswith("digest "))
 
 

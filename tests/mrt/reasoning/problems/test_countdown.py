@@ -3,6 +3,7 @@
 import ast
 import itertools
 import json
+import random
 import time
 from fractions import Fraction
 
@@ -12,7 +13,7 @@ from mrt.errors import ConfigError, DataError
 from mrt.reasoning.grading.verdict import Grade, Verdict
 from mrt.reasoning.problems import SPLITS, Countdown, Problem, load_problems, to_dataset, validate
 from mrt.reasoning.problems.countdown import SHARES, key_of, reachable
-from mrt.reasoning.problems.expressions import NotAnExpression, evaluate, expressions
+from mrt.reasoning.problems.expressions import NotAnExpression, draw_attempt, evaluate, expressions, plain
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +120,35 @@ def all_texts(numbers: tuple[int, ...]) -> list[str]:
 )
 def test_values(text: str, value: Fraction) -> None:
     assert evaluate(text) == ([int(d) for d in text if d.isdigit()], value)
+
+
+@pytest.mark.parametrize(
+    ("expression", "written"),
+    [
+        ("(3*5)+7", "3*5+7"),
+        ("1+(12+12)", "1+12+12"),
+        ("20+(9-4)", "20+9-4"),
+        ("(12-3)-4", "12-3-4"),
+        ("9-(2+4)", "9-(2+4)"),
+        ("9-(4-2)", "9-(4-2)"),
+        ("2*(6/3)", "2*6/3"),
+        ("8/(4*2)", "8/(4*2)"),
+        ("3*(4+5)", "3*(4+5)"),
+        ("(8-2)*(3+1)", "(8-2)*(3+1)"),
+    ],
+)
+def test_parentheses_that_change_nothing(expression: str, written: str) -> None:
+    assert plain(expression) == written
+    assert evaluate(written) == evaluate(expression)
+
+
+def test_plain_expressions_keep_their_value() -> None:
+    rng = random.Random(0)
+    for _ in range(300):
+        attempt = draw_attempt([rng.randint(1, 12) for _ in range(5)], "+-*/", 99, rng)
+        if attempt is not None:
+            assert evaluate(plain(attempt.expression))[1] == attempt.value
+            assert plain(plain(attempt.expression)) == plain(attempt.expression)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from mrt.errors import ConfigError
 from mrt.reasoning.grading.verdict import Verdict
 from mrt.reasoning.problems import Countdown, Problem
-from mrt.reasoning.problems.expressions import draw_attempt, evaluate, step
+from mrt.reasoning.problems.expressions import draw_attempt, evaluate, plain, step
 from mrt.reasoning.training.search_traces import WORDS, search_trace, search_traces
 
 pytestmark = pytest.mark.training
@@ -90,11 +90,15 @@ def test_attempts_are_distinct_up_to_commuted_operands() -> None:
 
 
 def test_words_tell_the_same_search(countdown: Countdown) -> None:
-    """The same draws, spelled otherwise: the distance is left out, `yes` and `no` stand for the marks."""
+    """The same draws, spelled otherwise: no distance, `yes` and `no` for the marks, answers with fewer parentheses."""
     signs = search_traces(countdown, 200, (0, 5), seed=2)
     words = search_traces(countdown, 200, (0, 5), seed=2, writing=WORDS)
     for (problem, one), (same, other) in zip(signs, words, strict=True):
-        assert (problem.key, one.answer, one.hit, one.attempts) == (same.key, other.answer, other.hit, other.attempts)
+        assert (problem.key, one.hit, one.attempts) == (same.key, other.hit, other.attempts)
+        assert other.answer == plain(one.answer)
+        assert (
+            countdown.grade_answer(problem, other.answer).verdict == countdown.grade_answer(problem, one.answer).verdict
+        )
         marks = {"✓": "yes", "✗": "no"}
         spelled = [f"{steps.replace(',', ', ')}, {marks[mark]}" for steps, _, mark in attempts_of(one.thought)]
         assert other.thought == "\n\nWait, ".join(spelled)
