@@ -9,20 +9,22 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from mrt.control.agent import Agent, Shape
-from mrt.control.envs import Spec, make_env
+from mrt.control.envs import EnvTasks, Spec, make_env, make_tasks
 from mrt.control.policy import ControlPolicy
 from mrt.errors import ConfigError
 from mrt.runs.code import import_environments
 from mrt.runs.fields import field_types
 from mrt.runs.recipe import Recipe, import_trainer
 from mrt.runs.rundir import read_run
+
+T = TypeVar("T", bound="FromRecipe")
 
 
 def recipe_of(path: str | Path) -> Recipe | None:
@@ -50,6 +52,37 @@ def load_agent(path: str | Path, allow_code: bool = False) -> Agent:
             raise ConfigError(f"{path} holds no policy: what {recipe.trainer} trains does not act in environments")
         return trainer.agent_of(run, recipe)
     return load_control_policy(path)
+
+
+class FromRecipe:
+    """What trainers of control share: how a recipe becomes a trainer, and a run the agent that it left behind."""
+
+    policy_class: type[Any]  # of a fresh policy, and of one that is loaded
+
+    @classmethod
+    def from_recipe(cls: type[T], recipe: Recipe, output_dir: Path) -> T:
+        """The trainer that a recipe describes: its tasks, and a fresh policy or one to go on from (`model`).
+
+        Raises:
+            ConfigError: without tasks, and for what the arguments, tasks and policies say of themselves.
+        """
+        trainer: Any = cls
+        if not recipe.tasks:
+            raise ConfigError("control needs tasks in the recipe (tasks: {name: grid-navi, episodes: 4})")
+        args = recipe.build_args(trainer.args_class(), output_dir)
+        tasks = make_tasks(**recipe.tasks)
+        torch.manual_seed(recipe.seed)
+        return trainer(trainer.make_policy(recipe, tasks), args, tasks)
+
+    @classmethod
+    def make_policy(cls, recipe: Recipe, tasks: EnvTasks) -> Any:
+        """The policy of a recipe: `model` names a saved one, `policy` describes a fresh one."""
+        return recipe_policy(recipe, tasks.env.spec, cls.policy_class)
+
+    @classmethod
+    def agent_of(cls, run: Path, recipe: Recipe) -> Agent:
+        """The policy that the run of a recipe left behind."""
+        return load_control_policy(run, cls.policy_class)
 
 
 def recipe_policy(recipe: Recipe, spec: Spec, kind: type[Any]) -> Any:

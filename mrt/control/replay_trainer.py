@@ -16,25 +16,21 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from mrt.control.agent import Agent, RandomAgent
-from mrt.control.envs import EnvTasks, make_tasks
-from mrt.control.loading import load_control_policy, recipe_policy
+from mrt.control.envs import EnvTasks
+from mrt.control.loading import FromRecipe
 from mrt.control.rollout import rollout
 from mrt.errors import ConfigError
 from mrt.optim.learners import Learner
 from mrt.replay import Replay
-from mrt.runs.recipe import Recipe
 from mrt.trainer import TrialConfig, TrialTrainer
 from mrt.trials import Trials
-
-T = TypeVar("T", bound="OffPolicyTrainer")
 
 
 @dataclass
@@ -60,7 +56,7 @@ class OffPolicyConfig(TrialConfig):
         super().__post_init__()
 
 
-class OffPolicyTrainer(TrialTrainer):
+class OffPolicyTrainer(FromRecipe, TrialTrainer):
     """Replay, warm-up, exact resume and targets. A subclass gives `policy_class`, `losses` and `learners`.
 
     Args:
@@ -70,7 +66,6 @@ class OffPolicyTrainer(TrialTrainer):
 
     args: OffPolicyConfig
     tasks: EnvTasks
-    policy_class: type[Any]
     rows_written = 8
     facts: tuple[str, ...] = ()
     """What the environment is asked for after every step, for the replay to keep; see `rollout`."""
@@ -86,26 +81,6 @@ class OffPolicyTrainer(TrialTrainer):
     @classmethod
     def args_class(cls) -> type:
         return OffPolicyConfig
-
-    @classmethod
-    def from_recipe(cls: type[T], recipe: Recipe, output_dir: Path) -> T:
-        """The trainer that a recipe describes: its tasks, and a fresh policy or one to go on from (`model`)."""
-        if not recipe.tasks:
-            raise ConfigError("control needs tasks in the recipe (tasks: {name: point-robot, show_goal: true})")
-        args = recipe.build_args(cls.args_class(), output_dir)
-        tasks = make_tasks(**recipe.tasks)
-        torch.manual_seed(recipe.seed)
-        return cls(cls.make_policy(recipe, tasks), args, tasks)
-
-    @classmethod
-    def make_policy(cls, recipe: Recipe, tasks: EnvTasks) -> Any:
-        """The policy of a recipe: `model` names a saved one, `policy` describes a fresh one."""
-        return recipe_policy(recipe, tasks.env.spec, cls.policy_class)
-
-    @classmethod
-    def agent_of(cls, run: Path, recipe: Recipe) -> Agent:
-        """The policy that the run of a recipe left behind."""
-        return load_control_policy(run, cls.policy_class)
 
     @property
     def policy(self) -> Any:

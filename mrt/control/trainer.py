@@ -12,7 +12,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from torch import Tensor
 from mrt.control.agent import Agent
 from mrt.control.envs import EnvTasks, make_tasks
 from mrt.control.failures import CURES, failures, shares
-from mrt.control.loading import load_control_policy, recipe_policy
+from mrt.control.loading import FromRecipe
 from mrt.control.oracles import episode_bounds
 from mrt.control.policy import ControlPolicy, Heads
 from mrt.control.probes import ExploitProbe
@@ -40,7 +40,6 @@ logger = logging.getLogger(__name__)
 VALUE = "value"  # the critic's targets among those of a batch
 GROUPED = ("outcome", "leave_one_out")  # credits that compare the trials of one task
 UNITS = 0.1  # how fast the critic's units move
-T = TypeVar("T", bound="ControlTrainer")
 
 
 @dataclass
@@ -99,7 +98,7 @@ class ControlConfig(TrialConfig):
         return credit
 
 
-class ControlTrainer(TrialTrainer):
+class ControlTrainer(FromRecipe, TrialTrainer):
     """Policy gradients on whole trials.
 
     Args:
@@ -110,7 +109,7 @@ class ControlTrainer(TrialTrainer):
     args: ControlConfig
     tasks: EnvTasks
     rows_written = 8
-    policy_class: type[ControlPolicy] = ControlPolicy  # of a fresh policy, and of one that is loaded
+    policy_class: type[ControlPolicy] = ControlPolicy
 
     def __init__(self, model: Any, args: ControlConfig, tasks: EnvTasks, **kwargs: Any) -> None:
         super().__init__(model, args, tasks.to(args.device), args.make_credit(), **kwargs)
@@ -125,19 +124,9 @@ class ControlTrainer(TrialTrainer):
         return ControlConfig
 
     @classmethod
-    def from_recipe(cls: type[T], recipe: Recipe, output_dir: Path) -> T:
-        """The trainer that a recipe describes: its tasks, a fresh policy or one to go on from, its adapter."""
-        if not recipe.tasks:
-            raise ConfigError("control needs tasks in the recipe (tasks: {name: grid-navi, episodes: 4})")
-        args = recipe.build_args(cls.args_class(), output_dir)
-        tasks = make_tasks(**recipe.tasks)
-        torch.manual_seed(recipe.seed)
-        return cls(cls.make_policy(recipe, tasks), args, tasks)
-
-    @classmethod
     def make_policy(cls, recipe: Recipe, tasks: EnvTasks) -> Any:
         """The policy of a recipe: `model` names a saved one, `policy` describes a fresh one; `peft` wraps either."""
-        policy = recipe_policy(recipe, tasks.env.spec, cls.policy_class)
+        policy = super().make_policy(recipe, tasks)
         if recipe.peft is not None:
             from peft import LoraConfig, get_peft_model
 
@@ -148,7 +137,7 @@ class ControlTrainer(TrialTrainer):
     def agent_of(cls, run: Path, recipe: Recipe) -> Agent:
         """The policy that the run of a recipe left behind."""
         if recipe.peft is None:
-            return load_control_policy(run, cls.policy_class)
+            return super().agent_of(run, recipe)
         from peft import PeftModel
 
         with own_draws(recipe.seed, torch.device("cpu")):  # a fresh policy under the adapter is drawn as it was
