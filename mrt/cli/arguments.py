@@ -92,6 +92,7 @@ def report_arguments(parser: argparse.ArgumentParser) -> None:
         "--baseline", metavar="NAME", help="the evaluation that the others are compared with (default: the first)"
     )
     parser.add_argument("--title", default="Evaluation report", help="title of the page")
+    parser.add_argument("--note", metavar="TEXT", default="", help="what stands below the title")
 
 
 def compare_arguments(parser: argparse.ArgumentParser) -> None:
@@ -159,6 +160,12 @@ def doctor_arguments(parser: argparse.ArgumentParser) -> None:
 def quickstart_arguments(parser: argparse.ArgumentParser) -> None:
     """Of `mrt quickstart`."""
     parser.add_argument("--out", metavar="DIR", default="runs/quickstart", help="folder (default: runs/quickstart)")
+    parser.add_argument(
+        "--family",
+        choices=("habits", "three"),
+        default="habits",
+        help="habits: attempts build on each other or get nowhere (default); three: they are independent",
+    )
     parser.add_argument(
         "--smoke", action="store_true", help="a few steps of each part: checks the wiring, learns nothing"
     )

@@ -179,6 +179,7 @@ def report(ns: Namespace) -> Outcome:
         evals,
         runs=[Path(folder) for folder in ns.runs],
         title=ns.title,
+        note=ns.note,
         baseline=ns.baseline,
         comparisons=comparisons,
     )
@@ -276,8 +277,9 @@ def quickstart(ns: Namespace) -> Outcome:
     from mrt.runs.steps import StepFailed
 
     try:
-        found = run_quickstart(Path(ns.out), seed=ns.seed, smoke=ns.smoke)
+        found = run_quickstart(Path(ns.out), seed=ns.seed, smoke=ns.smoke, family=ns.family)
     except StepFailed as error:
         return Outcome({"error": str(error), "kind": "StepFailed", "exit_code": 1}, f"mrt: {error}", code=1)
     table = result_table(found["results"], found["comparisons"], found["baseline"])
-    return Outcome(found, f"{table}\n\n{found['minutes']:.1f} minutes; the report is {found['report']}")
+    ending = f"{found['minutes']:.1f} minutes; the report is {found['report']}"
+    return Outcome(found, f"{table}\n\n{found['note']}\n{ending}")

@@ -32,6 +32,7 @@ def write_report(
     runs: Sequence[Path] = (),
     *,
     title: str = "Evaluation report",
+    note: str = "",
     baseline: str | None = None,
     comparisons: Sequence[Mapping[str, Any]] = (),
     problems: int = 200,
@@ -40,10 +41,10 @@ def write_report(
     """Write one self-contained HTML file to `out` and return its path.
 
     `evals` hold eval.json, results.json and samples.jsonl, `runs` run.json and metrics.jsonl; a missing file leaves its
-    part of the report out. `baseline` names the arm that the others are set against (the first when None).
-    `comparisons` are paired: {"a", "b", "accuracy", "normalised_regret" (both a minus b), "tokens_at_equal_accuracy"
-    (tokens of b over tokens of a), "note"}, each statistic a {"mean", "low", "high"}. The problem browser holds every
-    trace of `problems` problems drawn by `seed`.
+    part of the report out. `note` stands below the title. `baseline` names the arm that the others are set against (the
+    first when None). `comparisons` are paired: {"a", "b", "accuracy", "normalised_regret" (both a minus b),
+    "tokens_at_equal_accuracy" (tokens of b over tokens of a), "note"}, each statistic a {"mean", "low", "high"}. The
+    problem browser holds every trace of `problems` problems drawn by `seed`.
 
     Raises DataError for a directory without an evaluation or a run in it, a broken file or line, or a newer schema;
     ConfigError for an unknown baseline or nothing to report on.
@@ -59,6 +60,7 @@ def write_report(
     head = embed({"arms": [{"name": arm.name, "colour": arm.colour} for arm in arms], "baseline": chosen})
     html = _render(
         title=redact(title),
+        note=redact(note),
         arms=arms,
         runs=trainings,
         baseline=chosen,

@@ -20,26 +20,32 @@ from mrt.runs.steps import Progress
 def recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "recipes" / "countdown"
     folder.mkdir(parents=True)
-    for arm in quickstart.ARMS:
-        (folder / f"{arm}.yaml").write_text(f"description: {arm}")
+    for name in (*quickstart.ARMS, "mrt_verifier"):
+        (folder / f"{name}.yaml").write_text(f"description: {name}")
     monkeypatch.setattr(quickstart, "recipe_folder", lambda: tmp_path / "recipes")
     return folder
 
 
-def test_both_arms_start_from_the_warm_start_and_differ_in_nothing_else(recipes: Path, tmp_path: Path) -> None:
-    warm, grpo, mrt = (quickstart._training(tmp_path, arm, quickstart.FULL, 7) for arm in quickstart.ARMS)
+@pytest.mark.parametrize("family", ["habits", "three"])
+def test_both_arms_start_from_the_warm_start_and_differ_in_nothing_else(
+    family: str, recipes: Path, tmp_path: Path
+) -> None:
+    warm, grpo, mrt = (quickstart._training(tmp_path, arm, quickstart.FULL, 7, family) for arm in quickstart.ARMS)
     assert (warm.needs, grpo.needs, mrt.needs) == ((), ("warmstart",), ("warmstart",))
-    assert [part.replace("grpo", "mrt") for part in grpo.command] == list(mrt.command)
+    ours = [part.replace("mrt_verifier", "mrt") for part in mrt.command]
+    assert [part.replace("grpo", "mrt") for part in grpo.command] == ours
+    assert any(part.endswith("/mrt_verifier.yaml") for part in mrt.command) == (family == "habits")
+    assert ("args.recheck=0.4" in warm.command) == (family == "habits"), "attempts that get nowhere"
     assert f"model={tmp_path / 'warmstart' / 'model'}" in mrt.command
     assert {"seed=7", "--json", "train"} <= set(warm.command)
     assert not any(part.startswith("args.") for part in mrt.command)
-    assert "args.max_steps=2" in quickstart._training(tmp_path, "mrt", quickstart.SMOKE, 7).command
+    assert "args.max_steps=2" in quickstart._training(tmp_path, "mrt", quickstart.SMOKE, 7, family).command
 
 
 def test_a_step_is_finished_by_its_result(recipes: Path, tmp_path: Path) -> None:
-    training = quickstart._training(tmp_path, "mrt", quickstart.FULL, 0)
+    training = quickstart._training(tmp_path, "mrt", quickstart.FULL, 0, "habits")
     evaluation = quickstart._evaluation(tmp_path, "mrt", quickstart.FULL, 0)
-    report = quickstart._report(tmp_path)
+    report = quickstart._report(tmp_path, "habits")
     assert [step.finished() for step in (training, evaluation, report)] == [False] * 3
     write_json(
         tmp_path / "mrt" / "run.json", {"schema_version": 1, "finished": False, "recipe": {"args": {"max_steps": 60}}}
@@ -62,18 +68,20 @@ def test_a_step_is_finished_by_its_result(recipes: Path, tmp_path: Path) -> None
 
 
 def test_what_was_begun_otherwise_is_refused(recipes: Path, tmp_path: Path) -> None:
-    quickstart._agree_on_settings(tmp_path, quickstart.FULL, 0)
-    quickstart._agree_on_settings(tmp_path, quickstart.FULL, 0)
+    quickstart._agree_on_settings(tmp_path, quickstart.FULL, 0, "three")
+    quickstart._agree_on_settings(tmp_path, quickstart.FULL, 0, "three")
+    with pytest.raises(ConfigError, match="family: there 'three', now 'habits'"):
+        quickstart._agree_on_settings(tmp_path, quickstart.FULL, 0, "habits")
     with pytest.raises(ConfigError, match="seed: there 0, now 1"):
-        quickstart._agree_on_settings(tmp_path, quickstart.FULL, 1)
+        quickstart._agree_on_settings(tmp_path, quickstart.FULL, 1, "three")
     with pytest.raises(ConfigError, match=r"evaluation\.n: there 4, now 2"):
-        quickstart._agree_on_settings(tmp_path, quickstart.SMOKE, 0)
+        quickstart._agree_on_settings(tmp_path, quickstart.SMOKE, 0, "three")
     (recipes / "mrt.yaml").write_text("description: another")
     with pytest.raises(ConfigError, match=r"recipes\.mrt"):
-        quickstart._agree_on_settings(tmp_path, quickstart.FULL, 0)
+        quickstart._agree_on_settings(tmp_path, quickstart.FULL, 0, "three")
     (recipes / "mrt.yaml").unlink()
     with pytest.raises(ConfigError, match="is the installation complete"):
-        quickstart._agree_on_settings(tmp_path, quickstart.FULL, 0)
+        quickstart._agree_on_settings(tmp_path, quickstart.FULL, 0, "three")
 
 
 @pytest.mark.slow

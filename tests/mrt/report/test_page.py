@@ -86,6 +86,13 @@ def test_the_page_holds_every_part(tmp_path: Path, two_arms: list[Path]) -> None
     assert html.count('data-of="training"') == 6  # reward and progress over steps, cost and wall clock
 
 
+def test_a_note_stands_below_the_title(tmp_path: Path, two_arms: list[Path]) -> None:
+    noted, _, _ = read(write_report(tmp_path / "noted.html", two_arms, title="Two arms", note="Both cost <the same>."))
+    assert re.search(r"<h1>Two arms</h1>\s*<p class=\"note\">Both cost &lt;the same&gt;\.</p>", noted)
+    plain, _, _ = read(write_report(tmp_path / "plain.html", two_arms, title="Two arms"))
+    assert re.search(r"<h1>Two arms</h1>\s*<nav", plain)
+
+
 def test_traces_are_embedded_whole(tmp_path: Path, two_arms: list[Path]) -> None:
     _, _, data = read(write_report(tmp_path / "r.html", two_arms))
     assert [arm["name"] for arm in data["arms"]] == ["grpo", "mrt"]
