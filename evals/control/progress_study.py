@@ -1,7 +1,7 @@
 """Progress credit in control beside the plain return of the trial, at equal environment steps, probe steps counted.
 
     python -m evals.control.progress_study                    runs what is not stored yet, then prints the table
-    python -m evals.control.progress_study --cached           prints what is stored
+    python -m evals.control.progress_study --cached           prints what is stored; --results also writes table.md
     python -m evals.control.progress_study --env bus --arms gae exact --seeds 1 2 --minutes 5
     python -m evals.control.progress_study --check-seed 1     runs a seed again and compares
     python -m evals.control.progress_study --alpha 0.3 3 --seeds 0     other weights of the bonus, stored beside
@@ -41,6 +41,7 @@ from mrt.runs.recipe import import_trainer, load_recipe
 from mrt.runs.rundir import commit, write_json
 
 STORE = Path(__file__).resolve().parent.parent / "results" / "control_progress"
+TABLE = "table.md"
 SCHEMA_VERSION = 1
 SEEDS = (1, 2, 3, 4, 5)
 TUNED_ON = 0
@@ -66,10 +67,10 @@ class Setting:
 
 SETTINGS = {
     "informative": Setting(steps=150_000, every=40, threshold=20.0, without=11.0),
-    "hallway": Setting(steps=500_000, every=24, threshold=0.95, without=0.8),
-    "semicircle": Setting(steps=400_000, every=24, threshold=15.0, without=0.0, arms=(PLAIN, "episodes")),
-    "bus": Setting(steps=500_000, every=16, threshold=0.55, without=0.3),
-    "map": Setting(steps=500_000, every=16, threshold=0.55, without=0.3),
+    "hallway": Setting(steps=500_000, every=48, threshold=0.95, without=0.8),
+    "semicircle": Setting(steps=600_000, every=48, threshold=10.0, without=4.3, arms=(PLAIN, "episodes")),
+    "bus": Setting(steps=350_000, every=96, threshold=0.55, without=0.3, alpha=3.0),
+    "map": Setting(steps=350_000, every=96, threshold=0.55, without=0.3, alpha=3.0),
 }
 ARMS = {
     PLAIN: ("args.credit=gae", "args.credit_options={}", "args.probe=episodes", "args.probe_samples=0"),
@@ -232,6 +233,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"progress_study: {error or 'interrupted; the same command goes on from here'}", file=sys.stderr)
         return 2 if isinstance(error, MRTError) else 130
     print(json.dumps(summary, indent=2) if ns.json else table(summary))
+    if ns.results:
+        (ns.store / TABLE).write_text(table(summary) + "\n", encoding="utf-8")
     return 0
 
 
@@ -244,6 +247,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--minutes", type=float, default=1e9, help="begin no further run after so many")
     parser.add_argument("--store", type=Path, default=STORE)
     parser.add_argument("--cached", action="store_true", help="print what is stored, run nothing")
+    parser.add_argument("--results", action="store_true", help="write the table beside what is stored")
     parser.add_argument("--check-seed", type=int, help="run this seed again and compare")
     parser.add_argument("--json", action="store_true")
     return parser

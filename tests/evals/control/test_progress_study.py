@@ -12,7 +12,7 @@ import torch
 from evals.control import progress_study
 from evals.control.exploring import EXPLORING, explored
 from evals.control.progress_figures import figures, paired, regret_of, steps_to, summarise, table
-from evals.control.progress_study import ARMS, PLAIN, SETTINGS, Job, levels, main, run
+from evals.control.progress_study import ARMS, PLAIN, SEEDS, SETTINGS, STORE, TABLE, Job, levels, main, run
 from mrt.control.agent import Agent, Choice
 from mrt.control.envs import make_tasks
 from mrt.control.envs.buses import RIDE
@@ -79,6 +79,14 @@ def test_the_table_shows_levels_and_arms(tmp_path: Path) -> None:
     assert lines[4].startswith("| informative | `exact` | 1 | 3 | 3 of 3 | 1 of 3 | - |")
     with pytest.raises(ConfigError, match="nothing is stored"):
         summarise([], SETTINGS, PLAIN)
+
+
+def test_the_stored_table_is_that_of_the_stored_results() -> None:
+    """Written by --results after storing."""
+    jobs = [Job(env, arm, seed) for env in SETTINGS for arm in SETTINGS[env].arms for seed in SEEDS]
+    summary = summarise([job.path(STORE) for job in jobs], SETTINGS, PLAIN)
+    assert (STORE / TABLE).read_text(encoding="utf-8") == table(summary) + "\n"
+    assert all(job.is_stored(STORE) for job in jobs if job.path(STORE).is_file())  # and made with these settings
 
 
 @pytest.mark.parametrize("env", sorted(SETTINGS))
