@@ -65,12 +65,17 @@ def trained(folder: Path, model: str) -> dict[str, Any]:
         "recipe": run["recipe"] | {"output_dir": "", "model": model},
         "commit": run.get("commit"),
         "versions": run.get("versions"),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, one thread",
+        "machine": machine(),
         "minutes": round(run["seconds"] / 60, 2),
         "updates": run["steps"],
         "cost": {key.removeprefix("cost/"): value for key, value in last.items() if key.startswith("cost/")},
         "curve": thinned(curve),
     }
+
+
+def machine() -> str:
+    """On what a result was made."""
+    return f"{platform.machine()}, {os.cpu_count()} cores, one thread"
 
 
 def measured(folder: Path, n: int) -> dict[str, Any]:

@@ -77,6 +77,7 @@ class Interaction:
         self.state: Any = agent.init_state(rows)
         self.over = torch.zeros(rows, dtype=torch.bool, device=env.device)  # whose trial has ended
         self.all_over = False
+        self.noise: Callable[[], Tensor] | None = None  # replaces what the environment draws in a step
 
     def step(self) -> Moment:
         """One step of all rows. Rows whose trial is over go on stepping and count for nothing.
@@ -92,7 +93,7 @@ class Interaction:
             choice = _to(choice, env.device)
         acting, episode = ~self.over & ~env.waiting, env.episode
         looked = self.look(env, choice.actions) if self.look else None
-        step = env.step(choice.actions)
+        step = env.step(choice.actions, self.noise()) if self.noise else env.step(choice.actions)
         finished = (step.terminated | step.truncated) & acting
         self.over = self.over | (step.trial_over & acting)
         self.all_over = bool(self.over.all())

@@ -17,6 +17,9 @@ from mrt.trials import Stop, Trials
 class Probe(Protocol):
     """Looks at the trials at every boundary between episodes; see `mrt.control.probes`."""
 
+    def step(self, moment: Moment) -> None:
+        """What every step of the trials brought; comes before the boundary that it reaches."""
+
     def boundary(self, interaction: Interaction, rows: Tensor) -> None:
         """`rows` (B,) bool are before their first episode, or have just ended one."""
 
@@ -62,8 +65,10 @@ def rollout(
         probe.boundary(interaction, ~interaction.over)
     for moment in interaction:
         record.add(moment, {name: getattr(env, name)() for name in facts})
-        if probe is not None and bool(moment.finished.any()):
-            probe.boundary(interaction, moment.finished)
+        if probe is not None:
+            probe.step(moment)
+            if bool(moment.finished.any()):
+                probe.boundary(interaction, moment.finished)
     record.close(interaction.seen, env.episode)
     measured = probe.result() if probe is not None else {}
     group = torch.arange(rows, device=env.device) if group is None else group

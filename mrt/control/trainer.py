@@ -18,17 +18,17 @@ import torch
 from torch import Tensor
 
 from mrt.control.agent import Agent
-from mrt.control.envs import EnvTasks, make_tasks
+from mrt.control.envs import EnvTasks, TensorEnv, make_tasks
 from mrt.control.failures import CURES, failures, shares
 from mrt.control.loading import FromRecipe
 from mrt.control.oracles import episode_bounds
 from mrt.control.policy import ControlPolicy, Heads
-from mrt.control.probes import ExploitProbe
-from mrt.control.rollout import rollout
+from mrt.control.probes import ExactProbe, ExploitProbe, StopProbe
+from mrt.control.rollout import Probe, rollout
 from mrt.credit.returns import gae
 from mrt.credit.table import Credit, make_credit
 from mrt.credit.targets import without_free
-from mrt.errors import ConfigError
+from mrt.errors import ConfigError, nearest
 from mrt.optim.surrogate import surrogate
 from mrt.runs.recipe import Recipe
 from mrt.tasks import own_draws
@@ -38,6 +38,7 @@ from mrt.trials import Trials
 
 logger = logging.getLogger(__name__)
 VALUE = "value"  # the critic's targets among those of a batch
+PROBES = ("episodes", "exact")
 GROUPED = ("outcome", "leave_one_out")  # credits that compare the trials of one task
 UNITS = 0.1  # how fast the critic's units move
 
@@ -58,7 +59,9 @@ class ControlConfig(TrialConfig):
     entropy_end: float | None = field(default=None, metadata={"help": "it moves linearly to this over training"})
     value_weight: float = field(default=0.5, metadata={"help": "weight of the critic's squared error"})
     normalise: bool = field(default=True, metadata={"help": "weights of a collection to mean 0 and deviation 1"})
+    probe: str = field(default="episodes", metadata={"help": "how J is measured: episodes | exact (by the posterior)"})
     probe_samples: int = field(default=0, metadata={"help": "exploitation episodes at every boundary (J); 0: none"})
+    probe_last: bool = field(default=True, metadata={"help": "also measure J behind the last episode"})
     bounds: bool = field(default=True, metadata={"help": "log regret against random play and the known-task optimum"})
     max_grad_norm: float = field(default=0.5, metadata={"help": "the gradient is clipped to this norm"})
 
@@ -66,6 +69,8 @@ class ControlConfig(TrialConfig):
         for name in ("trials_per_task", "epochs", "minibatches"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}={getattr(self, name)} must be at least 1")
+        if self.probe not in PROBES:
+            raise ConfigError(f"probe={self.probe!r} is unknown; {nearest(self.probe, PROBES)}")
         if self.train_batch_size * self.trials_per_task % self.minibatches:
             raise ConfigError(
                 f"minibatches={self.minibatches} does not divide the {self.train_batch_size * self.trials_per_task} "
@@ -87,15 +92,37 @@ class ControlConfig(TrialConfig):
             options = {"gamma": self.gamma, "lam": self.lam, **options}
         elif self.credit == "reward_to_go":
             options = {"gamma": self.gamma, **options}
+        elif self.credit == "progress" and options.setdefault("base", self.progress_base) == "gae":
+            options = {"base_gamma": self.gamma, "base_lam": self.lam, **options}
         credit = make_credit(self.credit, alpha_end=options.pop("alpha_end", None), **options)
         if self.credit in GROUPED and self.trials_per_task < 2:
             raise ConfigError(
                 f"credit='{self.credit}' sets a trial against the others of its task: with trials_per_task="
                 f"{self.trials_per_task} every weight is 0. Set trials_per_task to at least 2"
             )
-        if credit.prover != "none" and not self.probe_samples:
+        if credit.prover != "none" and not self.measures:
             raise ConfigError(f"credit='{self.credit}' needs stop values: set probe_samples to at least 1")
         return credit
+
+    @property
+    def progress_base(self) -> str:
+        """What progress is added to: a trial that is alone on its task has no group to be compared with."""
+        return "outcome" if self.trials_per_task > 1 else "gae"
+
+    @property
+    def measures(self) -> bool:
+        """Whether J is measured at the boundaries."""
+        return self.probe == "exact" or self.probe_samples > 0
+
+    def make_probe(self, env: TensorEnv) -> StopProbe | None:
+        """What measures J in a collection, if anything does.
+
+        Raises:
+            ConfigError: for `probe=exact` where no exact value is known.
+        """
+        if self.probe == "exact":
+            return ExactProbe(env, self.probe_last)
+        return ExploitProbe(self.probe_samples, common=True, last=self.probe_last) if self.probe_samples else None
 
 
 class ControlTrainer(FromRecipe, TrialTrainer):
@@ -112,6 +139,7 @@ class ControlTrainer(FromRecipe, TrialTrainer):
     policy_class: type[ControlPolicy] = ControlPolicy
 
     def __init__(self, model: Any, args: ControlConfig, tasks: EnvTasks, **kwargs: Any) -> None:
+        args.make_probe(tasks.env)  # before anything is played
         super().__init__(model, args, tasks.to(args.device), args.make_credit(), **kwargs)
         self.collection = Collection(args.device)
         self._named: set[str] = set()
@@ -158,10 +186,10 @@ class ControlTrainer(FromRecipe, TrialTrainer):
 
     def play(self, indices: Sequence[int]) -> Trials:
         """`trials_per_task` trials on each task, one group a task."""
-        probe = ExploitProbe(self.args.probe_samples) if self.args.probe_samples else None
+        probe = self.args.make_probe(self.tasks.env)
         return self.play_as(self.policy, indices, int(torch.randint(2**31, (1,))), probe)
 
-    def play_as(self, agent: Agent, indices: Sequence[int], seed: int, probe: ExploitProbe | None = None) -> Trials:
+    def play_as(self, agent: Agent, indices: Sequence[int], seed: int, probe: Probe | None = None) -> Trials:
         """The trials of any agent on the tasks at `indices`, with what is known of these tasks; `seed` of the noise."""
         env, repeats = self.tasks.env, self.args.trials_per_task
         params = self.tasks.batch(self.args.seed, indices)

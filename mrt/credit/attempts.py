@@ -37,7 +37,7 @@ def attempt_returns(
     earned.scatter_add_(1, trials.episode.cummax(1).values.clamp(min=0), trials.rewards)
     to_go = discounted_to_go(earned, gamma)
     present = (torch.arange(width, device=earned.device) < trials.episodes[:, None]) & trials.scored[:, None]
-    centred = torch.where(present, to_go - depth_means(to_go, trials), 0.0)
+    centred = torch.where(present, to_go - depth_means(to_go, trials, trials.group), 0.0)
     if scale == "group":
         ranks = rank(trials.group)
         square, count = (group_sum(x.sum(1), ranks)[ranks] for x in (centred.square(), present.float()))

@@ -97,9 +97,9 @@ def discounted_to_go(gained: Tensor, factor: float) -> Tensor:
     return total
 
 
-def depth_means(weight: Tensor, trials: Trials) -> Tensor:
-    """(B, K) mean of `weight` over the scorable rows of the group that have this episode; 0 where none has."""
-    ranks = rank(trials.group)
+def depth_means(weight: Tensor, trials: Trials, group: Tensor) -> Tensor:
+    """(B, K) mean of `weight` over the scorable rows of the `group` (B,) that have this episode; 0 where none has."""
+    ranks = rank(group)
     present = torch.arange(weight.shape[1], device=weight.device) < trials.episodes[:, None]
     present &= trials.scored[:, None]
     mean = group_mean(torch.where(present, weight, torch.full_like(weight, torch.nan)), ranks)[ranks]

@@ -10,11 +10,13 @@ from torch import Tensor
 from mrt.credit.denoise import reliability, smooth
 from mrt.credit.grouping import depth_means, discounted_to_go, group_sum, interpolate, last_measured, rank, spread
 from mrt.credit.outcome import Gather, Scale, outcome
+from mrt.credit.returns import gae
 from mrt.errors import ConfigError, nearest
 from mrt.trials import Trials
 
 MODES = ("immediate", "to-go", "discounted", "trace", "watermark")
-CENTERS = ("none", "depth")
+CENTERS = ("none", "depth", "batch")
+BASES = ("outcome", "gae")
 UNMEASURED = ("zero", "spread")
 DENOISE = ("none", "reliability", "smooth")
 BONUS_SCALES = ("none", "group")
@@ -33,6 +35,9 @@ def progress(
     late: float = 0.0,
     right: float = 0.9,
     scale: Scale = "group",
+    base: str = "outcome",
+    base_gamma: float = 0.99,
+    base_lam: float = 0.95,
     gather: Gather | None = None,
 ) -> Tensor:
     """A[b,t] = (R_b - mean_g R) / (s_g + eps) + alpha w_e(t): the MRT objective (Qu et al. 2025, 2503.07572, definition
@@ -42,7 +47,8 @@ def progress(
     w_j = p_j (immediate), sum over i >= j of p_i (to-go), sum over i >= j of gamma^(i-j) p_i (discounted), or the sum
     over all i (trace: the authors' end-of-trace scalar, which only a mixed group can use), or max(0, J_j - max over i <
     j of J_i) (watermark: only what is better than all before, MIG, 2602.01034). The bonus is added after the
-    normalisation. `center="depth"` subtracts the mean bonus of the group at the same episode. An unmeasured p_j is 0;
+    normalisation. `center="depth"` subtracts the mean bonus of the group at the same episode, "batch" that of all
+    rows of this process, for trials that are alone in their group. An unmeasured p_j is 0;
     with `unmeasured="spread"` the progress between two measured boundaries is shared equally by the episodes between
     them, so that the sum still telescopes to J_K - J_0.
 
@@ -52,14 +58,18 @@ def progress(
     every step of the episodes behind the first boundary with J of at least `right` (2601.02972: only what follows the
     first right answer costs).
 
-    `alpha == 0` returns the outcome weights without touching J.
+    `base="gae"` puts the generalised advantage estimate across the trial (`base_gamma`, `base_lam`) in the place of the
+    outcome, as control does with one trial a task: A[b,t] = GAE_t + alpha w_e(t), both in units of the return.
+
+    `alpha == 0` returns the weights of the base without touching J.
     """
-    base = outcome(trials, scale=scale, gather=gather)
+    _check(base, BASES, "base")
+    first = gae(trials, base_gamma, base_lam) if base == "gae" else outcome(trials, scale=scale, gather=gather)
     if alpha == 0:
-        return base
+        return first
     how: dict[str, Any] = {"unmeasured": unmeasured, "denoise": denoise, "bonus_scale": bonus_scale, "gather": gather}
     bonus = progress_bonus(trials, mode=mode, gamma=gamma, center=center, late=late, right=right, **how)
-    return base + alpha * bonus
+    return first + alpha * bonus
 
 
 def progress_bonus(
@@ -98,7 +108,10 @@ def progress_bonus(
         weight = weight / _deviation(gained, values, trials)
     if late:
         weight = weight - late * _behind(values, right)
-    return spread(weight - depth_means(weight, trials) if center == "depth" else weight, trials)
+    if center != "none":
+        everyone = torch.zeros_like(trials.group) if center == "batch" else trials.group
+        weight = weight - depth_means(weight, trials, everyone)
+    return spread(weight, trials)
 
 
 def _gained(values: Tensor, unmeasured: str) -> Tensor:

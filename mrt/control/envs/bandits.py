@@ -1,4 +1,5 @@
-"""Bandits on tensors. A trial is one episode of n pulls; action i pulls arm i.
+"""Bandits on tensors. A trial is one episode of n pulls, or several: with `pulls: 1` every pull is an episode, after
+which the value of stopping can be measured (`mrt.control.probes`). Action i pulls arm i.
 
 A policy sees a constant (width 1) beside its previous action and reward, which the rollout adds: all there is to know
 of an arm comes through its rewards. The informative-arm bandit can show the last reward as a one-hot vector instead,
@@ -60,8 +61,8 @@ class BernoulliBandit(Bandit):
 
     name = "bernoulli-bandit"
 
-    def __init__(self, arms: int = 5, pulls: int = 10, device: str | torch.device = "cpu") -> None:
-        super().__init__(arms, pulls, device=device)
+    def __init__(self, arms: int = 5, pulls: int = 10, device: str | torch.device = "cpu", episodes: int = 1) -> None:
+        super().__init__(arms, pulls, device=device, episodes=episodes)
         self.task_draws = arms
 
     def task_params(self, u: Tensor) -> State:
@@ -81,9 +82,15 @@ class GaussianBandit(Bandit):
     name = "gaussian-bandit"
 
     def __init__(
-        self, arms: int = 5, pulls: int = 500, deviation: float = 0.3, device: str | torch.device = "cpu"
+        self,
+        arms: int = 5,
+        pulls: int = 500,
+        deviation: float = 0.3,
+        *,
+        device: str | torch.device = "cpu",
+        episodes: int = 1,
     ) -> None:
-        super().__init__(arms, pulls, device=device)
+        super().__init__(arms, pulls, device=device, episodes=episodes)
         self.task_draws, self.deviation = arms, deviation
 
     def task_params(self, u: Tensor) -> State:
@@ -110,10 +117,12 @@ class DependentBandit(Bandit):
     name = "dependent-bandit"
     BETTER: ClassVar[dict[str, float]] = {"easy": 0.9, "medium": 0.75, "hard": 0.6}
 
-    def __init__(self, kind: str = "uniform", pulls: int = 100, device: str | torch.device = "cpu") -> None:
+    def __init__(
+        self, kind: str = "uniform", pulls: int = 100, device: str | torch.device = "cpu", episodes: int = 1
+    ) -> None:
         if kind != "uniform" and kind not in self.BETTER:
             raise ConfigError(f"kind={kind!r} is not a dependent bandit; {nearest(kind, ['uniform', *self.BETTER])}")
-        super().__init__(2, pulls, device=device)
+        super().__init__(2, pulls, device=device, episodes=episodes)
         self.kind = kind
 
     def task_params(self, u: Tensor) -> State:
@@ -177,8 +186,10 @@ class InformativeBandit(Bandit):
     name = "informative-bandit"
     informative_action = 10
 
-    def __init__(self, pulls: int = 5, one_hot: bool = True, device: str | torch.device = "cpu") -> None:
-        super().__init__(11, pulls, observation=11 if one_hot else 1, device=device)
+    def __init__(
+        self, pulls: int = 5, one_hot: bool = True, device: str | torch.device = "cpu", episodes: int = 1
+    ) -> None:
+        super().__init__(11, pulls, observation=11 if one_hot else 1, device=device, episodes=episodes)
         self.one_hot = one_hot
 
     def task_params(self, u: Tensor) -> State:

@@ -125,7 +125,7 @@ class EnvInText:
     def _opening(self) -> list[str]:
         env, rows = self.env, len(self.env.clock)
         if self.is_bandit:
-            arms, pulls = env.spec.actions, env.spec.episode_steps
+            arms, pulls = env.spec.actions, env.spec.trial_steps
             said = (
                 f"There are {arms} slot machines, numbered 0 to {arms - 1}. Each pays 1 or 0, with a chance of its "
                 f"own. You have {pulls} pulls; earn as much as you can. Answer with the number of a machine."

@@ -147,9 +147,10 @@ class Watch:
         if unit_of(self.env) == "episode":
             earned = returns[:, self.env.spec.free_episodes :]
         else:
-            earned = reward.view(len(reward), choices_of(self.env), -1).sum(2)
+            played = torch.stack(self.acting, 1).any(0)  # closing rows are no choices; trials of choices go in step
+            earned = reward[:, played].view(len(reward), choices_of(self.env), -1).sum(2)
         if self.short:
-            return earned, torch.stack(self.short, 1).double()
+            return earned, torch.stack(self.short, 1).double()[:, played]
         if bounds is None:
             return earned, None
         return earned, bounds.ceiling.double().to(earned.device)[:, None] / earned.shape[1] - earned

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mrt.control.agent import Agent, ScriptedAgent, Seen
+from mrt.control.agent import Agent, ScriptedAgent, Seen, fresh
 from mrt.control.envs.bandits import HALF_STEP, Bandit
 from mrt.control.envs.base import TensorEnv
 from mrt.control.interaction import play
@@ -56,10 +56,11 @@ class BanditPolicy(ScriptedAgent):
         return self.scores(state).argmax(1)
 
     def learn(self, seen: Seen, state: State) -> State:
-        arm = seen["action"][:, None]
-        count = state["count"].scatter_add(1, arm, torch.ones(len(arm), 1))
-        paid = state["paid"].scatter_add(1, arm, seen["reward"][:, None])
-        return {**state, "count": count, "paid": paid, "time": state["time"] + 1}
+        pulled = ~fresh(seen)[:, None]  # the first step of an episode brings nothing
+        arm = seen["action"][:, None].clamp(min=0)
+        count = state["count"].scatter_add(1, arm, pulled.float())
+        paid = state["paid"].scatter_add(1, arm, seen["reward"][:, None] * pulled)
+        return {**state, "count": count, "paid": paid, "time": state["time"] + int(pulled.any())}
 
 
 def posterior_mean(state: State) -> Tensor:

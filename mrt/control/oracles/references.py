@@ -69,7 +69,7 @@ def _plain(kind: Callable[..., Agent], *args: Any, **options: Any) -> Player:
 
 @players.register
 def _(env: BernoulliBandit) -> dict[str, Player]:
-    arms, pulls = env.spec.actions, env.spec.episode_steps
+    arms, pulls = env.spec.actions, env.spec.trial_steps
     found = {"Gittins": _plain(bandits.Gittins, arms, pulls)} if pulls <= GITTINS_PULLS else {}
     return found | {
         "Thompson": _seeded(bandits.Thompson, arms),
@@ -82,7 +82,7 @@ def _(env: BernoulliBandit) -> dict[str, Player]:
 
 @exact_values.register
 def _(env: BernoulliBandit) -> dict[str, dict[str, float]]:
-    arms, pulls = env.spec.actions, env.spec.episode_steps
+    arms, pulls = env.spec.actions, env.spec.trial_steps
     if pulls > BAYES_PULLS.get(arms, MOST_BAYES):
         return {}
     return {"Bayes-optimal": _bandit(values.bernoulli_value(arms, pulls), values.bernoulli_known(arms, pulls))}
@@ -110,7 +110,7 @@ def _(env: DependentBandit) -> dict[str, Player]:
 
 @exact_values.register
 def _(env: DependentBandit) -> dict[str, dict[str, float]]:
-    pulls = env.spec.episode_steps
+    pulls = env.spec.trial_steps
     value = values.dependent_value(env.kind, pulls)
     return {"Bayes-optimal": _bandit(value, values.dependent_known(env.kind, pulls))}
 
@@ -128,7 +128,7 @@ def _(env: InformativeBandit) -> dict[str, Player]:
 
 @exact_values.register
 def _(env: InformativeBandit) -> dict[str, dict[str, float]]:
-    pulls = env.spec.episode_steps
+    pulls = env.spec.trial_steps
     return {
         "Bayes-optimal": _bandit(values.informative_value(pulls), 5.0 * pulls),
         "never asks": _bandit(values.informative_value(pulls, ask=False), 5.0 * pulls),

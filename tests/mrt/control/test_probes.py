@@ -14,7 +14,7 @@ from mrt.control.envs import make_tasks
 from mrt.control.envs.buses import BUSES, CENTRE, GOALS, MOVES, ORDERS, RIDE, SIZE, STAY, STOPS
 from mrt.control.oracles import episode_bounds
 from mrt.control.policy import ControlPolicy
-from mrt.control.probes import ExploitProbe
+from mrt.control.probes import ExactProbe, ExploitProbe
 from mrt.control.rollout import rollout
 from mrt.training.records import trial_metrics
 from mrt.trials import PROVERS
@@ -147,3 +147,70 @@ def test_an_exact_table_has_no_regret_where_exploring_is_free() -> None:
     assert known.privileged["oracle"].tolist() == pytest.approx([0.8] * 24)
     assert trial_metrics(known)["regret/stop"] == pytest.approx(0, abs=1e-6)
     assert trial_metrics(known)["regret/return"] == pytest.approx(0, abs=1e-6)
+
+
+class WalksToFirst(Agent):
+    """Walks to the first corner, whichever it is sent to: 0.3 where that is the one, else -1 in 10 steps."""
+
+    def init_state(self, rows: int) -> None:
+        return None
+
+    def act(self, seen: Any, state: Any, greedy: bool = False, generator: Any = None) -> Choice:
+        high = seen["observation"][:, SIZE : 2 * SIZE].argmax(1) > 0
+        zeros = torch.zeros(len(high))
+        return Choice(torch.where(high, MOVES.index((0, -1)), MOVES.index((-1, 0))), zeros, zeros, state)
+
+
+def test_common_noise_gives_every_boundary_the_same_episodes() -> None:
+    """The corner of an exploitation episode is drawn: common noise draws the same one at all boundaries of a row."""
+    tasks = make_tasks("dream-bus", steps=10)
+    params = tasks.env.all_tasks()  # type: ignore[attr-defined]
+
+    def values(**options: Any) -> Tensor:
+        torch.manual_seed(0)
+        found = rollout(tasks.env, WalksToFirst(), params, probe=ExploitProbe(**options)).stop_values
+        assert found is not None
+        return found
+
+    common, fresh = values(common=True), values()
+    assert sorted({round(value, 5) for value in common.flatten().tolist()}) == [-1.0, 0.3]
+    assert bool((common == common[:, :1]).all())
+    assert bool((fresh != fresh[:, :1]).any())
+    many = values(common=True, samples=400)
+    expected = 0.25 * 0.3 - 0.75
+    assert float((many - expected).abs().max()) < 5 * 1.3 * (3 / 16 / 400) ** 0.5  # and each J keeps its law
+    assert bool((many == many[:, :1]).all())
+
+
+def test_the_last_boundary_can_be_left_out() -> None:
+    """J_0 and J_1 as before, J_2 not measured and not paid for."""
+    tasks = make_tasks("hallway", half=2, cost=0.1, episodes=2)
+    probe: Any = ExploitProbe(samples=2, last=False)
+    trials = rollout(tasks.env, Explorer(), {"side": torch.tensor([-1, 1, -1])}, probe=probe)
+    assert torch.allclose(trials.stop_values[:, :2], torch.tensor([[0.8, 0.8], [0.4, 0.8], [0.8, 0.8]]))
+    assert bool(trials.stop_values[:, 2].isnan().all())
+    assert trials.cost["probe_steps"].tolist() == [2 * 4, 2 * 8, 2 * 4]
+
+
+def test_an_exact_probe_takes_no_step() -> None:
+    """Informative arm, five pulls, an episode each; arm 11 in the second: 1.4, then 13/9 or 5, and 5 from there on."""
+    tasks = make_tasks("informative-bandit", pulls=1, episodes=5)
+    probe: Any = ExactProbe(tasks.env)
+    trials = rollout(tasks.env, SecondAsks(), {"target": torch.tensor([3, 0])}, probe=probe)
+    expected = torch.tensor([[1.4, 13 / 9, 5, 5, 5, 5], [1.4, 5, 5, 5, 5, 5]])
+    assert torch.allclose(trials.stop_values, expected)
+    assert trials.stop_value_se.tolist() == [[0.0] * 6] * 2
+    assert trials.cost["probe_steps"].tolist() == [0, 0]
+    assert trials.cost["env_steps"].tolist() == [5, 5]
+    assert trials.prover.tolist() == [PROVERS["forced"]] * 2
+
+
+class SecondAsks(Agent):
+    """Pulls arm 0, then arm 11, then arm 0 again. State: rows seen so far; every second one closes an episode."""
+
+    def init_state(self, rows: int) -> int:
+        return 0
+
+    def act(self, seen: Any, state: int, greedy: bool = False, generator: Any = None) -> Choice:
+        zeros = torch.zeros(len(seen["done"]))
+        return Choice(torch.full_like(zeros, 10 if state == 2 else 0).long(), zeros, zeros, state + 1)

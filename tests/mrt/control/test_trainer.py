@@ -217,6 +217,42 @@ def test_progress_is_a_credit_here_too(tmp_path: Path) -> None:
     assert {"progress/mean", "regret/stop", "regret/return"} <= set(trainer.state.log_history[0])
 
 
+@pytest.mark.parametrize("probe", [{"probe": "exact"}, {"probe_samples": 1}])
+def test_progress_of_single_trials_comes_on_top_of_the_return(probe: dict[str, Any], tmp_path: Path) -> None:
+    """One trial a task has no group: the base is GAE with the trainer's own gamma and lambda."""
+    from mrt.credit.progress import progress_bonus
+    from mrt.credit.returns import gae
+
+    options = {"credit": "progress", "credit_options": {"alpha": 2.0, "center": "batch"}, "normalise": False, **probe}
+    trainer = build(tmp_path, HALLWAY, gamma=0.9, lam=0.5, probe_last=False, **options)
+    batch = trainer.next_batch(range(6))
+    trials = dataclasses.replace(batch.trials, privileged={})
+    bonus = progress_bonus(trials, center="batch")
+    assert torch.allclose(batch.weights, gae(trials, 0.9, 0.5) + 2.0 * bonus)
+    assert torch.allclose(batch.targets["value"], torch.where(trials.mask, gae(trials, 0.9, 0.5) + trials.values, 0.0))
+    assert trials.stop_values is not None
+    assert trials.stop_values.isnan().any(0).tolist() == [False] * (trials.stop_values.shape[1] - 1) + [True]
+    paid = trainer.cost.total["probe_steps"]
+    assert paid == 0 if "probe" in probe else paid > 0
+
+
+def test_an_exact_probe_that_nobody_knows_is_refused_at_once(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no exact value of stopping is known for sparse-semicircle"):
+        build(tmp_path, {"name": "sparse-semicircle"}, credit="progress", probe="exact")
+
+
+def test_every_pull_an_episode_learns_to_ask(tmp_path: Path) -> None:
+    """The bonus reaches the step that asked: arm 11 at the first pull is weighed above every other first pull."""
+    tasks = {"name": "informative-bandit", "pulls": 1, "episodes": 5}
+    options = {"credit": "progress", "credit_options": {"center": "batch"}, "probe": "exact", "normalise": False}
+    trainer = build(tmp_path, tasks, per_device_train_batch_size=256, minibatches=1, gamma=1.0, **options)
+    batch = trainer.next_batch(range(256))
+    first, asked = batch.weights[:, 0], batch.trials.actions[:, 0] == 10
+    plain = batch.targets["value"][:, 0] - batch.trials.values[:, 0]
+    assert float(first[asked].mean() - first[~asked].mean()) > 2
+    assert float(plain[asked].mean() - plain[~asked].mean()) < 0.5  # who cannot use what it is told gains nothing
+
+
 def test_an_adapter_from_a_recipe(tmp_path: Path) -> None:
     """LoRA on the transformer: base weights stay, the adapter learns, and what was saved says the same again."""
     from peft import PeftModel
@@ -278,6 +314,7 @@ def test_a_recipe_goes_on_from_a_run(tmp_path: Path) -> None:
         ({"epochs": 0}, "epochs=0 must be at least 1"),
         ({"credit": "progress"}, "credit='progress' needs stop values: set probe_samples"),
         ({"credit": "gaee"}, "gaee"),
+        ({"probe": "exacct"}, "probe='exacct' is unknown"),
     ],
 )
 def test_mistakes_in_the_arguments(changed: dict[str, Any], message: str, tmp_path: Path) -> None:

@@ -312,3 +312,27 @@ def test_a_credit_that_compares_rows_refuses_groups_of_one(name):
         make_credit(name)(trials([0, 1, 2]))
     assert make_credit(name)(trials([0, 1, 1])).abs().sum() > 0
     assert make_credit("reward_to_go")(trials([0, 1, 2])).abs().sum() > 0
+
+
+def test_progress_on_top_of_the_returns_of_single_trials() -> None:
+    """Two trials of one row a group. GAE with lambda = gamma = 1 and values 0 is the return to go; center="batch" takes
+    the mean progress of both trials, (0.1 + 0.5) / 2 and (0.7 - 0.3) / 2, off each.
+    """
+    trials = Trials(
+        actions=torch.zeros(2, 4, dtype=torch.long),
+        rewards=torch.tensor([[0.0, 1.0, 0.0, 2.0], [0.0, 0.0, 3.0, 0.0]]),
+        mask=torch.ones(2, 4, dtype=torch.bool),
+        episode=torch.tensor([[0, 0, 1, 1], [0, 0, 1, 1]]),
+        values=torch.zeros(2, 4),
+        group=torch.tensor([0, 1]),
+        stop_values=torch.tensor([[0.1, 0.2, 0.9], [0.1, 0.6, 0.3]]),
+        prover=torch.ones(2, dtype=torch.int8),
+    )
+    how = {"base": "gae", "base_gamma": 1.0, "base_lam": 1.0}
+    to_go = torch.tensor([[3.0, 3.0, 2.0, 2.0], [3.0, 3.0, 3.0, 0.0]])
+    bonus = torch.tensor([[-0.2, -0.2, 0.5, 0.5], [0.2, 0.2, -0.5, -0.5]])
+    assert torch.allclose(progress(trials, 2.0, center="batch", **how), to_go + 2 * bonus)
+    assert torch.equal(progress(trials, 0.0, **how), to_go)
+    assert torch.equal(progress(trials, 0.0), torch.zeros(2, 4))  # the outcome of a row that is alone in its group
+    with pytest.raises(ConfigError, match="base 'gea' is unknown"):
+        progress(trials, base="gea")

@@ -12,7 +12,7 @@ from mrt.control.envs import EnvTasks, TensorEnv, make_env, make_tasks
 from mrt.control.evaluation.measures import Moments, Outcomes, measure, measures_of, unit_of, watch
 from mrt.control.evaluation.run import evaluate_policy, measure_policy
 from mrt.control.oracles import floor_and_ceiling, task_bounds
-from mrt.control.oracles.bandit_policies import Thompson, regret
+from mrt.control.oracles.bandit_policies import InformativeBayes, Thompson, regret
 from mrt.control.oracles.references import exact_values, players
 from mrt.control.policy import ControlPolicy
 from mrt.errors import ConfigError
@@ -232,3 +232,15 @@ def test_mistakes_are_named() -> None:
         evaluate_policy(policy, EnvTasks(make_env("grid-navi")), progress=False)
     with pytest.raises(ConfigError, match="give it another name"):
         evaluate_policy({"random": policy}, tasks, progress=False)
+
+
+def test_a_curve_of_pulls_leaves_closing_rows_out() -> None:
+    """Every pull an episode: five units, and the best policy loses only by asking (4.45 on average of 25)."""
+    env = make_env("informative-bandit", pulls=1, episodes=5)
+    params = EnvTasks(env).batch(0, range(10))
+    outcomes, _ = watch(env, InformativeBayes(), params, bounds=task_bounds(env, params))
+    assert outcomes.lost is not None
+    assert outcomes.earned.shape == outcomes.lost.shape == (10, 5)
+    asked = 5 - (params["target"] + 1).double() / 10
+    assert torch.allclose(outcomes.lost.sum(1), asked, atol=1e-6)
+    assert torch.allclose(outcomes.earned[:, 1:], torch.full((10, 4), 5.0).double())

@@ -4,6 +4,7 @@ Monte Carlo checks allow four standard errors, and half a digit where the target
 """
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -293,3 +294,32 @@ def test_regret_on_gaussian_arms() -> None:
     env, params = GaussianBandit(), tasks(GaussianBandit(), 10_000)
     for policy, target in ((GaussianThompson(5), 9.81), (GaussianUCB(5, 0.5), 7.03), (GaussianUCB(5, 1.0), 10.49)):
         check(regret(env, policy, params), target, rounding=0.2)
+
+
+# ---- every pull an episode
+
+
+@pytest.mark.parametrize(
+    ("whole", "pulls", "agents"),
+    [
+        (InformativeBandit(), InformativeBandit(1, episodes=5), lambda: [InformativeBayes()]),
+        (
+            BernoulliBandit(2, 6),
+            BernoulliBandit(2, 1, episodes=6),
+            lambda: [Greedy(2), UCB1(2), Gittins(2, 6), Thompson(2, seed=1)],
+        ),
+        (DependentBandit("easy", 6), DependentBandit("easy", 1, episodes=6), lambda: [DependentBayes()]),
+        (GaussianBandit(2, 6), GaussianBandit(2, 1, episodes=6), lambda: [GaussianUCB(2)]),
+    ],
+    ids=["informative", "bernoulli", "dependent", "gaussian"],
+)
+def test_scripted_policies_do_not_mind_where_episodes_end(whole: TensorEnv, pulls: TensorEnv, agents: Any) -> None:
+    """The same mean return, and floor and ceiling of a trial: closing rows bring nothing to learn from."""
+    params = tasks(whole, 4000)
+    for one, other in zip(agents(), agents(), strict=True):
+        once, often = play(whole, one, params, seed=1).sum(1), play(pulls, other, params, seed=2)
+        assert often.shape == (4000, pulls.spec.episodes)
+        difference, error = mean_and_se(once - often.sum(1))
+        assert abs(difference) <= 4 * error + 1e-6
+    for a, b in zip(floor_and_ceiling(whole, params), floor_and_ceiling(pulls, params), strict=True):
+        assert torch.allclose(a, b)
