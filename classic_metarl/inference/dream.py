@@ -97,7 +97,7 @@ class DREAMPolicy(InformedPolicy):
         size, head = config.hidden_size, config.head_size
         self.explorer = History(config, DuelingQ(size, head, config.actions))
         self.decoder = History(config, feed_forward(size, head, config.latent))
-        self.exploiter = DuelingQ(config.observation + config.latent, head, config.actions)
+        self.exploiter = DuelingQ(config.observation + config.latent, head, config.actions, layers=2)
         followers = {name: copy.deepcopy(getattr(self, name)) for name in ("explorer", "exploiter")}
         self.targets = nn.ModuleDict(followers).requires_grad_(False)
         self.post_init()

@@ -82,7 +82,7 @@ class IMPORTPolicy(InformedPolicy):
     def __init__(self, config: IMPORTPolicyConfig) -> None:
         super().__init__(config)
         self.histories = Histories(config)
-        self.head = DuelingQ(config.observation + config.latent, config.head_size, config.actions)
+        self.head = DuelingQ(config.observation + config.latent, config.head_size, config.actions, layers=2)
         followers = {name: copy.deepcopy(getattr(self, name)) for name in PARTS}
         self.targets = nn.ModuleDict(followers).requires_grad_(False)
         self.post_init()

@@ -1,6 +1,6 @@
 """Q-learners that are told the task in training: what DREAM and IMPORT share.
 
-    f(task)                   what a learner makes of the task, from its number or its parameters; privileged
+    f(task)                   what a learner makes of the task, of its features (`task_features`); privileged
     Q(x, a) = V + A - mean A  dueling heads (Wang et al. 2016, 1511.06581)
     y = r + gamma Q'(x', argmax_a Q(x', a))         double Q-learning (van Hasselt et al. 2016, 1509.06461)
 
@@ -20,12 +20,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from classic_metarl.black_box.defaults import with_policy
-from classic_metarl.trainers.beliefs import TASK, describe
+from classic_metarl.trainers.beliefs import TASK
 from mrt.control.agent import Agent, Choice, Seen, Shape
 from mrt.control.distributions import Categorical
 from mrt.control.encoder import INPUTS
 from mrt.control.envs import EnvTasks, Spec
 from mrt.control.exploring import Exploring
+from mrt.control.oracles.beliefs import task_features
 from mrt.control.policy import PolicyConfig, config_for
 from mrt.control.replay_trainer import OffPolicyConfig, OffPolicyTrainer, feed_forward
 from mrt.errors import ConfigError
@@ -37,8 +38,7 @@ class InformedPolicyConfig(PolicyConfig):
     """As `PolicyConfig`, with the task's embedding of `latent` numbers, and heads of `head_size` hidden units.
 
     Args:
-        tasks: how many tasks can be listed; 0 where they cannot.
-        task_size: numbers of a task's vector.
+        task_size: numbers of a task's features.
         free_episodes: first episodes of a trial that only explore.
     """
 
@@ -52,41 +52,40 @@ class InformedPolicyConfig(PolicyConfig):
         *,
         latent: int = 16,
         head_size: int = 128,
-        tasks: int = 0,
         task_size: int = 1,
         free_episodes: int = 1,
         **kwargs: Any,
     ) -> None:
         self.latent, self.head_size, self.free_episodes = latent, head_size, free_episodes
-        self.tasks, self.task_size = tasks, task_size
+        self.task_size = task_size
         super().__init__(observation, actions, action_size, **kwargs)
 
 
-class TaskEmbedding(nn.Module):
-    """f: the numbers (...) int64 of listed tasks, or vectors (..., D), to (..., latent).
+class TaskEmbedding(nn.Linear):
+    """f: the features (..., D) of tasks to (..., latent), linear.
 
-    Listed tasks begin as draws of N(0, I), all well apart: from the first update on there is something to find out.
+    Tasks whose features have length 1 begin as draws of N(0, I): from the first update on there is something to find
+    out.
     """
 
     def __init__(self, config: InformedPolicyConfig) -> None:
-        super().__init__()
-        self.listed = config.tasks > 0
-        self.net = (
-            nn.Embedding(config.tasks, config.latent)
-            if self.listed
-            else feed_forward(config.task_size, config.head_size, config.latent)
-        )
+        super().__init__(config.task_size, config.latent)
+
+    def reset_parameters(self) -> None:
+        """Weights from N(0, 1), no bias."""
+        nn.init.normal_(self.weight)
+        nn.init.zeros_(self.bias)
 
     def forward(self, task: Tensor) -> Tensor:
-        return self.net(task if self.listed else task.to(next(self.net.parameters()).dtype))
+        return super().forward(task.to(self.weight.dtype))
 
 
 class DuelingQ(nn.Module):
-    """x (..., W) to Q (..., A) = V + A - mean A, behind one hidden layer."""
+    """x (..., W) to Q (..., A) = V + A - mean A, behind `layers` hidden layers."""
 
-    def __init__(self, width: int, size: int, actions: int) -> None:
+    def __init__(self, width: int, size: int, actions: int, layers: int = 1) -> None:
         super().__init__()
-        self.hidden = feed_forward(width, size, size)
+        self.hidden = feed_forward(width, *[size] * layers)
         self.value, self.advantage = nn.Linear(size, 1), nn.Linear(size, actions)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -222,11 +221,11 @@ class InformedTrainer(OffPolicyTrainer):
 
     @classmethod
     def make_policy(cls, recipe: Recipe, tasks: EnvTasks) -> Any:
-        shape, _ = describe(tasks.env, tasks.batch(recipe.seed, [0]))
-        return super().make_policy(with_policy(recipe, shape), tasks)
+        width = task_features(tasks.env, tasks.batch(recipe.seed, [0])).shape[1]
+        return super().make_policy(with_policy(recipe, {"task_size": width}), tasks)
 
     def known(self, params: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {TASK: describe(self.tasks.env, params)[1]}
+        return {TASK: task_features(self.tasks.env, params)}
 
     def player_on(self, known: Mapping[str, Tensor]) -> Agent:
         """The policy with chance actions, told the task in a share of the trials."""
@@ -247,5 +246,5 @@ class InformedTrainer(OffPolicyTrainer):
         return dataclasses.replace(super().stored(trials), inputs=inputs)
 
     def task_of(self, trials: Trials) -> Tensor:
-        """(B,) or (B, D): the tasks of stored trials, which stand with every step."""
+        """(B, D) the features of the tasks of stored trials, which stand with every step."""
         return trials.privileged[TASK][:, 0]
