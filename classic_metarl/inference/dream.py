@@ -20,7 +20,8 @@ Numbers by default are those of the released code where it has them: rho 0.1, K 
 there, the explorer and the decoder are recurrent, and the exploiter acts on (s, z) without a memory.
 
 Deviations: targets follow slowly (released: copied every 5,000 updates); the explorer learns from whole explorations;
-rows explore by chance with probabilities of their own, U[0, epsilon].
+rows explore by chance with probabilities of their own, U[0, epsilon]; f is linear in the task's features, for buses a
+one-hot stop each (released: an embedded number).
 """
 
 from __future__ import annotations
