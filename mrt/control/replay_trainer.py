@@ -69,11 +69,13 @@ class OffPolicyTrainer(FromRecipe, TrialTrainer):
     rows_written = 8
     facts: tuple[str, ...] = ()
     """What the environment is asked for after every step, for the replay to keep; see `rollout`."""
+    told: tuple[str, ...] = ()
+    """Names in `known`."""
 
     def __init__(self, model: Any, args: OffPolicyConfig, tasks: EnvTasks, **kwargs: Any) -> None:
         model.targets.requires_grad_(False)  # which loading does not know
         super().__init__(model, args, tasks.to(args.device), **kwargs)
-        self.replay = Replay(args.capacity, args.device, keep=self.facts)
+        self.replay = Replay(args.capacity, args.device, keep=(*self.facts, *self.told))
         self.played, self.due = 0, 0.0  # environment steps of this process; updates that they are still worth
         self.register_state("replay", self.replay)
         self.register_state("off_policy", (self._progress, self._set_progress))
@@ -101,6 +103,16 @@ class OffPolicyTrainer(FromRecipe, TrialTrainer):
         """Who plays after the random play: here the policy, drawing its actions."""
         return self.policy
 
+    def known(self, params: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """{name: (B, ...)} of the tasks `params` {name: (B, ...)}: what learners are told and the policy is not, stored
+        with every step; here nothing.
+        """
+        return {}
+
+    def player_on(self, known: Mapping[str, Tensor]) -> Agent:
+        """Who plays after the random play on tasks of which that is `known`; here whoever plays on any."""
+        return self.player()
+
     def numbers(self, indices: Sequence[int], number: int) -> list[int]:
         """The tasks of round `number` of a call; rounds after the first have tasks of their own."""
         size = self.args.num_tasks
@@ -122,13 +134,14 @@ class OffPolicyTrainer(FromRecipe, TrialTrainer):
         env, args, index = self.tasks.env, self.args, self.numbers(indices, number)
         seeds = torch.randint(2**31, (2,)).tolist()
         begun = self.played >= args.random_steps
-        agent: Agent = self.player() if begun else RandomAgent(env.spec, seeds[1])
         params = self.tasks.batch(args.seed, index)
+        known = self.known(params)
+        agent: Agent = self.player_on(known) if begun else RandomAgent(env.spec, seeds[1])
         keys = env.task_keys(params, len(index), self.rows_written or 0)
         task = torch.tensor(index, device=env.device)
         trials = rollout(env, agent, params, seed=seeds[0], task=task, keys=keys, facts=self.facts)
         self.record(trials)
-        self.replay.add(self.stored(trials))
+        self.replay.add(_with(self.stored(trials), known))
         before, self.played = self.played, self.played + int(trials.mask.sum())
         self.due += args.updates_per_env_step * max(0, self.played - max(before, args.random_steps))
 
@@ -153,6 +166,13 @@ class OffPolicyTrainer(FromRecipe, TrialTrainer):
 
     def _set_progress(self, state: Mapping[str, Any]) -> None:
         self.played, self.due = state["played"], state["due"]
+
+
+def _with(trials: Trials, known: Mapping[str, Tensor]) -> Trials:
+    """The trials with what is known of their tasks (B, ...) at every step."""
+    steps = trials.mask.shape[1]
+    facts = {name: value[:, None].expand(-1, steps, *value.shape[1:]) for name, value in known.items()}
+    return dataclasses.replace(trials, privileged={**trials.privileged, **facts})
 
 
 def feed_forward(first: int, *sizes: int) -> nn.Sequential:

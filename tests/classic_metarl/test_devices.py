@@ -64,6 +64,8 @@ CONTROL = {
 INFERENCE = {
     "inference/pearl": ("tasks.steps=4", f"{BATCH}=4", "args.random_steps=24", "args.updates_per_step=2"),
     "inference/pearl-sparse": ("tasks.steps=4", f"{BATCH}=4", "args.random_steps=24", "args.updates_per_step=2"),
+    "inference/dream-bus": ("tasks.steps=4", f"{BATCH}=8", "args.random_steps=24", "args.updates_per_step=2"),
+    "inference/import-bus": ("tasks.steps=4", f"{BATCH}=8", "args.random_steps=24", "args.updates_per_step=2"),
 }
 META_RL = {
     "gradient/rl/maml_trpo": (*NAVIGATION, "args.curvature_share=0.5"),

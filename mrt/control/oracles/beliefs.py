@@ -18,10 +18,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from mrt.control.agent import ScriptedAgent, Seen, fresh
 from mrt.control.envs.bandits import DependentBandit
 from mrt.control.envs.base import TensorEnv
+from mrt.control.envs.buses import ORDERS, STOPS, BusGrid
 from mrt.control.envs.grids import DarkRoom, FiniteEnv, GridNavi, midpoints
 from mrt.control.oracles.bandit_policies import DependentBayes
 from mrt.control.oracles.grids import sweep
@@ -64,6 +66,26 @@ def task_vectors(params: Mapping[str, Tensor]) -> Tensor:
         ],
         1,
     )
+
+
+@singledispatch
+def task_features(env: TensorEnv, params: Mapping[str, Tensor]) -> Tensor:
+    """(B, D) float32: what tells the tasks of `params` {name: (B, ...)} from others, for learners that are told of it.
+
+    A one-hot vector where tasks can be listed, else their parameters.
+    """
+    try:
+        count = len(next(iter(listed_tasks(env).values())))
+    except ConfigError:
+        return task_vectors(params)
+    return one_hot(task_numbers(env, params), count).float()
+
+
+@task_features.register
+def _buses(env: BusGrid, params: Mapping[str, Tensor]) -> Tensor:
+    """Where each bus goes, one-hot, scaled to length 1."""
+    stops = torch.tensor(ORDERS, device=params["order"].device)[params["order"]]
+    return one_hot(stops, len(STOPS)).flatten(1) / len(STOPS) ** 0.5
 
 
 def task_numbers(env: TensorEnv, params: Mapping[str, Tensor]) -> Tensor:
