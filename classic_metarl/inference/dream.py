@@ -111,14 +111,14 @@ class DREAMPolicy(InformedPolicy):
     def init_state(self, rows: int) -> Trial:
         episode = torch.zeros(rows, dtype=torch.long, device=self.device)
         z = torch.zeros(rows, self.config.latent, device=self.device, dtype=self.dtype)
-        memories = (part.encoder.init_state(rows) for part in (self.explorer, self.decoder))
-        return Trial(*memories, episode, z, torch.zeros_like(episode, dtype=torch.bool))
+        explorer, decoder = (part.encoder.init_state(rows) for part in (self.explorer, self.decoder))
+        return Trial(explorer, decoder, episode, z, torch.zeros_like(episode, dtype=torch.bool))
 
     def fork(self, state: Any, rows: Tensor) -> Trial:
         parts = ((self.explorer, state.explorer), (self.decoder, state.decoder))
-        memories = (part.encoder.fork(memory, rows) for part, memory in parts)
+        explorer, decoder = (part.encoder.fork(memory, rows) for part, memory in parts)
         at = rows.to(state.z.device)
-        return Trial(*memories, state.episode[at], state.z[at], state.told[at])
+        return Trial(explorer, decoder, state.episode[at], state.z[at], state.told[at])
 
     def values_step(self, seen: Seen, state: Any) -> tuple[Tensor, Trial]:
         """The closing step of the last exploration is decoded as well."""

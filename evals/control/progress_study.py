@@ -125,7 +125,7 @@ class Job:
         return path.is_file() and json.loads(path.read_text(encoding="utf-8"))["digest"] == self.digest()
 
 
-class Curve(TrainerCallback):  # type: ignore[misc]
+class Curve(TrainerCallback):
     """Measures greedy play on held-out tasks every few updates, and ends training when the steps are used up."""
 
     def __init__(self, trainer: Any, tasks: EnvTasks, job: Job) -> None:

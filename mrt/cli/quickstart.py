@@ -174,8 +174,8 @@ def _report(out: Path, family: str) -> Step:
     page, answer = out / "report.html", out / "logs" / "report.json"
     folders = [out / "eval" / arm for arm in ARMS]
     runs = [out / arm for arm in ARMS]
-    options = ("--baseline", BASELINE, "--title", "Countdown: MRT beside outcome GRPO")
-    options += ("--note", FAMILIES[family].note)
+    title, note = "Countdown: MRT beside outcome GRPO", FAMILIES[family].note
+    options = ("--baseline", BASELINE, "--title", title, "--note", note)
     return Step(
         name="report",
         command=_mrt("report", *folders, "--out", page, *options, "--runs", *runs),

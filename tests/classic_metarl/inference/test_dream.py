@@ -140,7 +140,7 @@ def test_targets_of_the_explorer_by_hand(tmp_path: Path) -> None:
     """Its return ends with the exploration: nothing of the paid episode is bootstrapped."""
     trainer, batch = filled(DREAM, tmp_path)
     policy, (away, acted) = trainer.policy, explored(trainer, batch)
-    found = float(trainer.losses(batch)["explorer"])
+    found = float(trainer.losses(batch)["explorer"].detach())
     with torch.no_grad():
         values, ahead = policy.explorer(batch.inputs), policy.targets["explorer"](batch.inputs)
     squares = []
@@ -155,8 +155,9 @@ def test_features_tell_tasks_apart() -> None:
     """By bus and stop, by number, or by parameters; those of listed tasks have length 1."""
     for name in ("dream-bus", "grid-navi", "point-robot"):
         tasks = make_tasks(name)
-        params = tasks.env.all_tasks() if name != "point-robot" else tasks.batch(0, range(20))
-        found = task_features(tasks.env, params)
+        env: Any = tasks.env
+        params = env.all_tasks() if name != "point-robot" else tasks.batch(0, range(20))
+        found = task_features(env, params)
         assert len(found.unique(dim=0)) == len(found)
         if name != "point-robot":
             torch.testing.assert_close(found.norm(dim=1), torch.ones(len(found)))
