@@ -45,10 +45,9 @@ ARMS = {
     BASELINE: Arm("grpo"),
     OURS: Arm("mrt"),
     "mrt_sampled": Arm("mrt", ("args.probe=sampled", "args.probe_tolerance=0")),
-    # What any verifier allows: two answers a boundary, each answer of a trace judged for all of its boundaries.
-    "mrt_pooled": Arm(
-        "mrt", ("args.probe=pooled", "args.probe_samples=2", "args.probe_tolerance=0", "args.alpha=5")
-    ),
+    # What any verifier allows: two answers a boundary; those that are right are scored at all boundaries of the
+    # problem. As recipes/countdown/mrt_verifier.yaml, which the quickstart trains.
+    "mrt_pooled": Arm("mrt", ("args.probe=pooled", "args.probe_samples=2", "args.probe_tolerance=0", "args.alpha=5")),
     "mrt_to_go": Arm("mrt", ("args.progress_mode=to-go",)),
     "mrt_discounted": Arm("mrt", ("args.progress_mode=discounted",)),
     "mixed": Arm("mrt", ("args.rollout=mixed", "args.credit=outcome", "args.probe=none", "args.thinking_budget=null")),

@@ -133,3 +133,18 @@ def test_a_finished_run_of_other_settings_is_not_taken_for_this_one(study):
     (step,) = (s for s in study.steps([0], [BASELINE]) if s.name == f"{BASELINE}-0")
     with pytest.raises(ConfigError, match="belongs to another recipe"):
         step.finished()
+
+
+def test_the_quickstart_trains_what_the_study_measured(tmp_path):
+    """Its numbers on the front page are those of the arm `mrt_pooled` and of its family's warm start."""
+    from mrt.cli.quickstart import FAMILIES as SHOWN
+    from mrt.cli.quickstart import FULL
+
+    study = Study("habits", tmp_path, tmp_path)
+    theirs = load_recipe(*study.recipe(3, "mrt_pooled"))
+    ours = load_recipe(f"countdown/{SHOWN['habits'].ours}")
+    limits = {"max_steps": 0}  # neither arm comes near: both stop at their cost
+    assert ours.args | limits == theirs.args | limits
+    assert (ours.problems, ours.trainer) == (theirs.problems, theirs.trainer)
+    assert SHOWN["habits"].warmstart == study.settings.warmstart
+    assert (FULL.n, FULL.budgets, FULL.problems) == (N, study.settings.budgets, study.problems)
