@@ -3,9 +3,9 @@
     python -m evals.reasoning.picture                 writes docs/images/j-over-episodes.svg
     python -m evals.reasoning.picture --out F.svg
 
-Lines are means over the stored seeds of the family `habits`; bands go from the lowest seed to the highest. A trace
-that has ended keeps its last J. The file holds a digest of its numbers, by which a test knows an outdated picture;
-with one version of matplotlib it is the same byte for byte.
+Lines are means over the seeds of the family `habits` for which every arm is stored; bands go from the lowest seed to
+the highest. A trace that has ended keeps its last J. The file holds a digest of its numbers, by which a test knows an
+outdated picture; with one version of matplotlib it is the same byte for byte.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from evals.reasoning.countdown_study import STORE
 PICTURE = Path(__file__).resolve().parents[2] / "docs" / "images" / "j-over-episodes.svg"
 FAMILY = "habits"
 ARMS = {  # name of the arm: label, colour (Okabe and Ito's palette), marker
-    "mrt_gold": ("MRT", "#d55e00", "o"),
+    "mrt_pooled": ("MRT", "#d55e00", "o"),
     "grpo": ("GRPO", "#0072b2", "s"),
     "warmstart": ("warm start", "#707070", "^"),
 }
@@ -34,10 +34,11 @@ CURVES = {  # key of the results: title, label of the horizontal axis
 
 
 def read_curves(store: Path = STORE / FAMILY) -> dict[str, Any]:
-    """{arm: {curve: {"x": K numbers, "seeds": one list of K means a seed}}} of the results stored for every seed."""
+    """{arm: {curve: {"x": K numbers, "seeds": one list of K means a seed}}}, of the seeds that all arms have."""
     found: dict[str, Any] = {}
+    seeds = [path for path in sorted(store.glob("seed*")) if all((path / f"{arm}.json").is_file() for arm in ARMS)]
     for arm in ARMS:
-        results = [json.loads(path.read_text(encoding="utf-8"))["results"] for path in store.glob(f"seed*/{arm}.json")]
+        results = [json.loads((path / f"{arm}.json").read_text(encoding="utf-8"))["results"] for path in seeds]
         places = {
             "j_after_episode": [point["episode"] for point in results[0]["j_after_episode"]],
             "accuracy_at_budget": results[0]["budgets"],
