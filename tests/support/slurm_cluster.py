@@ -34,8 +34,8 @@ sys.exit(first or next((abs(task.poll()) for task in tasks if task.poll()), 0))
 VLLM = """
 import os, signal, sys, threading, time
 from http.server import BaseHTTPRequestHandler, HTTPServer
-note("vllm", sys.argv[1:], dev=os.environ.get("VLLM_SERVER_DEV_MODE"), no_proxy=os.environ.get("no_proxy"))
 signal.signal(signal.SIGTERM, lambda *_: (note("vllm ended", []), os._exit(0)))
+note("vllm", sys.argv[1:], dev=os.environ.get("VLLM_SERVER_DEV_MODE"), no_proxy=os.environ.get("no_proxy"))
 lives = float(os.environ.get("FAKE_VLLM_LIVES", "60"))
 if lives == 0:
     sys.exit(3)
@@ -54,11 +54,14 @@ time.sleep(lives)
 """
 ACCELERATE = """
 import os, pathlib, signal, sys, time
-note("accelerate", sys.argv[1:])
 signal.signal(signal.SIGTERM, lambda *_: (note("accelerate ended", []), os._exit(143)))
+note("accelerate", sys.argv[1:])  # from here on a signal is noted
 how, stop = os.environ.get("FAKE_TRAIN", "ends"), pathlib.Path(os.environ["MRT_STOP_FILE"])
 if how == "one fails":
     how = "fails" if os.environ["SLURM_NODEID"] == "0" else "goes on"
+    nodes = len(os.environ["SLURM_JOB_NODELIST"].split(","))
+    while how == "fails" and LOG.read_text().count('"accelerate"') < nodes:  # once all are there
+        time.sleep(0.05)
 for _ in range(300 if how in ("goes on", "stops") else 0):
     if how == "stops" and stop.exists():
         break
@@ -74,9 +77,10 @@ else:
     note("scontrol", sys.argv[1:])
 """
 NOTE = """#!{python} -IS
-import json
+import json, pathlib
+LOG = pathlib.Path({log!r})
 def note(program, arguments, **more):
-    with open({log!r}, "a") as file:
+    with LOG.open("a") as file:
         file.write(json.dumps(dict(program=program, arguments=arguments, **more)) + "\\n")
 """
 

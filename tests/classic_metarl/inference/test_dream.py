@@ -242,7 +242,7 @@ def test_the_loss_of_import_by_hand(tmp_path: Path) -> None:
                 after = 0.0 if following is None else float(later[b, following, int(q[b, following].argmax())])
                 reward = float(batch.rewards[b, t]) * int(batch.episode[b, t] > 0)
                 squares.append((float(q[b, t, int(batch.actions[b, t])]) - reward - 0.99 * after) ** 2)
-        found[told] = float(trainer.losses(batch)["agent"])
+        found[told] = float(trainer.losses(batch)["agent"].detach())
         assert found[told] == pytest.approx(0.5 * sum(squares) / len(squares), rel=1e-6)
     assert found[0.0] != pytest.approx(found[1.0], rel=1e-3)
     policy.zero_grad()
