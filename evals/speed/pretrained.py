@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -206,11 +207,15 @@ class Work:
 
 
 def measure_memory(subject: Pretrained, sizes: RealSizes) -> dict[str, Any]:
-    """`probe_memory`: the largest resident memory of a process that probes, over weights, keys and values."""
+    """`probe_memory`: the largest resident memory of a process that probes, over weights, keys and values.
+
+    The process gives freed memory back, unlike the one that times: what it kept would count as used.
+    """
     rows, tokens = sizes.memory
     dtype = str(subject.dtype).removeprefix("torch.")
     command = [sys.executable, "-m", "evals.speed.memory", subject.folder, str(rows), str(tokens), dtype]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    giving_back = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=giving_back)
     if done.returncode:
         raise RuntimeError(f"evals.speed.memory failed: {done.stderr[-2000:]}")
     found = json.loads(done.stdout.splitlines()[-1])
