@@ -35,16 +35,16 @@ from torch import Tensor, nn
 
 from classic_metarl.trainers.informed import (
     DuelingQ,
+    History,
     InformedConfig,
     InformedPolicy,
     InformedPolicyConfig,
     InformedTrainer,
     double_q,
-    taken,
+    squared_error,
+    values_on,
 )
 from mrt.control.agent import Seen
-from mrt.control.encoder import Encoder
-from mrt.control.memories import Inputs
 from mrt.control.replay_trainer import feed_forward
 from mrt.credit.targets import next_act, one_step
 from mrt.errors import ConfigError
@@ -69,23 +69,6 @@ class Trial(NamedTuple):
     episode: Tensor  # (B,) int64
     z: Tensor  # (B, latent): what the exploiter acts on; while exploring what was decoded up to now
     told: Tensor  # (B,) bool: z was given, not decoded
-
-
-class History(nn.Module):
-    """A memory of the exploration with a head of `head`: whole trials (B, T, ...) or step by step."""
-
-    def __init__(self, config: DREAMPolicyConfig, head: nn.Module) -> None:
-        super().__init__()
-        self.encoder, self.head = Encoder(config), head
-
-    def forward(self, inputs: Inputs) -> Tensor:
-        """Inputs (B, T, ...) -> (B, T, out)."""
-        return self.head(self.encoder(inputs))
-
-    def step(self, seen: Inputs, state: Any) -> tuple[Tensor, Any]:
-        """Inputs (B, ...) and the state, which is used up -> (B, out) and the next state."""
-        features, state = self.encoder.step(seen, state)
-        return self.head(features), state
 
 
 class DREAMPolicy(InformedPolicy):
@@ -133,7 +116,7 @@ class DREAMPolicy(InformedPolicy):
     def exploit(self, observation: Tensor, z: Tensor, target: bool = False) -> Tensor:
         """Q (..., A) of the exploiter, or of its target: observation (..., D) and z (..., latent)."""
         exploiter = self.targets["exploiter"] if target else self.exploiter
-        return exploiter(torch.cat([observation.to(z.dtype), z], -1))
+        return values_on(exploiter, observation, z)
 
 
 def information_gain(away: Tensor, acted: Tensor) -> Tensor:
@@ -220,9 +203,8 @@ class DREAMTrainer(InformedTrainer):
         with torch.no_grad():
             after = double_q(values, policy.targets["explorer"](trials.inputs))
             target = one_step(trials, after, self.args.gamma)
-        error = torch.where(trials.mask, taken(values, trials.actions) - target, 0.0)
         self.log_metric("explorer_q", float(values.detach().amax(-1)[:, 0].mean()))
-        return 0.5 * error.square().sum() / trials.mask.sum()
+        return 0.5 * squared_error(values, trials.actions, target, trials.mask)
 
     def exploiter_loss(self, batch: Trials, embedded: Tensor) -> Tensor:
         """Half the mean squared TD error over paid episodes, on f(task) with noise; a gradient reaches f."""
@@ -233,6 +215,5 @@ class DREAMTrainer(InformedTrainer):
         with torch.no_grad():
             after = double_q(values, self.policy.exploit(seen, z, target=True)) * acted
             target = batch.rewards[inside] + self.args.gamma * after.roll(-1)  # a closing row ends each episode
-        error = torch.where(acted, taken(values, batch.actions[inside]) - target, 0.0)
         self.log_metric("exploiter_q", float(values.detach().amax(-1).mean()))
-        return 0.5 * error.square().sum() / acted.sum().clamp(min=1)
+        return 0.5 * squared_error(values, batch.actions[inside], target, acted)

@@ -28,15 +28,16 @@ from torch import Tensor, nn
 
 from classic_metarl.trainers.informed import (
     DuelingQ,
+    History,
     InformedConfig,
     InformedPolicy,
     InformedPolicyConfig,
     InformedTrainer,
     double_q,
-    taken,
+    squared_error,
+    values_on,
 )
 from mrt.control.agent import Seen
-from mrt.control.encoder import Encoder
 from mrt.control.memories import Inputs
 from mrt.credit.targets import one_step, without_free
 from mrt.errors import ConfigError
@@ -63,17 +64,6 @@ class Trial(NamedTuple):
     told: Tensor  # (B,) bool: z was given
 
 
-class Histories(nn.Module):
-    """g: whole trials (B, T, ...) to (B, T, latent), or step by step."""
-
-    def __init__(self, config: IMPORTPolicyConfig) -> None:
-        super().__init__()
-        self.encoder, self.infer = Encoder(config), nn.Linear(config.hidden_size, config.latent)
-
-    def forward(self, inputs: Inputs) -> Tensor:
-        return self.infer(self.encoder(inputs))
-
-
 class IMPORTPolicy(InformedPolicy):
     """A head on the observation and z; f, g and the head have a target each."""
 
@@ -81,7 +71,7 @@ class IMPORTPolicy(InformedPolicy):
 
     def __init__(self, config: IMPORTPolicyConfig) -> None:
         super().__init__(config)
-        self.histories = Histories(config)
+        self.histories = History(config, nn.Linear(config.hidden_size, config.latent))
         self.head = DuelingQ(config.observation + config.latent, config.head_size, config.actions, layers=2)
         followers = {name: copy.deepcopy(getattr(self, name)) for name in PARTS}
         self.targets = nn.ModuleDict(followers).requires_grad_(False)
@@ -101,9 +91,9 @@ class IMPORTPolicy(InformedPolicy):
         return Trial(self.histories.encoder.fork(state.history, rows), state.z[at], state.told[at])
 
     def values_step(self, seen: Seen, state: Any) -> tuple[Tensor, Trial]:
-        features, history = self.histories.encoder.step(seen, state.history)
-        z = torch.where(state.told[:, None], state.z, self.histories.infer(features))
-        return self.head(torch.cat([seen["observation"].to(z.dtype), z], -1)), Trial(history, z, state.told)
+        inferred, history = self.histories.step(seen, state.history)
+        z = torch.where(state.told[:, None], state.z, inferred)
+        return values_on(self.head, seen["observation"], z), Trial(history, z, state.told)
 
     def embeddings(self, inputs: Inputs, task: Tensor, target: bool = False) -> tuple[Tensor, Tensor]:
         """f(task) (B, latent) and g (B, T, latent), or their targets, of whole trials."""
@@ -150,14 +140,14 @@ class IMPORTTrainer(InformedTrainer):
         policy, task = self.policy, self.task_of(batch)
         told = (torch.rand(len(batch), device=task.device) < self.args.told)[:, None, None]
         f, g = policy.embeddings(batch.inputs, task)
-        observation = batch.inputs["observation"].to(g.dtype)
-        values = policy.head(torch.cat([observation, torch.where(told, self.noisy(f)[:, None], g)], -1))
+        seen = batch.inputs["observation"]
+        values = values_on(policy.head, seen, torch.where(told, self.noisy(f)[:, None], g))
         with torch.no_grad():
             f_ahead, g_ahead = policy.embeddings(batch.inputs, task, target=True)
             z = torch.where(told, self.noisy(f_ahead)[:, None], g_ahead)
-            after = double_q(values, policy.targets["head"](torch.cat([observation, z], -1)))
+            after = double_q(values, values_on(policy.targets["head"], seen, z))
             target = one_step(without_free(batch, policy.config.free_episodes), after, self.args.gamma)
-        error = torch.where(batch.mask, taken(values, batch.actions) - target, 0.0).square().sum() / batch.mask.sum()
+        error = squared_error(values, batch.actions, target, batch.mask)
         inside = batch.episode >= 0
         away = torch.where(inside, (g - f.detach()[:, None]).square().sum(-1), 0.0).sum() / inside.sum()
         for name, value in (("q_error", error), ("distance", away), ("norm", f.square().sum(-1).mean())):

@@ -23,9 +23,10 @@ from classic_metarl.black_box.defaults import with_policy
 from classic_metarl.trainers.beliefs import TASK
 from mrt.control.agent import Agent, Choice, Seen, Shape
 from mrt.control.distributions import Categorical
-from mrt.control.encoder import INPUTS
+from mrt.control.encoder import INPUTS, Encoder
 from mrt.control.envs import EnvTasks, Spec
 from mrt.control.exploring import Exploring
+from mrt.control.memories import Inputs
 from mrt.control.oracles.beliefs import task_features
 from mrt.control.policy import PolicyConfig, config_for
 from mrt.control.replay_trainer import OffPolicyConfig, OffPolicyTrainer, feed_forward
@@ -94,14 +95,37 @@ class DuelingQ(nn.Module):
         return self.value(hidden) + advantage - advantage.mean(-1, keepdim=True)
 
 
+class History(nn.Module):
+    """A memory of trials with a `head` on it: whole trials (B, T, ...) or step by step."""
+
+    def __init__(self, config: InformedPolicyConfig, head: nn.Module) -> None:
+        super().__init__()
+        self.encoder, self.head = Encoder(config), head
+
+    def forward(self, inputs: Inputs) -> Tensor:
+        """Inputs (B, T, ...) -> (B, T, out)."""
+        return self.head(self.encoder(inputs))
+
+    def step(self, seen: Inputs, state: Any) -> tuple[Tensor, Any]:
+        """Inputs (B, ...) and the state, which is used up -> (B, out) and the next state."""
+        features, state = self.encoder.step(seen, state)
+        return self.head(features), state
+
+
+def values_on(head: nn.Module, observation: Tensor, z: Tensor) -> Tensor:
+    """Q (..., A) of a head that acts on the observation (..., D) and z (..., latent)."""
+    return head(torch.cat([observation.to(z.dtype), z], -1))
+
+
 def double_q(values: Tensor, ahead: Tensor) -> Tensor:
     """(...) what the target network says (`ahead`, (..., A)) of the action that is best by `values` (..., A)."""
     return ahead.gather(-1, values.argmax(-1, keepdim=True))[..., 0]
 
 
-def taken(values: Tensor, actions: Tensor) -> Tensor:
-    """(...) of Q (..., A) that of the actions (...)."""
-    return values.gather(-1, actions.clamp(min=0)[..., None])[..., 0]
+def squared_error(values: Tensor, actions: Tensor, target: Tensor, acted: Tensor) -> Tensor:
+    """Mean over the steps `acted` (...) of the squared TD error: Q (..., A) of the actions (...) beside its target."""
+    taken = values.gather(-1, actions.clamp(min=0)[..., None])[..., 0]
+    return torch.where(acted, taken - target, 0.0).square().sum() / acted.sum().clamp(min=1)
 
 
 class InformedPolicy(PreTrainedModel, Agent):

@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+
+from tests.support.processes import free_port
 
 SRUN = """
 import os, signal, subprocess, sys, time
@@ -102,9 +103,7 @@ class Cluster:
             (programs / name).write_text(head + text)
             (programs / name).chmod(0o755)
         (programs / "python").symlink_to(sys.executable)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            return Cluster(folder, nodes, free.getsockname()[1])
+        return Cluster(folder, nodes, free_port())
 
     def start(self, script: str, **environment: str) -> subprocess.Popen[str]:
         """The batch script as Slurm runs it, on the first node."""

@@ -15,7 +15,6 @@ import json
 import math
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -26,6 +25,8 @@ from typing import Any
 
 import pytest
 import torch
+
+from tests.support.processes import free_port
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900)]
 
@@ -183,9 +184,7 @@ def server(tiny: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]
     `vllm`, which the CPU build does not have.
     """
     log = tmp_path_factory.mktemp("serve") / "log"
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", tiny]
     command += ["--host", "127.0.0.1", "--port", str(port)]
     command += ["--enable-prompt-tokens-details", "--logprobs-mode", "processed_logprobs", "--dtype", "float32"]
