@@ -6,7 +6,7 @@
     python -m evals.reasoning.word_problems_study --cached          prints what is stored
 
 200 held-out problems of MAWPS, 200 of SVAMP, and the first 200 of GSM8K's test set, which no arm trains on; the model
-samples at temperature 0.7, as in training, and must answer after 48 tokens of thought. Cost is positions through the
+samples at temperature 0.7, as in training, and must answer after 64 tokens of thought. Cost is positions through the
 model without padding: sampled 1, probed 1, updated 3 each. Interrupted anywhere, the same command goes on from there.
 Results stand under evals/results/word_problems/, one file a seed and arm. All seeds start from one SFT; settings were
 chosen on seeds 0 and 1, which are no evidence.
@@ -51,7 +51,7 @@ SEEDS = (2, 3)
 BASE, WARM_START, BASELINE, OURS = "base", "sft", "grpo", "mrt"
 HELD_OUT = ("mawps", "svamp")  # what the arms are compared on; GSM8K stands beside it
 GSM8K = "gsm8k"
-N, BUDGETS = 2, "0,24,48"
+N, BUDGETS = 2, "0,32,64"
 PROBLEMS = {"mawps": 200, "svamp": 200, GSM8K: 200}  # the first of each test file
 SFT_SEED = 0
 COST = 3e5

@@ -6,8 +6,8 @@ Two shapes of rows are known (JSONL, CSV or parquet):
     MAWPS (Koncel-Kedziorski et al. 2016)   input, target: no equation, so the one is taken that has two numbers of the
                                             text and the target as its value; a row with none or several is left out
 
-A worked solution is one to four sentences, each a paragraph of its own (the episodes of a thought): what is needed, the
-equation of each step, a check of the last one.
+A worked solution is a few sentences, each a paragraph of its own (the episodes of a thought): what is needed, the
+equation of each step, worked by place value where its numbers have several digits, or else a check of the last one.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ NUMBER = re.compile(r"\d+(?:,\d{3})+(?:\.\d+)?|\d*\.\d+|\d+")
 NAMES = {"+": "sum", "-": "difference", "*": "product", "/": "quotient"}
 DECIMALS = 2  # of every number of a problem; more are measures in binary ("0.8333333333333334 foot")
 MAX_STEPS = 2
+SPLIT_BELOW = 1000  # numbers that are worked by place value
 _SIGNS = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/"}
 
 
@@ -54,6 +55,29 @@ class Operation:
 
     def __str__(self) -> str:
         return f"{written(self.left)} {self.sign} {written(self.right)} = {written(self.value)}"
+
+    def by_place_value(self) -> tuple[Operation, ...]:
+        """The steps in which it is worked by hand: 87 - 13 as 87 - 10, 77 - 3; itself alone where none is saved.
+
+        The right number of a sum, difference or product is split, if it and the left one are whole and below 1,000;
+        of a product the left one, if the right one has a single place; of a sum none, if the left one has.
+        """
+        left, right = self.left, self.right
+        if self.sign == "*" and len(_place_values(right)) < 2:
+            left, right = right, left
+        parts = _place_values(right)
+        places = len(_place_values(left))
+        if self.sign == "/" or len(parts) < 2 or places < (2 if self.sign == "+" else 1):
+            return (self,)
+        steps: list[Operation] = []
+        if self.sign == "*":
+            steps = [Operation(left, "*", part) for part in parts]
+            parts = [step.value for step in steps]
+            left, parts = parts[0], parts[1:]
+        for part in parts:
+            steps.append(Operation(left, "-" if self.sign == "-" else "+", part))
+            left = steps[-1].value
+        return tuple(steps)
 
     def check(self) -> Operation:
         """The inverse operation, which gives back the left number."""
@@ -163,14 +187,25 @@ def _operations(numbers: Sequence[Fraction]) -> Iterator[Operation]:
 def worked_solution(problem: WordProblem, rng: Random) -> str:
     """Sentences with a blank line between them; what is said besides the equations is drawn.
 
-    A thought says what is needed, or checks its last step, or does both, each of the three as often.
+    A thought says what is needed, or checks its last step, or does both, each of the three as often; what is worked by
+    place value is not checked, for length.
     """
     first, last = problem.steps[0], problem.steps[-1]
     plan = f"We need the {NAMES[first.sign]} of {written(first.left)} and {written(first.right)}."
-    equations = [f"{step}." for step in problem.steps]
-    checks = [] if 0 in (last.value, last.right) else [f"Check: {last.check()}."]
+    steps = [part for step in problem.steps for part in step.by_place_value()]
+    plain = len(steps) == len(problem.steps) and 0 not in (last.value, last.right)
+    checks = [f"Check: {last.check()}."] if plain else []
     kind = rng.randrange(3)
-    return "\n\n".join([*([plan] if kind != 1 else []), *equations, *(checks if kind else [])])
+    return "\n\n".join([*([plan] if kind != 1 else []), *(f"{step}." for step in steps), *(checks if kind else [])])
+
+
+def _place_values(number: Fraction) -> list[Fraction]:
+    """Of 205: 200 and 5. Nothing of a number that is not worked by place value."""
+    if number.denominator != 1 or not 0 < number < SPLIT_BELOW:
+        return []
+    digits = str(number.numerator)
+    found = [Fraction(int(digit) * 10 ** (len(digits) - 1 - place)) for place, digit in enumerate(digits)]
+    return [value for value in found if value]
 
 
 def numbers_of(text: str) -> list[Fraction]:

@@ -102,3 +102,28 @@ def test_worked_solutions_are_sentences_whose_equations_hold() -> None:
         (False, True),
         (True, True),
     }
+
+
+@pytest.mark.parametrize(
+    ("left", "sign", "right", "steps"),
+    [
+        (55, "-", 29, ["55 - 20 = 35", "35 - 9 = 26"]),
+        (205, "+", 305, ["205 + 300 = 505", "505 + 5 = 510"]),
+        (23, "*", 14, ["23 * 10 = 230", "23 * 4 = 92", "230 + 92 = 322"]),
+        (14, "*", 9, ["9 * 10 = 90", "9 * 4 = 36", "90 + 36 = 126"]),
+        (12, "-", 45, ["12 - 40 = -28", "-28 - 5 = -33"]),
+        (3, "+", 45, ["3 + 45 = 48"]),
+        (21, "+", 20, ["21 + 20 = 41"]),
+        (84, "/", 12, ["84 / 12 = 7"]),
+        (2000, "-", 45, ["2000 - 45 = 1955"]),
+        (20, "-", 1.5, ["20 - 1.5 = 18.5"]),
+    ],
+)
+def test_numbers_of_several_digits_are_worked_by_place_value(
+    left: float, sign: str, right: float, steps: list[str]
+) -> None:
+    step = Operation(Fraction(left), sign, Fraction(right))
+    assert [str(part) for part in step.by_place_value()] == steps
+    said = worked_solution(WordProblem("?", (step,), "any"), Random(0))
+    assert "".join(f"\n\n{part}." for part in steps) in "\n\n" + said
+    assert step.by_place_value()[-1].value == step.value
