@@ -40,10 +40,10 @@ def stored(study: Study, seed: int, arm: str, keys: str = "k") -> None:
         "keys_sha256": keys,
         "correct": rng.binomial(N, chances, size=(40, 3)).tolist(),
         "regret": [1 - LEVELS[arm]] * 40,
-        "tokens": [30.0] * 20 + [60.0] * 20,
+        "tokens": [30.0] * 20 + [90.0] * 20,
         "without_learning": dict.fromkeys(RULES, 0.25) | {"the largest number": 0.02},
     }
-    result = {"digest": study.digest(seed, arm), "sets": dict.fromkeys((*HELD_OUT, GSM8K), one)}
+    result = {"seed": seed, "digest": study.digest(seed, arm), "sets": dict.fromkeys((*HELD_OUT, GSM8K), one)}
     trained = {"cost": {"total": 2e6}, "updates": 10, "minutes": 1.5}
     write_json(study.stored(seed, arm), result if arm == BASE else result | trained)
 
@@ -66,11 +66,26 @@ def test_figures_from_what_is_stored(study: Study) -> None:
     assert ours["accuracy"]["mean"] == pytest.approx(np.mean(right))
     assert ours["accuracy_minus_sft"]["low"] > 0
     assert ours["regret_minus_grpo"]["mean"] == pytest.approx(-0.1)
-    assert ours["tokens"]["mean"] == pytest.approx((30 + 48) / 2)
+    assert ours["tokens"]["mean"] == pytest.approx((30 + 64) / 2)
     assert "accuracy_minus_sft" not in summary["arms"][WARM_START]["held_out"]
     text = table(summary)
     assert text.count("\n") == 1 + len(ARMS) + 3
     assert "mawps without reading: best rule 'first + second number' 0.250; the largest number 0.020" in text
+
+
+def test_a_set_may_be_measured_on_some_seeds_only(study: Study) -> None:
+    whole = summarise(study, read_stored(study, (1, 2), ARMS), (1, 2))
+    for arm in ARMS:
+        one = json.loads(study.stored(2, arm).read_text())
+        del one["sets"][GSM8K]
+        write_json(study.stored(2, arm), one)
+    some = summarise(study, read_stored(study, (1, 2), ARMS), (1, 2))
+    assert some["arms"][OURS]["held_out"] == whole["arms"][OURS]["held_out"]
+    assert len(whole["arms"][OURS]["sets"][GSM8K]["accuracy_by_seed"]) == 2
+    first = whole["arms"][OURS]["sets"][GSM8K]["accuracy_by_seed"][0]
+    assert some["arms"][OURS]["sets"][GSM8K]["accuracy_by_seed"] == [first]
+    assert "40 of gsm8k (seeds [1])" in table(some)
+    assert "(seeds" not in table(whole)
 
 
 def test_only_what_is_missing_runs(study: Study, tmp_path: Path) -> None:
