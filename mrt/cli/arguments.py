@@ -19,6 +19,14 @@ def train_arguments(parser: argparse.ArgumentParser) -> None:
         help="train N seeds and report their interquartile mean with its interval",
     )
     parser.add_argument(
+        "--workers", type=_positive, metavar="N", help="with --seeds: N of them at a time, each in a process of its own"
+    )
+    parser.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help="with --workers: processes of a Ray cluster (auto: that of this machine; local: one that is started)",
+    )
+    parser.add_argument(
         "--slurm",
         metavar="nodes=N,vllm=M,...",
         action="append",

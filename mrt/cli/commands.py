@@ -39,25 +39,16 @@ def train(ns: Namespace) -> Outcome:
         return Outcome(*slurm_job(ns))
     if ns.dry_run:
         raise ConfigError("--dry-run goes with --slurm nodes=N; `mrt doctor RECIPE` checks a recipe for this machine")
+    if ns.workers and ns.seeds is None:
+        raise ConfigError("--workers N goes with --seeds: one run is one process (accelerate launch for several)")
+    if ns.ray and not ns.workers:
+        raise ConfigError("--ray goes with --workers N, the number of runs at a time")
     recipe = load_recipe(ns.recipe, ns.overrides, allow_code=ns.allow_code)
-    return _train(ns, recipe) if ns.seeds is None else _train_seeds(ns, recipe)
+    if ns.seeds is None:
+        return _train(ns, recipe)
+    from mrt.cli.seeds import train_seeds
 
-
-def _train_seeds(ns: Namespace, recipe: Any) -> Outcome:
-    from mrt.runs.rundir import main_process, write_json
-    from mrt.runs.seeds import aggregate, final_scores, seeded, table
-
-    runs = seeded(recipe, ns.seeds)
-    for number, one in enumerate(runs, 1):
-        if main_process():
-            say(f"seed {one.seed} ({number} of {len(runs)})")
-        _train(ns, one)
-    if not main_process():
-        return Outcome()
-    found = aggregate({one.seed: final_scores(Path(one.output_dir)) for one in runs})
-    write_json(Path(recipe.output_dir) / "seeds.json", {"seeds": [one.seed for one in runs], "metrics": found})
-    facts = {"status": "trained", "output_dir": recipe.output_dir, "seeds": [one.seed for one in runs]}
-    return Outcome({**facts, "metrics": found}, table(found, len(runs)))
+    return Outcome(*train_seeds(ns, recipe, _train))
 
 
 def _train(ns: Namespace, recipe: Any) -> Outcome:

@@ -1,6 +1,7 @@
 """Commands as subprocesses: in the order of their dependencies, `width` at a time, with live progress and a log each.
 
 A step that is finished is skipped, whoever finished it; one that fails stops the others and shows the end of its log.
+One whose process was killed from outside runs again, `tries` times in all.
 """
 
 import json
@@ -8,7 +9,6 @@ import math
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,13 +18,14 @@ from typing import Any, TextIO
 
 from mrt.errors import ConfigError
 from mrt.runs.rundir import write_json
+from mrt.runs.workers import LOST, LocalWorkers, Worker, Workers, end
 
 POLL_SECONDS = 0.5
 MEMORY_SECONDS = 5.0  # between two looks at the memory of everything that runs: the kernel walks all its pages
 DRAW_SECONDS = 1.0  # between two drawings of the line in a terminal
 LINE_SECONDS = 30.0  # between two lines of progress where there is no terminal
-GRACE_SECONDS = 10.0  # from SIGTERM to SIGKILL
 TAIL_LINES = 15
+TRIES = 3  # of a step whose process is killed
 
 
 class StepFailed(Exception):
@@ -55,15 +56,27 @@ class Step:
 class StepRunner:
     """Runs steps `width` at a time, earlier ones first. Logs go to `folder`/logs, seconds and memory to timings.json.
 
+    `workers` start the commands: processes of this machine, where nothing else is said.
     Times add up over interrupted calls. Raises ConfigError when a step ends with exit code 2 or needs one that never
     comes, KeyboardInterrupt when it was interrupted, StepFailed for any other failure; whatever happens, no
     child outlives the call.
     """
 
-    def __init__(self, folder: Path, steps: Sequence[Step], width: int = 2, stream: TextIO | None = None) -> None:
-        self.folder, self.steps, self.width = folder, steps, width
+    def __init__(
+        self,
+        folder: Path,
+        steps: Sequence[Step],
+        width: int = 2,
+        stream: TextIO | None = None,
+        *,
+        workers: Workers | None = None,
+        tries: int = TRIES,
+    ) -> None:
+        self.folder, self.steps, self.width, self.tries = folder, steps, width, tries
+        self.workers: Workers = workers or LocalWorkers()
         self.display = Display(stream or sys.stderr)
-        self.running: dict[str, subprocess.Popen[bytes]] = {}
+        self.running: dict[str, Worker] = {}
+        self.lost: dict[str, int] = {}  # how often a step's process was killed
         self.started: dict[str, float] = {}
         self.done: set[str] = set()
         self.measured = -math.inf
@@ -115,14 +128,8 @@ class StepRunner:
                 self.done.add(step.name)
                 self.display.line(f"{step.name}: finished before")
             else:
-                with self._log(step, "log").open("ab") as errors, self._log(step, "json").open("wb") as answer:
-                    self.running[step.name] = subprocess.Popen(
-                        step.command,
-                        stdin=subprocess.DEVNULL,
-                        stdout=answer,
-                        stderr=errors,
-                        env=child_environment(step.threads),
-                    )
+                log, answer = self._log(step, "log"), self._log(step, "json")
+                self.running[step.name] = self.workers.start(step.command, log, answer, step.threads)
                 self.started[step.name] = time.monotonic()
                 self.display.line(f"{step.name}: started")
 
@@ -139,6 +146,10 @@ class StepRunner:
         seconds = self._count(step.name)
         if code in (130, -signal.SIGINT):
             raise KeyboardInterrupt
+        lost = self.lost[step.name] = self.lost.get(step.name, 0) + (code == LOST)
+        if code == LOST and lost < self.tries:
+            self.display.line(f"{step.name}: its process was killed; it runs again ({lost + 1} of {self.tries})")
+            return
         if code != 0 or not step.finished():
             tail = "\n".join(
                 self._log(step, "log").read_text(encoding="utf-8", errors="replace").splitlines()[-TAIL_LINES:]
@@ -154,15 +165,8 @@ class StepRunner:
         return seconds
 
     def _terminate(self) -> None:
-        for child in self.running.values():
-            child.terminate()
-        deadline = time.monotonic() + GRACE_SECONDS
-        for name, child in self.running.items():
-            try:
-                child.wait(timeout=max(0.1, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                child.kill()
-                child.wait()
+        end(list(self.running.values()))
+        for name in self.running:
             self._count(name)
         self.running.clear()
 
@@ -217,17 +221,6 @@ class Display:
             return f"{name} ..."
         filled = min(10, 10 * item.done // item.total)
         return f"{name} [{'#' * filled}{'.' * (10 - filled)}] {item.done}/{item.total} {item.note}".rstrip()
-
-
-def child_environment(threads: int = 1) -> dict[str, str]:
-    """One thread each where they run side by side; offline; no bars in the logs."""
-    quiet = {
-        "OMP_NUM_THREADS": str(threads),
-        "HF_HUB_OFFLINE": "1",
-        "HF_DATASETS_OFFLINE": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-    }
-    return {**os.environ, **quiet, "TQDM_DISABLE": "1", "PYTHONUNBUFFERED": "1"}
 
 
 def resident_gib() -> float:

@@ -26,6 +26,7 @@ from mrt.control.envs.grids import DarkRoom, GridNavi, KeyToDoor
 from mrt.control.envs.mazes import Maze
 from mrt.control.envs.navigation import FourCorners, Navigation2D, PointRobot, SparseSemicircle
 from mrt.control.envs.sumo import Sumo
+from mrt.control.envs.told import ToldTask
 from mrt.errors import ConfigError, nearest
 
 __all__ = ["ENVS", "SPLITS", "EnvTasks", "Spec", "Step", "TensorEnv", "make_env", "make_tasks"]
@@ -46,13 +47,15 @@ ENVS: dict[str, Callable[..., TensorEnv]] = {
 """Name -> environment class. Another package adds its own by assignment."""
 
 
-def make_env(name: str = "", **options: Any) -> TensorEnv:
+def make_env(name: str = "", tell_task: bool = False, **options: Any) -> TensorEnv:
     """The environment `name` with its options, or one that is not ours: `gymnasium`, an id, or `env`, a class as
-    `module:Class`; see `mrt.control.envs.foreign`.
+    `module:Class`; see `mrt.control.envs.foreign`. With `tell_task` what defines the task is part of the observation.
 
     Raises:
         ConfigError: for an unknown name or option, with the nearest valid one, or a value that it cannot take.
     """
+    if tell_task:
+        return ToldTask(make_env(name, **options))
     others = [key for key in ("gymnasium", "env") if key in options]
     if len(others) + bool(name) != 1:
         raise ConfigError("tasks need one of name (an environment of ours), gymnasium (an id) and env (module:Class)")

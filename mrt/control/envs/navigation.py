@@ -63,18 +63,24 @@ class PointEnv(TensorEnv):
 class PointRobot(PointEnv):
     """PEARL's dense point robot (Rakelly 2019, arXiv 1903.08254; as released): start and goal in [-1, 1]^2, 20 steps.
 
-    The reward is minus the distance after the step. With `show_goal` the observation is (x, y, goal x, goal y): nothing
-    is left to be found out about the task, as for a policy that is told its goal.
+    The reward is minus the distance after the step; with a `radius` it is that of goal-conditioned learning, 0 within
+    the radius of the goal and -1 elsewhere. With `show_goal` the observation is (x, y, goal x, goal y): nothing is left
+    to be found out about the task, as for a policy that is told its goal.
     """
 
     name = "point-robot"
     start_reach = 1.0
 
     def __init__(
-        self, steps: int = 20, episodes: int = 2, show_goal: bool = False, device: str | torch.device = "cpu"
+        self,
+        steps: int = 20,
+        episodes: int = 2,
+        show_goal: bool = False,
+        radius: float = 0.0,
+        device: str | torch.device = "cpu",
     ) -> None:
         super().__init__(steps, episodes, device)
-        self.show_goal = show_goal
+        self.show_goal, self.radius = show_goal, radius
         if show_goal:
             self.spec = replace(self.spec, observation=4)
 
@@ -90,8 +96,13 @@ class PointRobot(PointEnv):
 
     def move(self, actions: Tensor, u: Tensor) -> Move:
         position = self.reach(actions)
-        reward = -distance(position, self.params["goal"])
+        reward = self.paid(position, self.params["goal"])
         return {"position": position}, reward, torch.zeros_like(reward, dtype=torch.bool)
+
+    def paid(self, position: Tensor, goal: Tensor) -> Tensor:
+        """The reward (B,) of a step to these positions (B, 2) for these goals (B, 2)."""
+        away = distance(position, goal)
+        return torch.where(away <= self.radius, 0.0, -1.0) if self.radius else -away
 
 
 class SparseSemicircle(PointEnv):

@@ -17,6 +17,7 @@ from mrt.control.envs.bandits import Bandit, InformativeBandit, MovingBandits, R
 from mrt.control.envs.base import TensorEnv
 from mrt.control.envs.decisions import CueRecall, ObjectChoice, TabularMDP, TwoStep
 from mrt.control.envs.grids import FiniteEnv
+from mrt.control.envs.told import ToldTask
 from mrt.control.oracles.mdps import random_values, value_iteration
 
 
@@ -69,6 +70,12 @@ def task_bounds(env: TensorEnv, params: Mapping[str, Tensor]) -> Bounds:
     bounds = floor_and_ceiling(env, {name: value[first] for name, value in params.items()})
     which = which.to(bounds.floor.device)
     return Bounds(bounds.floor[which], bounds.ceiling[which])
+
+
+@floor_and_ceiling.register
+def _told(env: ToldTask, params: Mapping[str, Tensor]) -> Bounds:
+    """What is seen changes neither."""
+    return task_bounds(env.env, params)
 
 
 @floor_and_ceiling.register

@@ -46,8 +46,8 @@ class StraightPolicy(ScriptedAgent):
         self.env = env
 
     def choose(self, observation: Tensor, state: dict[str, Any]) -> Tensor:
-        """(B, 2) in [-1, 1] from the positions (B, 2)."""
-        return ((self.env.params["goal"] - observation) / self.env.stride).clamp(-1, 1)
+        """(B, 2) in [-1, 1] from the positions (B, 2), which the goal may follow."""
+        return ((self.env.params["goal"] - observation[:, :2]) / self.env.stride).clamp(-1, 1)
 
 
 @floor_and_ceiling.register
@@ -106,4 +106,6 @@ def _reward(env: PointEnv, left: Tensor, before: Tensor, away: Tensor) -> Tensor
         return torch.where(paid, before - away, 0.0)
     if isinstance(env, SparseSemicircle) and env.reward == "sparse":
         return torch.where(away <= env.radius, 1 - away, 0.0)
+    if isinstance(env, PointRobot) and env.radius:
+        return torch.where(away <= env.radius, 0.0, -1.0).double()
     return -away * away if isinstance(env, Navigation2D) and env.squared else -away

@@ -182,3 +182,17 @@ def test_readers_of_files_that_grow(tmp_path: Path) -> None:
 
 def test_resident() -> None:
     assert 0.01 < resident_gib() < 64
+
+
+def test_a_killed_step_runs_again(folder: Path) -> None:
+    script = "import os, pathlib, signal; p = pathlib.Path('tried'); n = len(p.read_text()) if p.exists() else 0; "
+    script += "p.write_text('x' * (n + 1)); n < 2 and os.kill(os.getpid(), signal.SIGKILL); pathlib.Path('a').touch()"
+    made = Step("a", [sys.executable, "-S", "-c", script], finished=lambda: Path("a").exists())
+    stream = io.StringIO()
+    StepRunner(folder, [made], stream=stream, tries=3).run()
+    assert Path("tried").read_text() == "xxx"
+    assert "its process was killed; it runs again (3 of 3)" in stream.getvalue()
+    Path("a").unlink()
+    Path("tried").unlink()
+    with pytest.raises(StepFailed, match="exit code -9"):
+        StepRunner(folder, [made], stream=stream, tries=2).run()

@@ -1,0 +1,44 @@
+"""A task that is told: the multi-task policy pi(a | s, z) of the meta-RL lectures, as an environment.
+
+    tasks: {name: grid-navi, episodes: 1, tell_task: true}
+
+The observation ends with what defines the task, so nothing is left to be found out. A policy trained so is the ceiling
+of meta-RL on the same tasks, and generalises to new ones without adaptation (zero-shot) as far as their description
+says what to do.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from mrt.control.envs.base import TensorEnv
+from mrt.control.envs.wrappers import Wrapper
+
+
+class ToldTask(Wrapper):
+    """The observation, then every parameter of the task in the order of their names, flattened.
+
+    Parameters with a known range are scaled to [-1, 1]; the others come as they are.
+
+    Raises:
+        ConfigError: for an environment that is not on tensors.
+    """
+
+    def __init__(self, env: TensorEnv) -> None:
+        super().__init__(env)
+        one = env.task_params(torch.zeros(1, env.task_draws))
+        self.ranges = env.task_ranges()
+        self.spec = replace(env.spec, observation=env.spec.observation + sum(one[name].numel() for name in one))
+
+    def observe(self) -> Tensor:
+        return torch.cat([super().observe(), *(self._told(name) for name in sorted(self.params))], 1)
+
+    def _told(self, name: str) -> Tensor:
+        value = self.params[name].flatten(1) if self.params[name].ndim > 1 else self.params[name][:, None]
+        if name not in self.ranges:
+            return value.float()
+        low, high = self.ranges[name]
+        return (2 * (value - low) / (high - low) - 1).float()
