@@ -128,7 +128,7 @@ def run(seed: int, targets: int = TARGETS, updates: int = UPDATES, steps: int | 
     """All arms on one seed: pretraining, then each target on its own."""
     torch.set_num_threads(1)
     begin = time.monotonic()
-    shorter = {} if steps is None else {"max_steps": steps}
+    shorter: dict[str, Any] = {} if steps is None else {"max_steps": steps}
     starts: dict[str, Any] = {
         SCRATCH: None,
         SOURCE: learned(seed, tasks=1, **shorter),
@@ -137,7 +137,7 @@ def run(seed: int, targets: int = TARGETS, updates: int = UPDATES, steps: int | 
     told = learned(seed, told=True, **shorter)
     curves: dict[str, list[list[float]]] = {arm: [] for arm in ARMS}
     taken: list[int] = []
-    new = {"max_steps": updates, "random_steps": 0, "lr_scheduler_type": "constant"}
+    new: dict[str, Any] = {"max_steps": updates, "random_steps": 0, "lr_scheduler_type": "constant"}
     for target in range(targets):
         for arm, start in starts.items():
             trainer = train(new_seed(seed, target), tasks=1, start=start, **new)

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -66,7 +67,7 @@ class RayWorkers:
 
     def __init__(self, address: str | None = None) -> None:
         try:
-            import ray
+            ray: Any = import_module("ray")
         except ImportError as error:
             raise ConfigError(
                 "a population on Ray needs Ray: pip install 'mrt-rl[ray]' (2.60), or leave --ray out"
