@@ -25,6 +25,7 @@ from mrt.control.envs.foreign import foreign_env
 from mrt.control.envs.grids import DarkRoom, GridNavi, KeyToDoor
 from mrt.control.envs.mazes import Maze
 from mrt.control.envs.navigation import FourCorners, Navigation2D, PointRobot, SparseSemicircle
+from mrt.control.envs.skills import DiscriminatorRoom, SkillRoom
 from mrt.control.envs.sumo import Sumo
 from mrt.control.envs.told import ToldTask
 from mrt.errors import ConfigError, nearest
@@ -37,7 +38,7 @@ ENVS: dict[str, Callable[..., TensorEnv]] = {
         for env in (
             *(BernoulliBandit, GaussianBandit, DependentBandit, RestlessBandit, InformativeBandit, MovingBandits),
             *(TwoStep, ObjectChoice, CueRecall, TabularMDP),
-            *(GridNavi, DarkRoom, KeyToDoor, Hallway, Maze, BusGrid, MapGrid),
+            *(GridNavi, DarkRoom, KeyToDoor, Hallway, Maze, BusGrid, MapGrid, SkillRoom, DiscriminatorRoom),
             *(PointRobot, SparseSemicircle, Navigation2D, FourCorners),
             *(FadingLegs, Sumo),
         )

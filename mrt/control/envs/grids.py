@@ -94,7 +94,8 @@ class Room(FiniteEnv):
         return self.ends[self.state["cell"] * len(MOVES) + actions]
 
 
-def _room_spec(size: int, encoding: Encoding, steps: int, episodes: int, more: int = 0) -> Spec:
+def room_spec(size: int, encoding: Encoding, steps: int, episodes: int, more: int = 0) -> Spec:
+    """Of a room: a policy sees its cell, and `more` numbers."""
     width = size * size if encoding == "one_hot" else 2
     return Spec(observation=width + more, episode_steps=steps, episodes=episodes, actions=len(MOVES))
 
@@ -117,7 +118,7 @@ class GridNavi(Room):
         encoding: Encoding = "xy",
         device: str | torch.device = "cpu",
     ) -> None:
-        super().__init__(_room_spec(size, encoding, steps, episodes), size, encoding, "corner", device)
+        super().__init__(room_spec(size, encoding, steps, episodes), size, encoding, "corner", device)
         self.goals = [x * size + y for x in range(size) for y in range(size) if max(x, y) > 1]
         self.task_choices = (len(self.goals),)
 
@@ -153,7 +154,7 @@ class DarkRoom(Room):
         encoding: Encoding = "one_hot",
         device: str | torch.device = "cpu",
     ) -> None:
-        super().__init__(_room_spec(size, encoding, steps, episodes), size, encoding, start, device)
+        super().__init__(room_spec(size, encoding, steps, episodes), size, encoding, start, device)
         self.pays = pays
         self.task_choices = (self.cells,) * (1 + (start == "task"))
         self.task_draws = len(self.task_choices)
@@ -220,7 +221,7 @@ class KeyToDoor(Room):
         encoding: Encoding = "one_hot",
         device: str | torch.device = "cpu",
     ) -> None:
-        super().__init__(_room_spec(size, encoding, steps, episodes, 2 * aware), size, encoding, start, device)
+        super().__init__(room_spec(size, encoding, steps, episodes, 2 * aware), size, encoding, start, device)
         self.pays, self.aware = pays, aware
         self.task_choices = (self.cells,) * (2 + (start == "task"))
         self.task_draws = len(self.task_choices)
