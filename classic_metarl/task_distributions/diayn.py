@@ -97,6 +97,7 @@ class DIAYNTrainer(ControlTrainer):
         own = {"skills": tasks.env.skills, "memory": "none", **recipe.policy}
         return super().make_policy(dataclasses.replace(recipe, policy=own), tasks)
 
+    @torch.no_grad()
     def play(self, indices: Any) -> Trials:
         """Trials paid by the discriminator."""
         trials = super().play(indices)

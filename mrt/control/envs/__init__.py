@@ -18,6 +18,8 @@ from mrt.control.envs.bandits import (
 )
 from mrt.control.envs.base import SPLITS, EnvTasks, Spec, Step, TensorEnv
 from mrt.control.envs.buses import BusGrid, MapGrid
+from mrt.control.envs.cart_pole import CartPole
+from mrt.control.envs.causal import CausalGraphs
 from mrt.control.envs.corridors import Hallway, TMaze
 from mrt.control.envs.decisions import CueRecall, ObjectChoice, TabularMDP, TwoStep
 from mrt.control.envs.drifting import FadingLegs
@@ -40,7 +42,7 @@ ENVS: dict[str, Callable[..., TensorEnv]] = {
             *(TwoStep, ObjectChoice, CueRecall, TabularMDP),
             *(GridNavi, DarkRoom, KeyToDoor, Hallway, Maze, BusGrid, MapGrid, SkillRoom, DiscriminatorRoom),
             *(PointRobot, SparseSemicircle, Navigation2D, FourCorners),
-            *(FadingLegs, Sumo),
+            *(FadingLegs, Sumo, CartPole, CausalGraphs),
         )
     },
     "t-maze": TMaze,  # its own name says whether the cue has to be fetched

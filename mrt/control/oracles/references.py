@@ -22,6 +22,8 @@ from mrt.control.envs.bandits import (
 )
 from mrt.control.envs.base import TensorEnv
 from mrt.control.envs.buses import BusGrid
+from mrt.control.envs.cart_pole import CartPole
+from mrt.control.envs.causal import CausalGraphs
 from mrt.control.envs.corridors import Hallway, TMaze
 from mrt.control.envs.decisions import CueRecall, ObjectChoice, TabularMDP, TwoStep
 from mrt.control.envs.drifting import FadingLegs
@@ -32,6 +34,8 @@ from mrt.control.oracles import bandits as values
 from mrt.control.oracles import mdps
 from mrt.control.oracles.beliefs import RoomSearch, TwoHypotheses
 from mrt.control.oracles.buses import uninformed_bus
+from mrt.control.oracles.cart_poles import FallingSide
+from mrt.control.oracles.causal import MOST_NODES, CausalReasoner
 from mrt.control.oracles.drifting import StraightLegs
 from mrt.control.oracles.grids import first_episode_bound, grid_navi_bayes
 from mrt.control.oracles.hallway import hallway_bayes, hallway_posterior_sampling, hallway_steps
@@ -133,6 +137,18 @@ def _(env: InformativeBandit) -> dict[str, dict[str, float]]:
         "Bayes-optimal": _bandit(values.informative_value(pulls), 5.0 * pulls),
         "never asks": _bandit(values.informative_value(pulls, ask=False), 5.0 * pulls),
     }
+
+
+@players.register
+def _(env: CartPole) -> dict[str, Player]:
+    return {"push to the falling side": _plain(FallingSide)}
+
+
+@players.register
+def _(env: CausalGraphs) -> dict[str, Player]:
+    if env.nodes > MOST_NODES:
+        return {}
+    return {"posterior and do": _plain(CausalReasoner, env), "associative": _plain(CausalReasoner, env, "associative")}
 
 
 @players.register

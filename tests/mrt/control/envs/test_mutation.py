@@ -16,6 +16,7 @@ RANGES = {
     "point-robot": {"goal": (-1.0, 1.0)},
     "navigation-2d": {"goal": (-0.5, 0.5)},
     "object-choice": {"objects": (-1.0, 1.0)},
+    "cart-pole": {"length": (0.25, 1.0)},
     "cue-recall": {"cue": (-1.0, 1.0)},
     "sumo": {"power": (0.3, 0.6), "growth": (0.0, 0.1), "lean": (-0.5, 0.5), "drift": (-0.2, 0.2)},
 }

@@ -1,0 +1,22 @@
+"""Cart-poles: random play falls in some twenty steps, a rule without learning holds longer, nobody beats the clock."""
+
+from __future__ import annotations
+
+import pytest
+
+from mrt.control.envs import make_tasks
+from mrt.control.interaction import play
+from mrt.control.oracles import task_bounds
+from mrt.control.oracles.cart_poles import FallingSide
+from mrt.control.oracles.references import players
+
+
+def test_bounds_and_the_rule_that_needs_no_learning() -> None:
+    tasks = make_tasks("cart-pole", episodes=2)
+    params = tasks.batch(0, range(50))
+    bounds = task_bounds(tasks.env, params)
+    assert bounds.ceiling.tolist() == [1000.0] * 50
+    assert float(bounds.floor.mean()) == pytest.approx(2 * 24, abs=5)
+    rule = play(tasks.env, FallingSide(), params).sum(1)
+    assert float(bounds.floor.mean()) < float(rule.mean()) < 1000
+    assert set(players(tasks.env)) == {"push to the falling side"}
