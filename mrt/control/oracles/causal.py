@@ -100,7 +100,7 @@ class CausalReasoner(ScriptedAgent):
 
 @floor_and_ceiling.register
 def _causal(env: CausalGraphs, params: Mapping[str, Tensor]) -> Bounds:
-    """Floor: a random answer. Ceiling: the best answer of who knows the graph. Both exact, mean over the quiz's node."""
+    """Floor: a random answer. Ceiling: that of who knows the graph. Both are exact, the mean over the quiz's nodes."""
     edges = params["edges"].cpu()
     weights = weights_of(edges, env.nodes).double()
     eye, first, floor, ceiling = torch.eye(env.nodes, dtype=torch.float64), int(env.hidden), [], []

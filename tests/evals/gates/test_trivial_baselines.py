@@ -21,6 +21,7 @@ from mrt.control.evaluation.run import HELD_OUT
 from mrt.control.interaction import play
 from mrt.control.oracles.bandit_policies import regret
 from mrt.control.oracles.bandits import informative_value
+from mrt.control.oracles.cart_poles import FallingSide
 from mrt.control.oracles.grids import grid_navi_bayes
 from mrt.control.oracles.hallway import hallway_bayes
 
@@ -125,6 +126,21 @@ def test_one_fixed_goal_on_the_semicircle() -> None:
         found.append(float(play(tasks.env, player, params, 1).sum(1).mean()))
     assert max(found) == pytest.approx(stated("maesn", "return_3"), abs=0.05)
     assert stated("T35", "episode_6") == stated("maesn", "return_3")
+
+
+def test_a_rule_balances_poles_for_a_while() -> None:
+    tasks = tasks_of("domain-randomisation")
+    steps = play(tasks.env, FallingSide(), tasks.batch(HELD_OUT, range(TASKS))).sum(1)
+    assert float(steps.mean()) == pytest.approx(stated("domain-randomisation", "total"), abs=4)
+
+
+def test_one_side_of_two_objects() -> None:
+    tasks = tasks_of("Harlow")
+    params = tasks.batch(HELD_OUT, range(TASKS))
+    for player in (Fixed(lambda seen: torch.zeros(len(seen), dtype=torch.long)), WinStay(2)):
+        assert float(play(tasks.env, player, params, 1).sum(1).mean()) == pytest.approx(
+            stated("Harlow", "total"), abs=0.1
+        )
 
 
 def test_the_centre_of_the_square() -> None:
