@@ -39,6 +39,13 @@ SHOWN = {
     "index.md": ("make install", "pip install -e"),
     "inference.md": ("mrt train inference/",),
     "attempts.md": ("mrt train attempts/",),
+    "tasks.md": (
+        "mrt train control/rl2-grid-navi tasks.tell_task",
+        "mrt train task_distributions/",
+        "mrt train emergent/",
+        "population.map(jobs)",
+        "PBTTrainer",
+    ),
     "systems.md": ("mrt train inference/",),
 }
 
