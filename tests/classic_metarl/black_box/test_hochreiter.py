@@ -45,6 +45,7 @@ def test_stop_values_and_cost(tmp_path: Path) -> None:
     assert trials.cost["examples"].tolist() == [12] * 64
 
 
+@pytest.mark.slow
 def test_it_learns_to_learn(tmp_path: Path, learning: Any) -> None:
     """After six examples it is far better than after none; before the first it cannot be."""
     seed = learning.seed()

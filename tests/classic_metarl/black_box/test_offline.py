@@ -94,6 +94,7 @@ def earned_by_episode(trainer: Any, greedy: bool) -> list[float]:
     return [float((trials.rewards * (trials.episode == e)).sum(1).mean()) for e in range(tasks.env.spec.episodes)]
 
 
+@pytest.mark.slow
 def test_the_pretrained_policy_goes_where_it_was_paid(tmp_path: Path, learning: Any) -> None:
     changed = ("args.max_steps=150", "args.minibatches=2", "args.learning_rate=3e-3", "policy.hidden_size=32")
     trainer = trainer_of("black_box/dpt-dark-room", tmp_path, *ROOM, *changed, f"seed={learning.seed()}")
@@ -104,6 +105,7 @@ def test_the_pretrained_policy_goes_where_it_was_paid(tmp_path: Path, learning: 
     learning.check("gain", earned[-1] - earned[0], above=0.3)
 
 
+@pytest.mark.slow
 def test_the_distilled_algorithm_gets_better_over_episodes(tmp_path: Path, learning: Any) -> None:
     tasks = "tasks={name: dark-room, size: 3, steps: 6, episodes: 8}"
     changed = ("args.max_steps=150", "args.minibatches=2", "args.skip=2", "args.learning_rate=3e-3")

@@ -223,6 +223,7 @@ def test_distillation_by_hand(tmp_path: Path) -> None:
 # ---- they learn
 
 
+@pytest.mark.slow
 def test_gittins_is_distilled(tmp_path: Path, learning: Any) -> None:
     """Five arms, ten pulls: random 5.0, Gittins within 0.01 of the Bayes-optimal 6.66; imitation comes near."""
     changed = ["args.max_steps=150", "args.per_device_train_batch_size=64", "args.learning_rate=1e-2"]

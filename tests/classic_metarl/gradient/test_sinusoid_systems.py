@@ -169,7 +169,7 @@ def test_anil_moves_the_head_alone_and_meta_sgd_learns_its_rates(tmp_path: Path)
     assert all(not torch.equal(a, b) for a, b in zip(rates, trainer.model.rates.parameters(), strict=True))
 
 
-@pytest.mark.parametrize(("name", "bound"), [("maml", 2.4), ("meta_sgd", 2.4)])
+@pytest.mark.parametrize(("name", "bound"), [("maml", 2.4), pytest.param("meta_sgd", 2.4, marks=pytest.mark.slow)])
 def test_it_learns_to_adapt_and_knows_nothing_before(name: str, bound: float, tmp_path: Path, learning: Any) -> None:
     settings = ("args.max_steps=600", "args.learning_rate=0.005", "args.logging_steps=200")
     trainer = trainer_of(name, tmp_path, *settings, f"seed={learning.seed()}")

@@ -71,6 +71,7 @@ def test_trainer(root: Path) -> None:
         assert all(case["parts"][part] > 0 for part in ("sampling", "probes", "loss", "backward", "rest"))
 
 
+@pytest.mark.slow
 def test_trainer_on_a_model_of_ones_own(root: Path, tmp_path: Path) -> None:
     """The tiny model in place of a pretrained one, in half precision."""
     result = smoke(root, "trainer", "--model", str(save_tiny(tmp_path / "model")), "--dtype", "bfloat16")
