@@ -25,6 +25,7 @@ from mrt.control.envs.decisions import CueRecall, ObjectChoice, TabularMDP, TwoS
 from mrt.control.envs.drifting import FadingLegs
 from mrt.control.envs.foreign import foreign_env
 from mrt.control.envs.grids import DarkRoom, GridNavi, KeyToDoor
+from mrt.control.envs.hurdles import Hurdles
 from mrt.control.envs.mazes import Maze
 from mrt.control.envs.navigation import FourCorners, Navigation2D, PointRobot, SparseSemicircle
 from mrt.control.envs.skills import DiscriminatorRoom, SkillRoom
@@ -42,7 +43,7 @@ ENVS: dict[str, Callable[..., TensorEnv]] = {
             *(TwoStep, ObjectChoice, CueRecall, TabularMDP),
             *(GridNavi, DarkRoom, KeyToDoor, Hallway, Maze, BusGrid, MapGrid, SkillRoom, DiscriminatorRoom),
             *(PointRobot, SparseSemicircle, Navigation2D, FourCorners),
-            *(FadingLegs, Sumo, CartPole, CausalGraphs),
+            *(FadingLegs, Sumo, CartPole, CausalGraphs, Hurdles),
         )
     },
     "t-maze": TMaze,  # its own name says whether the cue has to be fetched

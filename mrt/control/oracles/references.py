@@ -34,8 +34,8 @@ from mrt.control.oracles import bandits as values
 from mrt.control.oracles import mdps
 from mrt.control.oracles.beliefs import RoomSearch, TwoHypotheses
 from mrt.control.oracles.buses import uninformed_bus
-from mrt.control.oracles.cart_poles import FallingSide
 from mrt.control.oracles.causal import MOST_NODES, CausalReasoner
+from mrt.control.oracles.courses import FallingSide
 from mrt.control.oracles.drifting import StraightLegs
 from mrt.control.oracles.grids import first_episode_bound, grid_navi_bayes
 from mrt.control.oracles.hallway import hallway_bayes, hallway_posterior_sampling, hallway_steps

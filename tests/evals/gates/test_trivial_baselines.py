@@ -21,7 +21,7 @@ from mrt.control.evaluation.run import HELD_OUT
 from mrt.control.interaction import play
 from mrt.control.oracles.bandit_policies import regret
 from mrt.control.oracles.bandits import informative_value
-from mrt.control.oracles.cart_poles import FallingSide
+from mrt.control.oracles.courses import FallingSide
 from mrt.control.oracles.grids import grid_navi_bayes
 from mrt.control.oracles.hallway import hallway_bayes
 

@@ -15,6 +15,7 @@ RANGES = {
     "restless-bandit": {"start": (0.0, 1.0)},
     "point-robot": {"goal": (-1.0, 1.0)},
     "navigation-2d": {"goal": (-0.5, 0.5)},
+    "hurdles": {"height": (0.0, 1.0), "width": (0.0, 1.0)},
     "object-choice": {"objects": (-1.0, 1.0)},
     "cart-pole": {"length": (0.25, 1.0)},
     "cue-recall": {"cue": (-1.0, 1.0)},

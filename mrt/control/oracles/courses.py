@@ -1,4 +1,4 @@
-"""What can be earned with a pole: random play, a rule that needs no learning, and an episode without a fall."""
+"""What can be earned with a pole, and on a course of hurdles: by random play, by a rule, and without a fall."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from mrt.control.agent import RandomAgent, ScriptedAgent
+from mrt.control.envs.base import TensorEnv
 from mrt.control.envs.cart_pole import CartPole
+from mrt.control.envs.hurdles import Hurdles
 from mrt.control.interaction import play
 from mrt.control.oracles.bounds import Bounds, floor_and_ceiling
 
@@ -28,8 +30,20 @@ class FallingSide(ScriptedAgent):
 
 @floor_and_ceiling.register
 def _poles(env: CartPole, params: Mapping[str, Tensor]) -> Bounds:
-    """Floor: mean of `FLOOR_TRIALS` random trials a task, seed 0. Ceiling: no pole falls."""
+    """Floor: random play, see `_random`. Ceiling: no pole falls."""
+    floor = _random(env, params)
+    return Bounds(floor, torch.full_like(floor, env.spec.trial_steps))
+
+
+@floor_and_ceiling.register
+def _hurdles(env: Hurdles, params: Mapping[str, Tensor]) -> Bounds:
+    """Floor: random play, see `_random`. Ceiling: the whole course, which can be done on every task."""
+    floor = _random(env, params)
+    return Bounds(floor, torch.full_like(floor, float(env.spec.episodes)))
+
+
+def _random(env: TensorEnv, params: Mapping[str, Tensor]) -> Tensor:
+    """(B,) mean of `FLOOR_TRIALS` random trials a task, seed 1."""
     many = {name: value.repeat_interleave(FLOOR_TRIALS, 0) for name, value in params.items()}
     played = play(env.with_spec(), RandomAgent(env.spec, seed=1), many).sum(1)
-    floor = played.view(-1, FLOOR_TRIALS).mean(1).float()
-    return Bounds(floor, torch.full_like(floor, env.spec.trial_steps))
+    return played.view(-1, FLOOR_TRIALS).mean(1).float()

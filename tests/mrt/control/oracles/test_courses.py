@@ -1,4 +1,4 @@
-"""Cart-poles: random play falls in some twenty steps, a rule without learning holds longer, nobody beats the clock."""
+"""Poles and hurdles: random play falls in some twenty steps, a rule without learning holds longer, nobody beats the clock."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from mrt.control.envs import make_tasks
 from mrt.control.interaction import play
 from mrt.control.oracles import task_bounds
-from mrt.control.oracles.cart_poles import FallingSide
+from mrt.control.oracles.courses import FallingSide
 from mrt.control.oracles.references import players
 
 
@@ -20,3 +20,10 @@ def test_bounds_and_the_rule_that_needs_no_learning() -> None:
     rule = play(tasks.env, FallingSide(), params).sum(1)
     assert float(bounds.floor.mean()) < float(rule.mean()) < 1000
     assert set(players(tasks.env)) == {"push to the falling side"}
+
+
+def test_a_course_is_done_or_not() -> None:
+    tasks = make_tasks("hurdles")
+    bounds = task_bounds(tasks.env, tasks.batch(0, range(20)))
+    assert bounds.ceiling.tolist() == [1.0] * 20
+    assert 0 < float(bounds.floor.mean()) < 0.3
