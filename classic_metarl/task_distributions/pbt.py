@@ -186,7 +186,8 @@ class PBTTrainer(TrialTrainer):
     def agent_of(cls, run: Path, recipe: Recipe) -> Agent:
         """The best member of the last generation."""
         inner = recipe.build_args(PBTConfig, run).member()
-        return import_trainer(inner.trainer).agent_of(run, inner)
+        trainer: Any = import_trainer(inner.trainer)
+        return trainer.agent_of(run, inner)
 
     def next_batch(self, indices: Sequence[int]) -> int:
         """The number of the generation."""

@@ -1,4 +1,4 @@
-"""Poles and hurdles: random play falls in some twenty steps, a rule without learning holds longer, nobody beats the clock."""
+"""Poles and hurdles: what random play and rules without learning get, and that nobody beats the ceiling."""
 
 from __future__ import annotations
 
