@@ -116,7 +116,16 @@ def test_only_what_is_missing_runs(study: Study, tmp_path: Path) -> None:
 def test_both_arms_train_alike_but_for_the_credit() -> None:
     grpo, ours = (load_recipe(*Study().recipe(1, arm)).to_dict() for arm in (BASELINE, OURS))
     differ = {key for key in {**grpo["args"], **ours["args"]} if ours["args"].get(key) != grpo["args"].get(key)}
-    assert differ <= {"credit", "alpha", "progress_mode", "probe", "probe_samples", "probe_boundaries", "answer_tokens"}
+    assert differ <= {
+        "credit",
+        "alpha",
+        "progress_mode",
+        "probe",
+        "probe_samples",
+        "probe_moved",
+        "probe_boundaries",
+        "answer_tokens",
+    }
     assert {key for key in ours if ours[key] != grpo[key]} == {"args", "description", "output_dir"}
 
 
