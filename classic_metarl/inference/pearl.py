@@ -38,6 +38,7 @@ from mrt.control.agent import Choice, Seen
 from mrt.control.off_policy import SACConfig, SACPolicy, SACPolicyConfig, SACTrainer
 from mrt.errors import ConfigError, nearest
 from mrt.optim.learners import Learner
+from mrt.trials import Trials
 
 DENSE = "dense_reward"
 
@@ -204,10 +205,14 @@ class PEARLTrainer(SACTrainer):
             mask = torch.ones(context.shape[:2], dtype=torch.bool, device=context.device)
             return {"context": context, "context_mask": mask}
         trials = self.replay.rows(1, tasks=tasks, recent=args.recent)
-        most = max(1, self.tasks.env.spec.episodes - 1)
-        episodes = torch.randint(1, most + 1, (len(tasks), 1)).to(trials.mask.device)
         context = transitions(trials.inputs["observation"], trials.actions, trials.rewards)
-        return {"context": context, "context_mask": trials.mask & (trials.episode < episodes)}
+        return {"context": context, "context_mask": self.shown(trials)}
+
+    def shown(self, trials: Trials) -> Tensor:
+        """(M, T) bool: the steps of a trial each that `context: 0` infers z from. Here those of its first episodes."""
+        most = max(1, self.tasks.env.spec.episodes - 1)
+        episodes = torch.randint(1, most + 1, (len(trials), 1)).to(trials.mask.device)
+        return trials.mask & (trials.episode < episodes)
 
     def losses(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Those of SAC at (s, z); the critics' with the divergence, and a gradient to the encoder."""

@@ -79,7 +79,7 @@ class GradientAgent(Agent):
         """One step by each row's own weights. Rows at the end of an episode act to no purpose, and keep nothing."""
         seen = {name: value.to(self.device) for name, value in seen.items()}
         state = self._rewarded(seen, state)
-        choice = TaskAgent(self.learner.net, state["phi"]).act(seen, state["drawn"], greedy, generator)
+        choice = self.choose(seen, state, greedy, generator)
         acting = (seen["done"] < 0.5) & (state["clock"] < self.spec.episode_steps)
         rows = torch.nonzero(acting)[:, 0]
         place = (rows, state["count"][rows], state["clock"][rows])
@@ -89,6 +89,10 @@ class GradientAgent(Agent):
             state["kept"][name][place] = value[rows]
         state = {**state, "clock": state["clock"] + acting, "last": acting}
         return choice._replace(state=state)
+
+    def choose(self, seen: Seen, state: State, greedy: bool, generator: torch.Generator | None) -> Choice:
+        """One step of all rows. Here each by its own weights, whatever it has seen."""
+        return TaskAgent(self.learner.net, state["phi"]).act(seen, state["drawn"], greedy, generator)
 
     @torch.no_grad()
     def adapt(self, seen: Seen, state: State, ended: Tensor) -> State:

@@ -48,6 +48,10 @@ class MetaPolicy(Initial):
         """phi_0 of the training tasks numbered `tasks` (M,), or of tasks never met. Here theta for all of them."""
         return self.steps.init(self.theta)
 
+    def player(self, phi: Tree, number: int) -> tuple[TaskPolicy, Tree]:
+        """Who plays stage `number`, and by what weights: here the policy with phi."""
+        return self.net, phi
+
     def adapt(self, phi: Tree, number: int, batch: Batch, order: Order | None = None) -> Tree:
         """phi after gradient step `number` (from 0) on the episodes of one stage, (M, ...)."""
         theta = self.theta

@@ -5,10 +5,10 @@
 mu and sigma^2 come from one network of each transition c_n = (s, a, r); the prior is no factor, as in the authors' code
 (their divergence keeps the posterior near it). Nothing met means the prior N(0, I).
 
-Each encoder reads a whole context at once (`forward`, to learn) or a transition at a time (`begin`, `step`, `belief`,
-to act), and comes to the same belief. That is where the recurrent encoder of the authors' code fails, by their own
-account: here it reads trials in the order of time from a fresh memory, in training as in use, and its memory lasts a
-trial.
+Each encoder reads a whole context at once (`forward`, to learn; `before`, for the belief at every step of it) or a
+transition at a time (`begin`, `step`, `belief`, to act), and comes to the same belief. That is where the recurrent
+encoder of the authors' code fails, by their own account: here it reads trials in the order of time from a fresh memory,
+in training as in use, and its memory lasts a trial.
 """
 
 from __future__ import annotations
@@ -61,6 +61,16 @@ class ProductEncoder(nn.Module):
         """The beliefs (M, latent) after the transitions x (M, n, width) that count, mask (M, n) bool."""
         return product(self.factors(x), mask)
 
+    def before(self, x: Tensor, mask: Tensor) -> Latent:
+        """The belief (M, n, latent) before each transition of x (M, n, width), after those before it that count."""
+        factors = self.factors(x)
+        precision = torch.where(mask[..., None], (-factors.log_variance).exp(), 0.0)
+        sums = (part.cumsum(1) for part in (precision, precision * factors.mean))
+        total, weighed = (torch.cat([torch.zeros_like(part[:, :1]), part[:, :-1]], 1) for part in sums)
+        met = (mask.long().cumsum(1) > mask)[..., None]
+        total = torch.where(met, total, 1.0)
+        return Latent(torch.where(met, weighed / total, 0.0), -total.log())
+
     def begin(self, rows: int) -> Belief:
         """Before anything was met."""
         some = next(self.parameters())
@@ -88,11 +98,19 @@ class RecurrentEncoder(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor) -> Latent:
         """The beliefs (M, latent) after those of the transitions x (M, n, width), in order, that `mask` marks."""
+        count = mask.sum(1, keepdim=True)
+        return Latent(*(part[:, 0] for part in self._after(x, mask, count)))
+
+    def before(self, x: Tensor, mask: Tensor) -> Latent:
+        """As that of `ProductEncoder`."""
+        return self._after(x, mask, mask.long().cumsum(1) - mask.long())
+
+    def _after(self, x: Tensor, mask: Tensor, counts: Tensor) -> Latent:
+        """The beliefs (M, k, latent) after the first `counts` (M, k) of the transitions that `mask` marks."""
         order = (~mask).long().argsort(dim=1, stable=True)  # what counts to the front
         hidden, _ = self.memory(F.relu(self.embed(x)).take_along_dim(order[..., None], 1))
-        count = mask.sum(1)
-        last = hidden[torch.arange(len(x), device=x.device), (count - 1).clamp(min=0)]
-        return self.belief(Recalled(last, count > 0))
+        last = hidden.take_along_dim((counts - 1).clamp(min=0)[..., None], 1)
+        return self.belief(Recalled(last, counts > 0))
 
     def begin(self, rows: int) -> Recalled:
         """Before anything was met."""
@@ -105,9 +123,9 @@ class RecurrentEncoder(nn.Module):
         return Recalled(torch.where(rows[:, None], hidden[0], state.hidden), state.met | rows)
 
     def belief(self, state: Recalled) -> Latent:
-        """(B, latent)."""
+        """(..., latent)."""
         found = _gaussian(self.head(state.hidden))
-        return Latent(*(torch.where(state.met[:, None], value, 0.0) for value in found))
+        return Latent(*(torch.where(state.met[..., None], value, 0.0) for value in found))
 
 
 ENCODERS: dict[str, Any] = {"product": ProductEncoder, "recurrent": RecurrentEncoder}

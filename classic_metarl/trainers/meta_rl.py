@@ -65,6 +65,7 @@ class GradientRLTrainer(TrialTrainer):
     model: MetaPolicy
     tasks: PairedTasks
     rows_written = 8
+    agent_class: type[GradientAgent] = GradientAgent
 
     def __init__(self, model: MetaPolicy, args: Any, tasks: PairedTasks, **kwargs: Any) -> None:
         super().__init__(model, args, tasks.to(args.device), args.make_credit(), **kwargs)
@@ -112,7 +113,7 @@ class GradientRLTrainer(TrialTrainer):
         learner = cls.build(tasks, args)
         load_model(learner, path)
         own = {"credit": args.make_credit(), "gamma": args.gamma, "normalise": args.normalise}
-        return GradientAgent(learner.eval(), tasks.env.spec, episodes=args.episodes, **own)
+        return cls.agent_class(learner.eval(), tasks.env.spec, episodes=args.episodes, **own)
 
     # Collecting.
 
@@ -133,7 +134,8 @@ class GradientRLTrainer(TrialTrainer):
         numbers, each = torch.tensor(indices, device=self.args.device), self.args.episodes
         phi, stages = self.learner.start(numbers), []
         for number in range(self.args.inner_steps + 1):
-            played = play(self.tasks.env, self.learner.net, phi, self.stage_params(params, number), each)
+            player = self.learner.player(phi, number)
+            played = play(self.tasks.env, *player, self.stage_params(params, number), each)
             stages.append(self.weighed(played))
             if number < self.args.inner_steps:
                 phi = self.learner.adapt(phi, number, stages[-1], order="first")

@@ -51,7 +51,7 @@ def adaptation_returns(
     with own_draws(HELD_OUT + seed, device), torch.no_grad():
         phi = learner.start()
         for number in range(steps + 1):
-            trials = play(tasks.env, learner.net, phi, params, episodes)
+            trials = play(tasks.env, *learner.player(phi, number), params, episodes)
             returns.append(trials.returns.unflatten(0, (count, -1)).mean(1))
             if number < steps:
                 weighed = with_credit(trials, credit, args.gamma, args.normalise)

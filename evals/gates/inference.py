@@ -8,6 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from classic_metarl.inference.meld import MELDPolicy, led_here
+from classic_metarl.problems.linear_gaussian import LinearGaussian, kalman
 from evals.gates.measures import Score
 from mrt.control.agent import Agent, Entrant, ScriptedAgent
 from mrt.control.envs import EnvTasks, make_tasks
@@ -84,6 +86,37 @@ def _beliefs(trials: Trials, env: GridNavi) -> dict[str, Tensor]:
         "entropy": ((entropy * known).sum(1) / known.sum(1))[known.any(1)],
         "visited": (ruled_out * weight).sum(1),
     }
+
+
+def kalman_gap(run: Path, recipe: Recipe, tasks: int, measures: Sequence[str]) -> dict[str, Score]:
+    """Of a latent state model where the exact filter is known, on trials of its own policy: `gap`, Kalman's
+    log-likelihood of a step less the ELBO, in nats; `goal`, how far what the belief says of the task is from Kalman's
+    mean. The belief is read by least squares, fitted to the tasks themselves on the first half of the trials: the best
+    that can be read from it is the posterior mean. The floor of `goal` is that of whoever stays with the prior.
+    """
+    torch.set_num_threads(1)
+    drawn, agent = make_tasks(**recipe.tasks), load_agent(run)
+    env = drawn.env
+    assert isinstance(env, LinearGaussian)
+    assert isinstance(agent, MELDPolicy)
+    params = drawn.batch(HELD_OUT, range(tasks))
+    trials = rollout(env, Entrant(agent), params, seed=1)
+    exact = kalman(env, *(trials.inputs[name] for name in ("observation", "action", "reward")))
+    acted = led_here(trials)
+    with torch.no_grad():
+        states = agent.states(trials.inputs, acted)
+        terms = agent.states.terms(states, trials.inputs, acted)
+    elbo = terms["observation"] + terms["reward"] - terms["kl"]
+    belief, known = states.belief.double(), exact.mean[..., 1]
+    x = torch.cat([belief, belief.square(), torch.ones_like(belief[..., :1])], -1)
+    half, goals = tasks // 2, params["goal"].double()[:, None].expand_as(known)
+    weights = torch.linalg.lstsq(x[:half].flatten(0, 1), goals[:half].reshape(-1, 1), driver="gelsd").solution
+    away = ((x[half:] @ weights)[..., 0] - known[half:]).abs().mean(1)
+    found = {
+        "gap": Score(*mean_and_se((exact.loglik - elbo).mean(1)), None, 0.0),
+        "goal": Score(*mean_and_se(away), float(known[half:].abs().mean()), 0.0),
+    }
+    return {name: found[name] for name in measures}
 
 
 class _Prior(ScriptedAgent):

@@ -158,8 +158,11 @@ class SACTrainer(OffPolicyTrainer):
 
     def losses(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The three losses; see the top of the module. Whatever made the observation learns from the critics' alone."""
-        policy, args = self.policy, self.args
-        observation, alpha = batch["observation"].detach(), policy.log_temperature.exp()
+        return self.sac_losses(self.policy, batch)
+
+    def sac_losses(self, policy: SACPolicy, batch: Mapping[str, Tensor], prefix: str = "") -> dict[str, Tensor]:
+        """Those of any `SACPolicy`; names of learners and logs begin with `prefix`."""
+        args, observation, alpha = self.args, batch["observation"].detach(), policy.log_temperature.exp()
         entropy = -float(policy.config.action_size) if args.target_entropy is None else args.target_entropy
         with torch.no_grad():
             action, logprob = policy.draw(batch["next_observation"])
@@ -168,21 +171,24 @@ class SACTrainer(OffPolicyTrainer):
         values = policy.values(batch["observation"], batch["action"])
         action, logprob = policy.draw(observation)
         gain = policy.values(observation, action).amin(0) - alpha.detach() * logprob
-        self.log_metric("q", float(values.detach().mean()))
-        self.log_metric("q_error", float((values.detach() - target).square().mean()))
-        self.log_metric("entropy", -float(logprob.detach().mean()))
-        self.log_metric("temperature", float(alpha.detach()))
+        self.log_metric(f"{prefix}q", float(values.detach().mean()))
+        self.log_metric(f"{prefix}q_error", float((values.detach() - target).square().mean()))
+        self.log_metric(f"{prefix}entropy", -float(logprob.detach().mean()))
+        self.log_metric(f"{prefix}temperature", float(alpha.detach()))
         return {
-            "critics": 0.5 * (values - target).square().mean(1).sum(),
-            "actor": -gain.mean(),
-            "temperature": -(alpha * (logprob.detach() + entropy)).mean(),
+            f"{prefix}critics": 0.5 * (values - target).square().mean(1).sum(),
+            f"{prefix}actor": -gain.mean(),
+            f"{prefix}temperature": -(alpha * (logprob.detach() + entropy)).mean(),
         }
 
     def learners(self) -> dict[str, Learner]:
         """Critics, actor and temperature; the targets follow each step of the critics."""
-        policy = self.policy
+        return self.sac_learners(self.policy)
+
+    def sac_learners(self, policy: SACPolicy, prefix: str = "") -> dict[str, Learner]:
+        """Those of any `SACPolicy`, named as in `sac_losses`."""
         return {
-            "critics": self.adam(policy.critics.parameters(), (policy.targets, policy.critics)),
-            "actor": self.adam(policy.actor.parameters()),
-            "temperature": self.adam([policy.log_temperature]),
+            f"{prefix}critics": self.adam(policy.critics.parameters(), (policy.targets, policy.critics)),
+            f"{prefix}actor": self.adam(policy.actor.parameters()),
+            f"{prefix}temperature": self.adam([policy.log_temperature]),
         }

@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.distributions import Normal
 
+from classic_metarl.problems.linear_gaussian import kalman
 from classic_metarl.problems.sinusoid import Sinusoids
 from classic_metarl.trainers.loss_curves import TEST_SEED
 from evals.gates.table import Gate, gates
-from mrt.control.agent import ScriptedAgent
+from mrt.control.agent import RandomAgent, ScriptedAgent
 from mrt.control.envs import EnvTasks, make_tasks
 from mrt.control.evaluation.run import HELD_OUT
 from mrt.control.interaction import play
@@ -24,6 +26,7 @@ from mrt.control.oracles.bandits import informative_value
 from mrt.control.oracles.courses import FallingSide
 from mrt.control.oracles.grids import grid_navi_bayes
 from mrt.control.oracles.hallway import hallway_bayes
+from mrt.control.rollout import rollout
 
 pytestmark = pytest.mark.training
 
@@ -105,6 +108,19 @@ def test_the_prior_of_two_hypotheses() -> None:
         chances = [math.comb(n, k) * 0.75**k * 0.25 ** (n - k) for k in range(n + 1)]
         away.append(sum(chance * abs(2 * k - n) for k, chance in enumerate(chances)))
     assert math.log(3) * float(np.mean(away)) == pytest.approx(stated("T37", "error"), abs=1e-3)
+
+
+def test_numbers_on_their_own_beside_the_exact_filter() -> None:
+    """A Gaussian for every number of every row, which knows their means and deviations, and the prior of the task."""
+    tasks = tasks_of("T39")
+    env: Any = tasks.env
+    trials = rollout(env, RandomAgent(env.spec), tasks.batch(HELD_OUT, range(TASKS)), seed=1)
+    exact = kalman(env, *(trials.inputs[name] for name in ("observation", "action", "reward")))
+    seen = torch.stack([trials.inputs["observation"][..., 0], trials.inputs["reward"]], -1).double()
+    alone = Normal(seen.mean(0), seen.std(0).clamp(min=1e-9)).log_prob(seen)
+    alone[:, 0, 1] = 0.0  # no reward before the first action
+    assert float((exact.loglik - alone.sum(-1)).mean()) == pytest.approx(stated("T39", "gap"), abs=0.06)
+    assert float(exact.mean[..., 1].abs().mean()) == pytest.approx(stated("T39", "goal"), abs=0.03)
 
 
 def test_walking_one_way_in_the_grid() -> None:
