@@ -60,12 +60,13 @@ class RayWorkers:
     Args:
         address: of a cluster that runs ("auto": the one of this machine); None starts one here for as long as this
             process lives.
+        cpus: of a cluster that is started here; all that there are if left out.
 
     Raises:
         ConfigError: without Ray (extra `ray`), and for a cluster that does not answer.
     """
 
-    def __init__(self, address: str | None = None) -> None:
+    def __init__(self, address: str | None = None, cpus: int | None = None) -> None:
         try:
             ray: Any = import_module("ray")
         except ImportError as error:
@@ -74,11 +75,11 @@ class RayWorkers:
             ) from error
         self.ray = ray
         if not ray.is_initialized():
-            quiet = (
-                {"log_to_driver": False, "include_dashboard": False} if address is None else {"log_to_driver": False}
-            )
+            options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+            if address is None:
+                options |= {"include_dashboard": False, "num_cpus": cpus}
             try:
-                ray.init(address=address, logging_level="ERROR", **quiet)
+                ray.init(address=address, **options)
             except (ConnectionError, ValueError, RuntimeError) as error:
                 raise ConfigError(f"no Ray cluster answers at {address!r}: {str(error).splitlines()[0]}") from error
 
