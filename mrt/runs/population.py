@@ -11,6 +11,7 @@ whoever finished it. Nodes share a file system.
 
 from __future__ import annotations
 
+import signal
 import sys
 import threading
 import time
@@ -28,6 +29,7 @@ from mrt.runs.tracking import METRICS
 from mrt.runs.workers import LOST, LocalWorkers, Worker, Workers, end
 
 POLL_SECONDS = 0.2
+INTERRUPTED = (130, -signal.SIGINT)  # exit codes of a job that was asked to end
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,7 @@ class Population:
                 failed.unlink(missing_ok=True)
                 return Result(folder, True, attempt - 1)
             code = self._start(job, name)
-            if self._closing.is_set():
+            if self._closing.is_set() or code in INTERRUPTED:
                 return Result(folder, False, attempt, "interrupted")
             if code == LOST and attempt < self.tries:
                 self.display.line(f"{name}: its process was killed; it runs again ({attempt + 1} of {self.tries})")

@@ -153,6 +153,13 @@ def test_closing_ends_what_runs(tmp_path: Path) -> None:
     assert futures[1].cancelled() or not futures[1].result().finished
 
 
+def test_an_interrupted_job_is_no_failure(tmp_path: Path) -> None:
+    with Population(tmp_path, Trainers(codes={"j0": 130}), stream=io.StringIO()) as population:
+        (result,) = population.map(jobs(tmp_path, 1))
+    assert result == Result(tmp_path / "runs" / "j0", False, 1, "interrupted")
+    assert not list(tmp_path.glob("*.failed.json"))
+
+
 def test_mistakes_are_told_before_anything_runs(tmp_path: Path) -> None:
     with Population(tmp_path, Trainers(), stream=io.StringIO()) as population:
         one, two = jobs(tmp_path, 2)
