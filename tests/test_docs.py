@@ -41,6 +41,7 @@ SHOWN = {
     "attempts.md": ("mrt train attempts/",),
     "tasks.md": (
         "mrt train control/rl2-grid-navi tasks.tell_task",
+        "tasks.online=true",
         "mrt train task_distributions/",
         "mrt train emergent/",
         "population.map(jobs)",

@@ -51,15 +51,20 @@ ENVS: dict[str, Callable[..., TensorEnv]] = {
 """Name -> environment class. Another package adds its own by assignment."""
 
 
-def make_env(name: str = "", tell_task: bool = False, **options: Any) -> TensorEnv:
+def make_env(name: str = "", tell_task: bool = False, online: bool = False, **options: Any) -> TensorEnv:
     """The environment `name` with its options, or one that is not ours: `gymnasium`, an id, or `env`, a class as
     `module:Class`; see `mrt.control.envs.foreign`. With `tell_task` what defines the task is part of the observation.
+
+    `online` is the online variant of meta-RL: the episodes of a trial become one stream of as many steps, without a
+    reset; the task is adapted to while it goes on. Without it a trial is episodic: K rollouts, each from the start.
 
     Raises:
         ConfigError: for an unknown name or option, with the nearest valid one, or a value that it cannot take.
     """
     if tell_task:
-        return ToldTask(make_env(name, **options))
+        return ToldTask(make_env(name, online=online, **options))
+    if online:
+        return _in_one_stream(make_env(name, **options))
     others = [key for key in ("gymnasium", "env") if key in options]
     if len(others) + bool(name) != 1:
         raise ConfigError("tasks need one of name (an environment of ours), gymnasium (an id) and env (module:Class)")
@@ -75,6 +80,16 @@ def make_env(name: str = "", tell_task: bool = False, **options: Any) -> TensorE
         return ENVS[name](**options)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"environment '{name}' with {options}: {error}") from error
+
+
+def _in_one_stream(env: TensorEnv) -> TensorEnv:
+    if not env.on_tensors:
+        raise ConfigError(f"online: '{env.name}' is a Gymnasium environment, whose own limit ends its episodes")
+    if env.spec.free_episodes:
+        raise ConfigError(
+            f"online: '{env.name}' has {env.spec.free_episodes} free episodes, which a stream has none of"
+        )
+    return env.with_spec(episode_steps=env.spec.trial_steps, episodes=1)
 
 
 def make_tasks(name: str = "", split: str | None = None, **options: Any) -> EnvTasks:

@@ -41,3 +41,20 @@ def test_a_gymnasium_environment_is_refused() -> None:
     with pytest.raises(ConfigError, match="is a Gymnasium environment"):
         make_env(gymnasium="CartPole-v1", tell_task=True)
     assert isinstance(make_env("hallway", tell_task=True), ToldTask)
+
+
+def test_an_online_trial_is_one_stream_without_a_reset() -> None:
+    episodic, online = make_tasks("grid-navi", episodes=3), make_tasks("grid-navi", episodes=3, online=True)
+    assert (online.env.spec.episodes, online.env.spec.episode_steps) == (1, 45)
+    params = online.batch(0, range(4))
+    stream = rollout(online.env, RandomAgent(online.env.spec, 1), params, seed=3)
+    apart = rollout(episodic.env, RandomAgent(episodic.env.spec, 1), params, seed=3)
+    assert int(stream.mask.sum()) == int(apart.mask.sum()) == 4 * 45
+    assert int((stream.inputs["done"] > 0).sum()) == 4, "at the very end"
+    assert int((apart.inputs["done"] > 0).sum()) == 4 * 3
+    seen = stream.inputs["observation"]
+    assert ((seen[:, 1:] - seen[:, :-1]).abs().sum(-1) <= 0.5 + 1e-6).all(), "nobody is put back to the corner"
+    told = make_tasks("grid-navi", episodes=3, online=True, tell_task=True)
+    assert told.env.spec.episode_steps == 45
+    with pytest.raises(ConfigError, match="free episodes"):
+        make_env("dream-bus", online=True)
