@@ -38,6 +38,7 @@ SHOWN = {
     ),
     "index.md": ("make install", "pip install -e"),
     "inference.md": ("mrt train inference/",),
+    "exploration.md": ("evals.control.exploration_study",),
     "attempts.md": ("mrt train attempts/",),
     "systems.md": ("mrt train inference/",),
 }
