@@ -38,6 +38,7 @@ SHOWN = {
     ),
     "index.md": ("make install", "pip install -e"),
     "inference.md": ("mrt train inference/",),
+    "exploration.md": ("evals.control.exploration_study",),
     "attempts.md": ("mrt train attempts/",),
     "tasks.md": (
         "mrt train control/rl2-grid-navi tasks.tell_task",

@@ -82,7 +82,7 @@ class MetaCUREPolicy(PEARLPolicy):
         super().__init__(config)
         width, act = config.observation + 2 * config.latent, config.action_size
         sizes = [config.hidden_size] * config.layers
-        own = {"hidden_size": config.hidden_size, "layers": config.layers, "alpha": config.alpha}
+        own: dict[str, Any] = {"hidden_size": config.hidden_size, "layers": config.layers, "alpha": config.alpha}
         self.explorer = SACPolicy(SACPolicyConfig(width, act, **own))
         self.on_belief = feed_forward(width + act, *sizes, 1)
         self.on_task = feed_forward(config.observation + act + config.task_size, *sizes, 1)

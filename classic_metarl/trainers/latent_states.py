@@ -65,6 +65,15 @@ class LatentStates(nn.Module):
         ConfigError: for pictures that are no square of the observation, or whose side is no multiple of 8.
     """
 
+    encode: Any  # networks; another model may have functions in their places
+    prior: Any
+    posterior: Any
+    follow: Any
+    decode: Any
+    earn: Any
+    observation_log_std: Tensor
+    reward_log_std: Tensor
+
     def __init__(self, config: Any) -> None:
         super().__init__()
         size, side, first, second = config.model_size, config.side, config.first, config.second
@@ -73,7 +82,6 @@ class LatentStates(nn.Module):
                 f"side={side}: pictures have side x side = {config.observation} numbers, and a side divisible by 8"
             )
         self.second_size = second
-        self.observation_log_std: Tensor
         moved = config.action_size + 1  # the action, and whether there was one
         self.encode = picture_encoder(side, size) if side else feed_forward(config.observation, size, size)
         self.prior = Normal(second + moved, size, first)
@@ -121,8 +129,7 @@ class LatentStates(nn.Module):
         for t in range(read.shape[1]):
             found.append(self.step(read[:, t], moved[:, t], z2))
             z2 = found[-1].z2
-        latents = [Latent(*(torch.stack(part, 1) for part in zip(*some, strict=True))) for some in _columns(found)[:3]]
-        return States(*latents, *(torch.stack(part, 1) for part in _columns(found)[3:]))
+        return States(*(_stacked(some) for some in zip(*found, strict=True)))
 
     def terms(self, states: States, seen: Mapping[str, Tensor], acted: Tensor) -> dict[str, Tensor]:
         """{observation, reward, kl}: (B, T) each, of steps that the model went along."""
@@ -136,8 +143,11 @@ class LatentStates(nn.Module):
         }
 
 
-def _columns(found: list[States]) -> list[tuple[Any, ...]]:
-    return list(zip(*found, strict=True))
+def _stacked(steps: tuple[Any, ...]) -> Any:
+    """Tensors or Gaussians (B, ...) of T steps as (B, T, ...)."""
+    if isinstance(steps[0], Latent):
+        return Latent(*(torch.stack(part, 1) for part in zip(*steps, strict=True)))
+    return torch.stack(steps, 1)
 
 
 def gaussian(x: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:

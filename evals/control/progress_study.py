@@ -6,6 +6,8 @@
     python -m evals.control.progress_study --check-seed 1     runs a seed again and compares
     python -m evals.control.progress_study --alpha 0.3 3 --seeds 0     other weights of the bonus, stored beside
 
+Other systems on the same environments: `python -m evals.control.exploration_study`.
+
 Arms: `gae` is the return of the trial alone; `episodes` adds the progress of J by the policy's own exploitation
 episodes, `exact` that of J by the exact posterior (`mrt.control.oracles.stopping`), which takes no environment step.
 Every arm stops at the first measurement that brings it to the steps of its environment. Greedy play on held-out tasks
@@ -102,10 +104,14 @@ class Job:
         """The arm, with its alpha where that is not the one of the environment."""
         return self.arm if self.alpha is None or self.arm == PLAIN else f"{self.arm}@{self.alpha:g}"
 
+    @property
+    def weight(self) -> float | None:
+        """Alpha of the bonus; None where there is none."""
+        return None if self.arm == PLAIN else (self.setting.alpha if self.alpha is None else self.alpha)
+
     def recipe(self) -> tuple[str, list[str]]:
         """Recipe and overrides."""
-        alpha = self.setting.alpha if self.alpha is None else self.alpha
-        bonus = () if self.arm == PLAIN else (f"args.credit_options={{alpha: {alpha}, center: batch}}",)
+        bonus = () if self.weight is None else (f"args.credit_options={{alpha: {self.weight}, center: batch}}",)
         return RECIPE.format(self.env), [*RUNNING, *QUIET, *bonus, *ARMS[self.arm], f"seed={self.seed}"]
 
     def digest(self) -> str:
@@ -176,7 +182,7 @@ def run(job: Job) -> dict[str, Any]:
         "env": job.env,
         "arm": job.name,
         "seed": job.seed,
-        "alpha": None if job.arm == PLAIN else (job.setting.alpha if job.alpha is None else job.alpha),
+        "alpha": job.weight,
         "recipe": recipe.to_dict() | {"output_dir": ""},
         "commit": commit(),
         "machine": machine(),

@@ -64,6 +64,12 @@ CONTROL = {
 INFERENCE = {
     "inference/pearl": ("tasks.steps=4", f"{BATCH}=4", "args.random_steps=24", "args.updates_per_step=2"),
     "inference/pearl-sparse": ("tasks.steps=4", f"{BATCH}=4", "args.random_steps=24", "args.updates_per_step=2"),
+    "inference/metacure-sparse": ("tasks.steps=4", f"{BATCH}=4", "args.random_steps=24", "args.updates_per_step=2"),
+    "inference/meld-linear-gaussian": (f"{BATCH}=4", "args.random_steps=40", "args.updates_per_step=2"),
+    "inference/meld-pictures": (
+        *("tasks.options={episodes: 2, steps: 3}", f"{BATCH}=2", "args.random_steps=12"),
+        *("args.updates_per_step=2", "args.batch_size=4"),
+    ),
     "inference/dream-bus": ("tasks.steps=4", f"{BATCH}=8", "args.random_steps=24", "args.updates_per_step=2"),
     "inference/import-bus": ("tasks.steps=4", f"{BATCH}=8", "args.random_steps=24", "args.updates_per_step=2"),
 }
@@ -71,6 +77,7 @@ META_RL = {
     "gradient/rl/maml_trpo": (*NAVIGATION, "args.curvature_share=0.5"),
     "gradient/rl/emaml": NAVIGATION,
     "gradient/rl/promp": NAVIGATION,
+    "gradient/rl/mame": NAVIGATION,
     "gradient/rl/maesn": (*NAVIGATION, "args.num_tasks=6"),
     "gradient/rl/corners_trpo": NAVIGATION,
     "gradient/continuous": ("tasks.steps=4", "tasks.each=3", "tasks.stages=3", *EPISODES),

@@ -28,10 +28,11 @@ from mrt.control.envs.corridors import Hallway, TMaze
 from mrt.control.envs.decisions import CueRecall, ObjectChoice, TabularMDP, TwoStep
 from mrt.control.envs.drifting import FadingLegs
 from mrt.control.envs.grids import DarkRoom, GridNavi
-from mrt.control.envs.navigation import PointEnv
+from mrt.control.envs.navigation import PointEnv, SparseSemicircle
 from mrt.control.oracles import bandit_policies as bandits
 from mrt.control.oracles import bandits as values
 from mrt.control.oracles import mdps
+from mrt.control.oracles.arcs import ArcSampling, ArcSearch
 from mrt.control.oracles.beliefs import RoomSearch, TwoHypotheses
 from mrt.control.oracles.buses import uninformed_bus
 from mrt.control.oracles.causal import MOST_NODES, CausalReasoner
@@ -251,6 +252,14 @@ def _(env: FadingLegs) -> dict[str, Player]:
 @players.register
 def _(env: PointEnv) -> dict[str, Player]:
     return {"known task": partial(_straight, env)}
+
+
+@players.register
+def _(env: SparseSemicircle) -> dict[str, Player]:
+    known: dict[str, Player] = {"known task": partial(_straight, env)}
+    if env.reward != "sparse":
+        return known
+    return known | {"exact belief": _plain(ArcSearch, env), "posterior sampling": _seeded(ArcSampling, env)}
 
 
 def _straight(env: PointEnv, params: Mapping[str, Tensor], seed: int) -> Agent:
