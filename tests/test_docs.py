@@ -39,6 +39,7 @@ SHOWN = {
     "index.md": ("make install", "pip install -e"),
     "inference.md": ("mrt train inference/",),
     "attempts.md": ("mrt train attempts/",),
+    "rivals.md": ("mrt train rivals/",),
     "systems.md": ("mrt train inference/",),
 }
 
