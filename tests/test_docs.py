@@ -48,6 +48,7 @@ SHOWN = {
         "population.map(jobs)",
         "PBTTrainer",
     ),
+    "rivals.md": ("mrt train rivals/",),
     "systems.md": ("mrt train inference/",),
 }
 

@@ -89,7 +89,8 @@ class Study:
 
     def digest(self, seed: int, arm: str) -> str:
         """What decides the result: recipe, cost and evaluation; paths aside."""
-        return digest_of(*self.recipe(seed, arm), self.evaluation, SCHEMA_VERSION)
+        own = {"overrides": list(changed)} if (changed := self.arm(arm).evaluation) else {}
+        return digest_of(*self.recipe(seed, arm), self.evaluation | own, SCHEMA_VERSION)
 
     @property
     def evaluation(self) -> dict[str, Any]:
@@ -122,7 +123,16 @@ class Study:
             ),
             Step(
                 f"eval-{label}",
-                [*mrt, "eval", str(folder / "model"), *options, "--out", str(folder / "eval"), "--json"],
+                [
+                    *mrt,
+                    "eval",
+                    str(folder / "model"),
+                    *self.arm(arm).evaluation,
+                    *options,
+                    "--out",
+                    str(folder / "eval"),
+                    "--json",
+                ],
                 lambda: (folder / "eval" / "results.json").is_file(),
                 lambda: Progress(count_lines(folder / "eval" / "samples.jsonl"), N * self.evaluation["problems"]),
                 (label,),

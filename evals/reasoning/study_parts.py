@@ -23,10 +23,11 @@ CURVE_POINTS = 60
 
 @dataclass(frozen=True)
 class Arm:
-    """A recipe of the study's folder and what this arm changes in it."""
+    """A recipe of the study's folder, what this arm changes in it, and what in its evaluation (`key=value`)."""
 
     recipe: str
     overrides: tuple[str, ...] = ()
+    evaluation: tuple[str, ...] = ()
 
 
 def digest_of(recipe: str | None, overrides: Sequence[str], evaluation: Mapping[str, Any], schema: int) -> str:

@@ -14,7 +14,13 @@ SCALES = ("group", "batch", "none")
 
 
 def attempt_returns(
-    trials: Trials, gamma: float = 0.6, scale: str = "group", eps: float = 1e-4, gather: Gather | None = None
+    trials: Trials,
+    gamma: float = 0.6,
+    scale: str = "group",
+    eps: float = 1e-4,
+    *,
+    correction: float = 0.0,
+    gather: Gather | None = None,
 ) -> Tensor:
     """A[b,t] = (G_bj - mean_g G_j) / (s + eps) at all steps t of attempt j, G_bj = sum over i >= j of gamma^(i-j) R_bi.
 
@@ -24,6 +30,10 @@ def attempt_returns(
     what rows could know of the task so far is the same kind of knowledge there. `scale`: "group" divides by the
     root mean square of these differences in the group, "batch" in the whole batch (`gather` collects it from the
     other processes), "none" not at all. Unscorable rows get 0 and take no part; steps outside any attempt get 0.
+
+    `correction` adds correction (R_bj - R_b(j-1)) to what attempt j earns, from the second on: with gamma 0 the reward
+    of the second stage of SCoRe (Kumar et al. 2024, 2409.12917), which pays for setting an answer right and takes for
+    spoiling one.
 
     Raises:
         ConfigError: for a gamma outside [0, 1], and an unknown scale.
@@ -35,6 +45,9 @@ def attempt_returns(
     width = max(1, int(trials.episodes.max()) if len(trials) else 0)
     earned = trials.rewards.new_zeros(len(trials), width)
     earned.scatter_add_(1, trials.episode.cummax(1).values.clamp(min=0), trials.rewards)
+    if correction:
+        change = earned.diff(dim=1, prepend=earned[:, :1])  # nothing for the first
+        earned = earned + correction * change * (torch.arange(width, device=earned.device) < trials.episodes[:, None])
     to_go = discounted_to_go(earned, gamma)
     present = (torch.arange(width, device=earned.device) < trials.episodes[:, None]) & trials.scored[:, None]
     centred = torch.where(present, to_go - depth_means(to_go, trials, trials.group), 0.0)

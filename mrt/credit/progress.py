@@ -14,7 +14,7 @@ from mrt.credit.returns import gae
 from mrt.errors import ConfigError, nearest
 from mrt.trials import Trials
 
-MODES = ("immediate", "to-go", "discounted", "trace", "watermark")
+MODES = ("immediate", "to-go", "discounted", "trace", "watermark", "none")
 CENTERS = ("none", "depth", "batch")
 BASES = ("outcome", "gae")
 UNMEASURED = ("zero", "spread")
@@ -46,9 +46,9 @@ def progress(
 
     w_j = p_j (immediate), sum over i >= j of p_i (to-go), sum over i >= j of gamma^(i-j) p_i (discounted), or the sum
     over all i (trace: the authors' end-of-trace scalar, which only a mixed group can use), or max(0, J_j - max over i <
-    j of J_i) (watermark: only what is better than all before, MIG, 2602.01034). The bonus is added after the
-    normalisation. `center="depth"` subtracts the mean bonus of the group at the same episode, "batch" that of all
-    rows of this process, for trials that are alone in their group. An unmeasured p_j is 0;
+    j of J_i) (watermark: only what is better than all before, MIG, 2602.01034), or 0 (none: nothing but `late`). The
+    bonus is added after the normalisation. `center="depth"` subtracts the mean bonus of the group at the same episode,
+    "batch" that of all rows of this process, for trials that are alone in their group. An unmeasured p_j is 0;
     with `unmeasured="spread"` the progress between two measured boundaries is shared equally by the episodes between
     them, so that the sum still telescopes to J_K - J_0.
 
@@ -102,6 +102,8 @@ def progress_bonus(
         weight = gained.sum(1, keepdim=True).expand_as(gained)
     elif mode == "watermark":
         weight = share * _above(values)
+    elif mode == "none":
+        weight = torch.zeros_like(gained)
     else:
         weight = discounted_to_go(gained, gamma if mode == "discounted" else 1.0)
     if bonus_scale == "group":

@@ -5,6 +5,9 @@
 Feedback in signs, which the tiny model can read: `✓` right; `✗+5` the value is 5 too high, `✗-5` too low (at most 99);
 `✗,` other numbers than the given ones; `✗` another value that is no whole number; `~` nothing that can be read. In
 words: "12 is too low by 10. Try again." An attempt that cannot be read is used up and earns minus `penalty`.
+
+Blind (SCoRe, 2409.12917): nothing is told, every trial has all its attempts, and each is paid for what it is. The reply
+is `Wait` for the tiny model (blind), a request to look for an error in words (blind-words).
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from torch import Tensor
 
 from mrt.errors import ConfigError, nearest
 from mrt.reasoning.grading.verdict import Verdict, extract_boxed
+from mrt.reasoning.models.tiny import WAIT
 from mrt.reasoning.problems import load_problems
 from mrt.reasoning.problems.base import SPLITS, Problem
 from mrt.reasoning.problems.expressions import evaluate
@@ -27,7 +31,11 @@ from mrt.tasks import Task
 from mrt.text_tasks import Turn
 
 MOST = 99  # of a difference in signs: numbers of the tiny model's vocabulary
-FEEDBACK = ("signs", "words")
+FEEDBACK = ("signs", "words", "blind", "blind-words")
+BLIND = {
+    "blind": WAIT,
+    "blind-words": "There might be an error in the answer above. Correct it if there is one, and give a final answer.",
+}
 E = TypeVar("E", bound="CountdownAttempts")
 
 
@@ -36,7 +44,7 @@ class CountdownAttempts:
 
     Args:
         split: train | warmstart | test; `problems` are the options of the problem set.
-        feedback: "signs" | "words".
+        feedback: "signs" | "words" | "blind" | "blind-words".
         penalty: what an attempt that cannot be read costs.
 
     Raises:
@@ -49,7 +57,7 @@ class CountdownAttempts:
         self,
         attempts: int = 4,
         split: str = "train",
-        feedback: Literal["signs", "words"] = "signs",
+        feedback: Literal["signs", "words", "blind", "blind-words"] = "signs",
         penalty: float = 0.1,
         **problems: Any,
     ) -> None:
@@ -91,7 +99,11 @@ class CountdownAttempts:
         self.used = self.used + 1
         solved, lost = torch.tensor(right), torch.tensor(unread)
         rewards = solved.float() - self.penalty * lost.float()
-        over = solved | (self.used >= self.attempts)
+        over = self.used >= self.attempts
+        if self.feedback in BLIND:
+            told = [BLIND[self.feedback]] * len(replies)
+            return Turn(told, rewards, torch.ones_like(over), over, solved & over, lost)
+        over = solved | over
         return Turn(replies, rewards, torch.ones_like(over), over, solved, lost)
 
     def select(self: E, rows: Tensor) -> E:

@@ -52,8 +52,19 @@ def parts_of(samples: Samples) -> dict[str, Any]:
         "extrapolation": beyond(samples, "extended"),
         "linearized": beyond(samples, "linearized"),
         "contamination": contamination(samples),
+        "by_set": by_set(samples, final),
     }
     return {name: plain(part) for name, part in parts.items() if part}
+
+
+def by_set(samples: Samples, final: Sequence[Graded]) -> dict[str, Any] | None:
+    """Accuracy at the full budget of every set of a mixture, with its number of problems; None for another set."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for row, answer in zip(samples.rows, final, strict=True):
+        if (label := row.get("data", {}).get("set")) is not None and answer["reward"] is not None:
+            found.setdefault(label, {}).setdefault(row["key"], []).append(float(answer["reward"]))
+    means = {label: [float(np.mean(rewards)) for rewards in one.values()] for label, one in found.items()}
+    return {label: {"problems": len(one), **interval(np.array(one))} for label, one in means.items()} or None
 
 
 def answer_at(row: Graded, budget: float) -> Graded:

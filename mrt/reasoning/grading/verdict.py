@@ -23,17 +23,21 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True)
 class Grade:
-    """A verdict, the answer it was given to, and why where that is not plain."""
+    """A verdict, the answer it was given to, and why where that is not plain; `score` in [0, 1] where a verifier gives
+    a part of the reward to an answer that is not right."""
 
     verdict: Verdict
     extracted: str | None = None
     detail: str = ""
+    score: float | None = None
 
     @property
     def reward(self) -> float | None:
-        """1.0 or 0.0; None for timeout and error, which say nothing about the answer."""
+        """1.0 or 0.0, or the score between; None for timeout and error, which say nothing about the answer."""
         if self.verdict in (Verdict.TIMEOUT, Verdict.ERROR):
             return None
+        if self.score is not None:
+            return self.score
         return 1.0 if self.verdict is Verdict.CORRECT else 0.0
 
 

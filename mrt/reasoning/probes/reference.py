@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from mrt.errors import ConfigError
-from mrt.reasoning.engines.base import Engine
-from mrt.reasoning.probes.base import Judge, Probed, Trace, branches_of, prefill_chunks
+from mrt.reasoning.engines.base import Branch, Engine
+from mrt.reasoning.probes.base import Drawn, Judge, Probed, Trace, branches_of, prefill_chunks
 from mrt.reasoning.traces.prompts import ThinkFormat
 from mrt.reasoning.traces.spelling import spellings
 
@@ -50,11 +50,20 @@ class Reference:
             owners, branches = branches_of(traces, chunk, fmt)
             scores = engine.score(prefix, branches, [known[reference_of(traces[i].row)] for i in owners])
             values: dict[int, list[float]] = {i: [] for i in chunk}
-            for owner, score in zip(owners, scores, strict=True):
+            drawn: dict[int, list[tuple[Drawn, ...]]] = {i: [] for i in chunk}
+            for owner, branch, score in zip(owners, branches, scores, strict=True):
                 values[owner].append(max(LOWEST, float(torch.logsumexp(score, 0))))
+                drawn[owner].append((_taught(traces[owner], branch, known[reference_of(traces[owner].row)][0]),))
             for i in chunk:
-                results[i] = Probed(tuple(values[i]), (0.0,) * len(values[i]))
+                results[i] = Probed(tuple(values[i]), (0.0,) * len(values[i]), (), tuple(drawn[i]))
         return results
+
+
+def _taught(trace: Trace, branch: Branch, answer: Sequence[int]) -> Drawn:
+    """The reference answer behind the forced close, to be learned with weight 1."""
+    cut = branch.cut - len(trace.prompt) - len(trace.opening)
+    before = (*trace.opening, *trace.thought[:cut], *branch.suffix)
+    return Drawn((*before, *answer), len(before), 1.0)
 
 
 def reference_of(row: Mapping[str, Any]) -> str:

@@ -14,6 +14,9 @@ from mrt.reasoning.problems.chains import Chains
 from mrt.reasoning.problems.countdown import Countdown
 from mrt.reasoning.problems.cycles import Cycles
 from mrt.reasoning.problems.files import Files
+from mrt.reasoning.problems.mixture import Mixture, parts_of_mixture
+from mrt.reasoning.problems.reasoning_gym import ReasoningGym
+from mrt.reasoning.problems.text_answers import Choice, Exact
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -32,11 +35,21 @@ __all__ = [
     "validate",
 ]
 
+
+def mixture(sets: list[dict[str, Any]], train: int | None = None, seed: int = 0) -> ProblemSet:
+    """Several problem sets as one; an entry has `name`, `weight` (1), `label` (its name) and the set's own options."""
+    return Mixture(parts_of_mixture(sets, load_problems), train, seed)
+
+
 PROBLEMS: dict[str, Callable[..., ProblemSet]] = {
     "countdown": Countdown,
     "chains": Chains,
     "cycles": Cycles,
     "files": Files,
+    "exact": Exact,
+    "choice": Choice,
+    "reasoning_gym": ReasoningGym,
+    "mixture": mixture,
 }
 
 
@@ -49,6 +62,13 @@ def load_problems(name: str, **dials: Any) -> ProblemSet:
     for dial in dials:
         if dial not in valid:
             raise ConfigError(f"problem set '{name}' has no option '{dial}': {nearest(dial, valid)}")
+    missing = [
+        dial
+        for dial, one in inspect.signature(PROBLEMS[name]).parameters.items()
+        if one.default is inspect.Parameter.empty and dial not in dials
+    ]
+    if missing:
+        raise ConfigError(f"problem set '{name}' needs {', '.join(missing)}")
     return PROBLEMS[name](**dials)
 
 

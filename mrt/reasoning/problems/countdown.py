@@ -51,7 +51,7 @@ class Countdown:
         train, warmstart, test: how many problems each split has.
         seed: decides which problems of a split are taken, and their order.
         prompt: "short" ("3 5 7->22", for the tiny model), "words" (for a pretrained one), or your own text with
-            {numbers} and {target}, {operations} if you like.
+            {numbers} and {target}, {operations} if you like; one that begins as the short one has blanks for commas.
 
     Raises:
         ConfigError: for options out of range, and for a range with too few keys: it says how many there are and what to
@@ -135,7 +135,7 @@ class Countdown:
         """The problem with these numbers and target; `solution` is taken on trust."""
         numbers = tuple(sorted(numbers))
         fill = {
-            "{numbers}": (" " if self.template == PROMPTS["short"] else ", ").join(map(str, numbers)),
+            "{numbers}": (" " if self.template.startswith(PROMPTS["short"]) else ", ").join(map(str, numbers)),
             "{target}": str(target),
             "{operations}": " ".join(self.operations),
         }

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from mrt.errors import ConfigError, DataError
 from mrt.reasoning.grading.form import read
@@ -54,6 +55,8 @@ class Files:
         seed: decides which keys go to which split.
         seconds, workers: limit of one comparison, and how many run at once.
         boxes: which boxes of a completion count, "last" or "all" (see `MathGrader`), wherever this set grades.
+        references: what a list in the solution column is: "all" values of one answer, or "any": alternative answers, of
+            which one is enough.
         unusable: share of the rows that may be left out because nothing can be graded against them: a gold answer that
             cannot be read or is not equal to itself, or one problem with several answers. They stand in `left_out`.
 
@@ -84,6 +87,7 @@ class Files:
         revision: str | None = None,
         boxes: str = "last",
         unusable: float = 0.0,
+        references: str = "all",
     ) -> None:
         given = {"path": path, "split": split, "config": config, "answer_after": answer_after, "revision": revision}
         for dial, value in {**given, "test_path": test_path, "test_split": test_split}.items():
@@ -97,7 +101,9 @@ class Files:
             raise ConfigError(f"files: unusable must be a share of the rows, from 0 to below 1, got {unusable!r}")
         if boxes not in BOXES:
             raise ConfigError(f"files: boxes must be one of {', '.join(BOXES)}, got {boxes!r}")
-        self.template, self.answer_after, self.overlap = prompt, answer_after, overlap
+        if references not in ("all", "any"):
+            raise ConfigError(f"files: references must be 'all' or 'any', got {references!r}")
+        self.template, self.answer_after, self.overlap, self.references = prompt, answer_after, overlap, references
         self.columns, self.boxes, self.unusable = checked_columns(columns or {}), boxes, unusable
         self.left_out: list[tuple[str, str]] = []  # (where, why) of rows that nothing can be graded against
         self.dropped = 0  # training problems left out because the test set has them
@@ -105,7 +111,7 @@ class Files:
         self._seconds, self._workers = seconds, workers
         self._revisions = {str(path): revision}
         own_test = test_path is not None or test_split is not None
-        shares = _shares(warmstart, 0.0 if own_test else test)
+        shares = shares_of(warmstart, 0.0 if own_test else test)
         held_out = self._read(str(test_path or path), None if test_path else config, test_split) if own_test else {}
         found = self._read(str(path), config, split)
         self._splits: dict[str, list[Problem]] = {name: [] for name in SPLITS}
@@ -122,14 +128,16 @@ class Files:
         return self._splits[split]
 
     def grade(self, problem: Problem, text: str, opened: bool | None = None) -> Grade:
-        return self._grader.grade(text, problem.solution, opened)
+        return best([self._grader.grade(text, gold, opened) for gold in _golds(problem)])
 
     def grade_many(self, completions: Sequence[tuple[Problem, str]], opened: bool | None = None) -> list[Grade]:
         """`grade` of each in order, `workers` at a time."""
-        return self._grader.grade_many([(text, problem.solution) for problem, text in completions], opened)
+        pairs = [(text, gold) for problem, text in completions for gold in _golds(problem)]
+        grades = iter(self._grader.grade_many(pairs, opened))
+        return [best([next(grades) for _ in _golds(problem)]) for problem, _ in completions]
 
     def grade_answer(self, problem: Problem, answer: str) -> Grade:
-        return self._grader.grade_answer(answer, problem.solution)
+        return best([self._grader.grade_answer(answer, gold) for gold in _golds(problem)])
 
     def solutions(self, problem: Problem) -> list[str]:
         """[]: the spellings of a mathematical answer cannot be listed."""
@@ -184,9 +192,12 @@ class Files:
 
     def _problem(self, where: str, row: Row, columns: Columns) -> Problem:
         text = joined(where, row, columns["prompt"], "the text of the problem")
-        gold = self._gold(where, row, columns["solution"][0])
+        column = columns["solution"][0]
+        several = row.get(column) if self.references == "any" else None
+        golds = [self._gold(where, {column: one}, column) for one in several] if isinstance(several, list) else []
+        gold = golds[0] if golds else self._gold(where, row, column)
         key = "files:" + hashlib.sha256(" ".join(unicodedata.normalize("NFC", text).split()).encode()).hexdigest()
-        data = {"where": where}
+        data: dict[str, Any] = {"where": where, **({"references": golds} if len(golds) > 1 else {})}
         if "worked" in columns:
             data["worked"] = self._worked(joined(where, row, columns["worked"], "a written solution"))
         return Problem(key, self.template.replace("{problem}", text), gold, data)
@@ -244,15 +255,26 @@ class Files:
         self.dropped += 1
 
 
+def best(grades: Sequence[Grade]) -> Grade:
+    """The grade of an answer against several references: right against one is right; else what could not be told."""
+    order = [Verdict.CORRECT, Verdict.TIMEOUT, Verdict.ERROR]
+    return min(grades, key=lambda grade: order.index(grade.verdict) if grade.verdict in order else len(order))
+
+
+def _golds(problem: Problem) -> Sequence[str]:
+    return problem.data.get("references") or (problem.solution,)
+
+
 def _both_numbers(one: str, other: str) -> bool:
     """Whether both are plain integers, which differ where their texts do; spares a call of the grader."""
     return all(re.fullmatch("-?[1-9][0-9]{0,30}|0", text) for text in (one, other))
 
 
-def _shares(warmstart: float, test: float) -> dict[str, float]:
+def shares_of(warmstart: float, test: float, name: str = "files") -> dict[str, float]:
+    """{split: share of the keys}. Raises ConfigError for shares that are none."""
     for dial, share in {"warmstart": warmstart, "test": test}.items():
         if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
-            raise ConfigError(f"files: {dial} must be a share of the problems, from 0 to 1, got {share!r}")
+            raise ConfigError(f"{name}: {dial} must be a share of the problems, from 0 to 1, got {share!r}")
     if warmstart + test > 1:
-        raise ConfigError(f"files: warmstart and test are shares and add up to {warmstart + test}, more than 1")
+        raise ConfigError(f"{name}: warmstart and test are shares and add up to {warmstart + test}, more than 1")
     return {"train": 1 - warmstart - test, "warmstart": warmstart, "test": test}

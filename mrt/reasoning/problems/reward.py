@@ -10,7 +10,7 @@ from mrt.errors import DataError
 from mrt.reasoning.grading.verdict import Grade, verdict_shares
 
 if TYPE_CHECKING:
-    from mrt.reasoning.problems import ProblemSet
+    from mrt.reasoning.problems import Problem, ProblemSet
 
 
 LogMetric = Callable[[str, float], None]
@@ -49,12 +49,26 @@ class ProblemReward:
             text = _text(completion)
             asked.append((problem, "<think>" + text if self.opened else text))
         together = getattr(self.problem_set, "grade_many", None)  # sets that grade several at once
-        return _rewards(together(asked) if together else [self.problem_set.grade(*one) for one in asked], log_metric)
+        grades = together(asked) if together else [self.problem_set.grade(*one) for one in asked]
+        _log_sets([problem for problem, _ in asked], grades, log_metric)
+        return _rewards(grades, log_metric)
 
 
 def _text(message: Any) -> str:
     """The text of a completion or prompt: a string, or the last message of a list."""
     return message if isinstance(message, str) else str(message[-1].get("content") or "")
+
+
+def _log_sets(problems: Sequence[Problem], grades: Sequence[Grade], log_metric: LogMetric | None) -> None:
+    """The mean reward of every set of a mixture, as reward/<label>."""
+    if log_metric is None:
+        return
+    found: dict[str, list[float]] = {}
+    for problem, grade in zip(problems, grades, strict=True):
+        if "set" in problem.data and grade.reward is not None:
+            found.setdefault(problem.data["set"], []).append(grade.reward)
+    for label, rewards in found.items():
+        log_metric(f"reward/{label}", sum(rewards) / len(rewards))
 
 
 def _rewards(grades: list[Grade], log_metric: LogMetric | None) -> list[float | None]:

@@ -22,7 +22,7 @@ from mrt.training.mixin import TrialArguments
 ROLLOUTS = ("plain", "probed", "mixed")
 HELD_OUT = ("auto", "reference", "none")
 BOUNDARIES = 6  # of a trace whose probe samples: each costs several answers
-NEEDS_STOP_VALUES = ("progress", "brpo")
+NEEDS_STOP_VALUES = ("progress", "brpo", "vineppo")
 
 
 @dataclass
@@ -33,11 +33,11 @@ class MRTConfig(TrialArguments, GRPOConfig):  # type: ignore[misc]  # narrower d
     TRL. With `credit="outcome"` and `rollout="plain"` nothing is probed and the trainer is TRL's GRPO.
     """
 
-    credit: str = field(default="progress", metadata={"help": "outcome | progress | brpo | leave_one_out"})
+    credit: str = field(default="progress", metadata={"help": "outcome | progress | brpo | vineppo | leave_one_out"})
     alpha: float = field(default=1.0, metadata={"help": "weight of the progress bonus"})
     alpha_end: float | None = field(default=None, metadata={"help": "alpha moves linearly to this over training"})
     progress_mode: str = field(
-        default="immediate", metadata={"help": "immediate | to-go | discounted | watermark | trace"}
+        default="immediate", metadata={"help": "immediate | to-go | discounted | watermark | trace | none"}
     )
     progress_gamma: float = field(default=0.9, metadata={"help": "discount of progress_mode=discounted, per episode"})
     progress_center: str = field(default="none", metadata={"help": "none | depth: centre the bonus by episode index"})
@@ -58,7 +58,7 @@ class MRTConfig(TrialArguments, GRPOConfig):  # type: ignore[misc]  # narrower d
         default="auto",
         metadata={
             "help": "auto (coupled; sampled with vLLM) | coupled | sampled | pooled | allocated | shrunk | greedy | "
-            "gold | reference | learned | learned_alone | none"
+            "gold | reference | learned | learned_alone | continue | none"
         },
     )
     probe_weights: str = field(default="uniform", metadata={"help": "uniform | horvitz_thompson (coupled, sampled)"})
@@ -128,7 +128,7 @@ class MRTConfig(TrialArguments, GRPOConfig):  # type: ignore[misc]  # narrower d
             raise ConfigError(f"answer_tokens={self.answer_tokens} must be at least 1")
         for name, valid in (
             ("rollout", ROLLOUTS),
-            ("probe", (*PROBES, "none")),
+            ("probe", (*PROBES, "continue", "none")),
             ("held_out_prover", HELD_OUT),
             ("credit", ("outcome", "leave_one_out", *NEEDS_STOP_VALUES)),
         ):
@@ -167,6 +167,12 @@ class MRTConfig(TrialArguments, GRPOConfig):  # type: ignore[misc]  # narrower d
         for name, valid in (("progress_denoise", DENOISE), ("progress_bonus_scale", BONUS_SCALES)):
             if getattr(self, name) not in valid:
                 raise ConfigError(f"{name}={getattr(self, name)!r} is unknown; {nearest(getattr(self, name), valid)}")
+        going_on = (self.probe == "continue", self.credit == "vineppo")
+        if any(going_on) and not (all(going_on) and self.rollout == "probed" and not self.use_vllm):
+            raise ConfigError(
+                "credit='vineppo' is made of values under going on, which only probe='continue' measures, and no other "
+                "credit takes them: set both, with rollout='probed' and use_vllm=false"
+            )
         if self.outcome_scale not in (None, "mean") or (self.outcome_scale and self.rollout == "plain"):
             raise ConfigError(
                 "outcome_scale is 'mean' or None (scale_rewards decides then), and needs rollout='probed'"
@@ -209,7 +215,7 @@ class MRTConfig(TrialArguments, GRPOConfig):  # type: ignore[misc]  # narrower d
     @property
     def needs_stop_values(self) -> bool:
         """Whether the credit reads J."""
-        return self.bonus or self.credit == "brpo"
+        return self.bonus or self.credit in ("brpo", "vineppo")
 
     def make_credit(self) -> Credit:
         """The credit with its options; its scaling of the outcome is TRL's `scale_rewards`."""
@@ -234,6 +240,6 @@ class MRTConfig(TrialArguments, GRPOConfig):  # type: ignore[misc]  # narrower d
     def schedule(self) -> Schedule:
         """Which boundaries of which traces are probed."""
         at_most = self.probe_boundaries
-        if at_most is None and self.probe in SAMPLING and self.probe_moved is None:
+        if at_most is None and self.probe in (*SAMPLING, "continue") and self.probe_moved is None:
             at_most = BOUNDARIES
         return Schedule(self.probe_every, at_most or None, self.probe_share, self.probe_moved)

@@ -17,7 +17,7 @@ from mrt.reasoning.training.think_reward import ThinkReward
 from mrt.runs.recipe import Recipe
 
 
-def parts_of(recipe: Recipe, output_dir: Path) -> dict[str, Any]:
+def parts_of(recipe: Recipe, output_dir: Path, config: type[MRTConfig] = MRTConfig) -> dict[str, Any]:
     """The arguments of the trainer: model, reward, args, datasets, tokenizer and adapter.
 
     With an `eval_strategy` the last `eval_problems` of the train split are held out for evaluation during training; the
@@ -27,7 +27,7 @@ def parts_of(recipe: Recipe, output_dir: Path) -> dict[str, Any]:
         ConfigError: for arguments and models that cannot be.
         DataError: for golds that do not grade as right, and for a train split that evaluation would use up.
     """
-    args = recipe.build_args(MRTConfig, output_dir)
+    args = recipe.build_args(config, output_dir)
     problems = load_problems(**recipe.problems)
     validate(problems, "train")
     train, held_out = to_dataset(problems, "train"), None

@@ -25,7 +25,7 @@ class SampleRequest:
     """What a trainer asks for: a completion of at most `limit` tokens behind every prompt.
 
     `group` rows that follow each other have the same prompt. `rows` are those of the dataset. `keep` asks for the keys
-    and values of acting, which save the probes a pass. `step` is the optimiser step.
+    and values of acting, which save the probes a pass. `step` is the optimiser step, `purpose` what positions count as.
     """
 
     prompts: Sequence[list[int]]
@@ -36,6 +36,7 @@ class SampleRequest:
     keep: bool = False
     training: bool = True
     step: int = 0
+    purpose: str = "sampled"
 
 
 class Sampler(Protocol):
@@ -69,6 +70,10 @@ class Budgeted:
 
     def sample(self, engine: Engine, request: SampleRequest) -> list[Trial]:
         rows = draw_rows(engine, self.fmt, replace(request, limit=self.budget, keep=True))
+        return self.finish(engine, rows, request)
+
+    def finish(self, engine: Engine, rows: Sequence[SampleRow], request: SampleRequest) -> list[Trial]:
+        """The trials of rows that have used up the budget, or ended before: whoever has no answer yet answers."""
         trials = [row.trial(self.fmt, self.segment) for row in rows]
         cut = [i for i, row in enumerate(rows) if row.ids[-1] not in self.fmt.end_ids]
         # An answer that is under way has braces of its own: it ends with its turn, a forced one with its brace.
@@ -88,7 +93,7 @@ class Budgeted:
         prefix = (
             engine.restore([one for one in kept if one is not None])
             if all(kept)
-            else engine.prefill([row.context for row in rows])
+            else engine.prefill([row.context for row in rows], request.purpose)
         )
         branches = []
         for place, (row, trial) in enumerate(zip(rows, trials, strict=True)):
@@ -96,7 +101,7 @@ class Budgeted:
             suffix = tuple(row.ids[-1:] if trial.closed else forced_prefix(trial.thought, self.fmt))
             branches.append(Branch(place, len(row.context) - trial.closed, suffix))
         room = request.limit - self.budget - max(len(branch.suffix) for branch in branches) - 1
-        asked = AnswerRequest(1, room, request.sampling, "sampled")
+        asked = AnswerRequest(1, room, request.sampling, request.purpose)
         if self.fmt.brace_ids and trials[0].closed:
             stops = self.fmt.end_ids
             answers = engine.answers(prefix, branches, 1, room, stops, sampling=asked.sampling, purpose=asked.purpose)
@@ -133,9 +138,9 @@ def continue_rows(
     request: SampleRequest,
 ) -> list[Answers]:
     """`request.group` continuations of every start, each cut at its own limit."""
-    prefix = engine.prefill(starts)
+    prefix = engine.prefill(starts, request.purpose)
     branches = [Branch(i, len(start)) for i, start in enumerate(starts)]
-    own: dict[str, Any] = {"sampling": request.sampling, "purpose": "sampled", "keep": request.keep}
+    own: dict[str, Any] = {"sampling": request.sampling, "purpose": request.purpose, "keep": request.keep}
     answers = engine.answers(prefix, branches, request.group, max(limits), fmt.end_ids, **own)
     for answer, limit in zip(answers, limits, strict=True):
         answer.ids = [ids[:limit] for ids in answer.ids]

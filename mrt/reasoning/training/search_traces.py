@@ -16,6 +16,7 @@ attempts).
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from mrt.errors import ConfigError
@@ -193,6 +194,7 @@ def search_traces(
     patient: float = 0.0,
     habits: Habits | None = None,
     writing: Writing = SIGNS,
+    make: Callable[[Problem, random.Random, int], SearchTrace | None] | None = None,
 ) -> list[tuple[Problem, SearchTrace]]:
     """`traces` search traces over the warm start split, deterministic in `seed`.
 
@@ -201,7 +203,8 @@ def search_traces(
     beyond the lowest. Such traces are short, yet the model sees that more attempts are possible, and reinforcement can
     lengthen them; an even range ends in a wall that no sample ever climbs. A share `patient` of the traces never gives
     up before the highest, so that the model also knows how a search ends: without it, reinforcement lengthens the
-    thought beyond every limit on tokens.
+    thought beyond every limit on tokens. `make` makes the traces in the place of `search_trace`; where it gives
+    none, the next problem is taken.
 
     Raises:
         ConfigError: for an empty range, a number that is no probability, and an empty warm start split.
@@ -219,10 +222,14 @@ def search_traces(
     rng = random.Random(f"search traces:{seed}")
     made: list[tuple[Problem, SearchTrace]] = []
     while len(made) < traces:
+        before = len(made)
         for problem in rng.sample(problems, min(len(problems), traces - len(made))):
             limit = high if patient and rng.random() < patient else low
             while give_up and limit < high and rng.random() >= give_up:
                 limit += 1
             most = limit if give_up else rng.randint(low, high)
-            made.append((problem, search_trace(problem, rng, most, habits, writing)))
+            one = make(problem, rng, most) if make else search_trace(problem, rng, most, habits, writing)
+            made += [(problem, one)] if one else []
+        if len(made) == before:
+            raise ConfigError(f"problem set '{problem_set.name}': no trace of its warm start problems could be made")
     return made

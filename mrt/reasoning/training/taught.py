@@ -2,7 +2,8 @@
 
 An answer becomes a row of its own behind the prompt and the thought up to its boundary. Only the answer's own tokens
 are trained on, never the thought before it nor the forced close. Its baseline is the mean reward of the other answers
-at the same boundary (leave one out): no number of another group enters.
+at the same boundary (leave one out): no number of another group enters. With probe='reference' the answer is the
+reference, and its weight is 1.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from mrt.errors import ConfigError
 from mrt.reasoning.probes.base import Drawn
 from mrt.reasoning.traces.trial import Trial
 
+TAUGHT = ("coupled", "sampled", "pooled", "reference")
 LOSSES = ("dapo", "cispo", "vespo")
 """Losses that divide by the tokens of the batch: rows that are added leave the weight of the others as it was."""
 UNKNOWN = ("old_per_token_logps", "ref_per_token_logps", "importance_sampling_ratio", "sampling_per_token_logps")
@@ -28,8 +30,8 @@ def check_taught(args: Any) -> None:
         raise ConfigError(f"train_probes={args.train_probes} is a share of the traces, between 0 and 1")
     if not args.train_probes:
         return
-    if args.probe not in ("coupled", "sampled", "pooled") or args.rollout != "probed":
-        raise ConfigError("train_probes needs rollout='probed' and probe='coupled', 'sampled' or 'pooled'")
+    if args.probe not in TAUGHT or args.rollout != "probed":
+        raise ConfigError(f"train_probes needs rollout='probed' and a probe that gives answers: {', '.join(TAUGHT)}")
     if args.loss_type not in LOSSES:
         raise ConfigError(f"train_probes adds rows to the batch, for which loss_type must be one of {list(LOSSES)}")
     if args.use_vllm or args.beta or args.num_iterations > 1:

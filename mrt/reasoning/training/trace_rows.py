@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mrt.errors import ConfigError, nearest
 from mrt.reasoning.problems.base import Problem, ProblemSet
+from mrt.reasoning.training.backtrack_traces import backtrack_trace
 from mrt.reasoning.training.search_traces import SIGNS, WORDS, SearchTrace, Writing, search_traces
 
 if TYPE_CHECKING:
@@ -34,7 +36,13 @@ def writing_of(name: str, fmt: ThinkFormat) -> Writing:
 
 
 def trace_dataset(
-    problem_set: ProblemSet, fmt: ThinkFormat, traces: int, writing: str = "auto", **options: Any
+    problem_set: ProblemSet,
+    fmt: ThinkFormat,
+    traces: int,
+    writing: str = "auto",
+    *,
+    backtrack: str = "none",
+    **options: Any,
 ) -> tuple[Dataset, dict[str, float]]:
     """Search traces as rows for TRL's SFTTrainer, and their statistics.
 
@@ -43,18 +51,24 @@ def trace_dataset(
     and the answer opened as probes do it.
 
     Args:
+        backtrack: none, or how backtracking traces are made (`backtrack_traces`), which are written in words.
         options: of `search_traces`.
 
     Returns:
         the dataset, and {"hit_rate", "mean_attempts", "mean_tokens" (completion), "max_tokens" (whole row)}.
 
     Raises:
-        ConfigError: where the tokenizer cannot write a trace (the tiny one ends at 99).
+        ConfigError: where the tokenizer cannot write a trace (the tiny one ends at 99, and has no words).
     """
     from datasets import Dataset
 
     columns: dict[str, list[Any]] = {name: [] for name in ("key", "prompt", "completion", "input_ids", "labels")}
-    made = search_traces(problem_set, traces, writing=writing_of(writing, fmt), **options)
+    spelled = writing_of(writing, fmt)
+    if backtrack != "none":
+        if spelled is not WORDS:
+            raise ConfigError(f"backtrack={backtrack} is written in words, which this tokenizer has not: another model")
+        options["make"] = partial(backtrack_trace, variant=backtrack)
+    made = search_traces(problem_set, traces, writing=spelled, **options)
     prompts: dict[str, tuple[list[int], str]] = {}
     tails = completions([trace for _, trace in made], fmt)
     texts = fmt.tokenizer.batch_decode(tails, clean_up_tokenization_spaces=False)

@@ -24,15 +24,17 @@ from mrt.credit.grouping import check_group_size
 from mrt.errors import ConfigError
 from mrt.reasoning.engines.attach import sampling_of
 from mrt.reasoning.engines.vllm_setup import prepare_vllm
+from mrt.reasoning.probes.base import Probe
 from mrt.reasoning.probes.learned import Learned
 from mrt.reasoning.probes.run import ProbePlan, ProbeRequest
-from mrt.reasoning.probes.table import make_probe
-from mrt.reasoning.traces.prompts import think_format
+from mrt.reasoning.traces.prompts import ThinkFormat, think_format
 from mrt.reasoning.traces.segmentation import make_segmenter
 from mrt.reasoning.traces.templates import prepare_thinking
+from mrt.reasoning.traces.trial import Segment
 from mrt.reasoning.training.averages import Averages, summed
 from mrt.reasoning.training.bonus import BonusCredit
 from mrt.reasoning.training.canary import watch_syncs
+from mrt.reasoning.training.choices import probe_of, sampler_of
 from mrt.reasoning.training.completion_pass import CompletionRows, completion_logprobs
 from mrt.reasoning.training.config import MRTConfig
 from mrt.reasoning.training.context import check_context
@@ -40,15 +42,16 @@ from mrt.reasoning.training.cost import NAMES, CostLimit, weighed
 from mrt.reasoning.training.honoured import check_tools
 from mrt.reasoning.training.judge import judge_with
 from mrt.reasoning.training.mismatch import gathered_mismatch
-from mrt.reasoning.training.mixed import Mixed, PrefixPool
+from mrt.reasoning.training.mixed import PrefixPool
 from mrt.reasoning.training.record import build_trials, completion_weights, rows_of
 from mrt.reasoning.training.rollout import Rollout
-from mrt.reasoning.training.samplers import Budgeted, Plain, Sampler
+from mrt.reasoning.training.samplers import Sampler
 from mrt.reasoning.training.taught import with_answers
 from mrt.reasoning.training.watch import HeldOutProver, accuracy_metrics, watch_metrics
 from mrt.runs.recipe import Recipe
 from mrt.training.collection import Cost
 from mrt.training.mixin import TrialMixin
+from mrt.trials import Trials
 
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # rollout_func is pinned by our contract test
 
@@ -109,26 +112,27 @@ class MRTTrainer(TrialMixin, GRPOTrainer):
         check_context(self, fmt)
         segment = make_segmenter(segmenter or args.segmenter, **(args.segmenter_options or {}))
         pool = PrefixPool(args.prefix_max_age)
-        sampler: Sampler = Plain(fmt, segment)
-        if args.rollout == "mixed":
-            sampler = Mixed(fmt, segment, pool, args.train_forced)
-        elif args.thinking_budget is not None:
-            sampler = Budgeted(fmt, segment, args.thinking_budget)
         plan = None
         if args.probe != "none":
-            probe = make_probe(
-                args.probe, args.probe_samples, args.probe_tolerance, sampling_of(self), args.probe_weights
-            )
+            probe = self.make_probe()
             if isinstance(probe, Learned):
                 self.register_state("stop_value_head", probe.head)
             plan = ProbePlan(probe, fmt, self.judge, args.schedule())
             # It looks at what each process has, when it has it: sharded weights would have to be gathered for it.
             sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
             self.held_out = HeldOutProver.of(self.model, "none" if sharded else args.held_out_prover)
-        self.rollout = Rollout(fmt, segment, sampler, plan)
+        self.rollout = Rollout(fmt, segment, self.make_sampler(fmt, segment, pool), plan)
         self.register_state("prefix_pool", pool)
         self.register_state("cost", self.spent)
         self.register_state("guard_seen", self.credit)
+
+    def make_sampler(self, fmt: ThinkFormat, segment: Segment, pool: PrefixPool) -> Sampler:
+        """How the rows of a batch are sampled."""
+        return sampler_of(self.args, fmt, segment, pool)
+
+    def make_probe(self) -> Probe:
+        """What measures J."""
+        return probe_of(self.args, sampling_of(self))
 
     @property
     def group_size(self) -> int:
@@ -202,16 +206,23 @@ class MRTTrainer(TrialMixin, GRPOTrainer):
         self._count(spent, output)
         self._measure(record, trials, inputs, output)
         self.write_trials(rows_of(trials, rewards, inputs, self.state.global_step))
-        if self.credit.name != "outcome" or self.args.outcome_scale:
-            weights, logged = self.credit.weigh(record, self.done())
-            for name, value in logged.items():
-                self.log_metric(name, value)
+        weights = self.weigh(record)
+        if weights is not None:
             output["advantages"] = completion_weights(weights, output["completion_ids"].shape[1]).to(rewards.dtype)
         if self.args.train_probes:
             parts, pad = int(self.args.steps_per_generation or 1), int(self._tokenizer.pad_token_id)
             output = with_answers(output, trials, self.args.train_probes, parts, pad)
             self._count({}, {name: output[name][len(inputs) :] for name in ("prompt_mask", "completion_mask")})
         return output
+
+    def weigh(self, record: Trials) -> Tensor | None:
+        """(B, T) the weights of a batch by the credit; None where TRL's advantages are these weights."""
+        if self.credit.name == "outcome" and not self.args.outcome_scale:
+            return None
+        weights, logged = self.credit.weigh(record, self.done())
+        for name, value in logged.items():
+            self.log_metric(name, value)
+        return weights
 
     def _local_rewards(self, rows: int) -> Tensor:
         """(rows,) weighted sum of the reward functions as TRL forms it, NaN where none of them could score."""
@@ -221,9 +232,13 @@ class MRTTrainer(TrialMixin, GRPOTrainer):
         return total.masked_fill(matrix.isnan().all(1), math.nan)
 
     def _count(self, spent: Mapping[str, float], output: Mapping[str, Tensor]) -> None:
-        """Adds what the batch cost; from here on all processes have the same totals."""
+        """Adds what the batch cost; from here on all processes have the same totals.
+
+        A batch of several updates is passed once more before the first of them, for its log-probabilities by then.
+        """
         positions = int(output["prompt_mask"].sum() + output["completion_mask"].sum())
         self.spent.add(**spent, updated=positions * self.num_iterations)
+        self.spent.add(sampled=positions * ("old_per_token_logps" in output))
         self.spent.sum_up(lambda values: summed(values, self.accelerator))
         for name, value in self.cost().items():
             self.log_total(f"cost/{name}", value)
@@ -277,4 +292,4 @@ class MRTTrainer(TrialMixin, GRPOTrainer):
         """The trainer that a recipe describes: its problems, their reward, its model and its adapter."""
         from mrt.reasoning.training.from_recipe import parts_of
 
-        return cls(**parts_of(recipe, output_dir))
+        return cls(**parts_of(recipe, output_dir, cls.args_class()))

@@ -45,6 +45,10 @@ class WarmStartConfig(TrialArguments, SFTConfig):
     think_tags: list[str] | None = field(default=None, metadata={"help": "your own opening and closing tag"})
     overwrite: float = field(default=0.0, metadata={"help": "share of best values carried along that are lost"})
 
+    backtrack: str = field(
+        default="none", metadata={"help": "none | shared (MRT) | random (RISE) | rejection (STaR): backtracking traces"}
+    )
+
     tiny_hidden: int = field(default=128, metadata={"help": "model=tiny: width"})
 
     tiny_layers: int = field(default=3, metadata={"help": "model=tiny: layers"})
@@ -123,6 +127,7 @@ class WarmStartTrainer(TrialMixin, SFTTrainer):
             give_up=args.give_up,
             patient=args.patient,
             habits=Habits(args.adjust, args.recheck, args.overwrite),
+            backtrack=args.backtrack,
         )
         order = bucketed([len(ids) for ids in dataset["input_ids"]], batch, recipe.seed)
         learned = sum(sum(label != IGNORED for label in labels) for labels in dataset["labels"])

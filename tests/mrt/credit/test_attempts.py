@@ -37,6 +37,17 @@ def test_ends_of_the_discount():
     assert whole[:, 1].tolist() == [0, 0], "both earn 1 in all"
 
 
+def test_a_correction_is_paid_and_a_spoilt_answer_costs():
+    """SCoRe: attempts earn (0, 1) and (0, 0, 1); with correction 2, twice the change on top: (0, 3) and (0, 0, 3)."""
+    weights = attempt_returns(trials(), 0.0, "none", correction=2.0)
+    assert weights[:, 3].tolist() == [1.5, -1.5]
+    assert weights[:, 5].tolist() == [0.0, 0.0]  # alone in having a third
+    spoilt = torch.tensor([[0, 1.0, 0, 0, 0, 0, 0], [0, 1.0, 0, 1.0, 0, 0, 0]])
+    weights = attempt_returns(trials(rewards=spoilt), 0.0, "none", correction=2.0)
+    assert weights[:, 1].tolist() == [0.0, 0.0]
+    assert weights[:, 3].tolist() == [-1.5, 1.5]  # 0 - 2 and 1 + 0, against their mean -0.5
+
+
 def test_unscorable_rows_and_other_groups_take_no_part():
     alone = attempt_returns(trials(scored=torch.tensor([True, False])), 0.5, "none")
     assert not alone.any()

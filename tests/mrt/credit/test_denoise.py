@@ -25,6 +25,8 @@ def test_tokens_behind_the_first_right_prefix_cost():
     late = progress(trials, late=0.25, scale="none") - progress(trials, scale="none")
     assert late[0, 1:7:2].tolist() == pytest.approx([0.0, -0.25, -0.25], abs=1e-6)
     assert not late[1].any()
+    alone = progress(trials, mode="none", late=0.25, scale="none") - outcome(trials, scale="none")
+    assert torch.allclose(alone, late)
 
 
 def test_the_scale_of_the_bonus_is_that_of_its_group():

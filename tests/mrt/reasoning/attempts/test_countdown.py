@@ -44,6 +44,21 @@ def test_the_grader_says_what_is_wrong(feedback):
     assert env.step(list(SAID)).trial_over.all(), "the second attempt is the last"
 
 
+@pytest.mark.parametrize(("feedback", "told"), [("blind", "\n\nWait"), ("blind-words", "There might be an error")])
+def test_blind_attempts_are_told_nothing_and_all_made(feedback, told):
+    env = CountdownAttempts(attempts=2, feedback=feedback, **SIZES)
+    env.reset(tasks_of(env, 2), 0)
+    turn = env.step(["\\boxed{3*5+7}", "\\boxed{3+5+7}"])
+    assert turn.texts[0] == turn.texts[1]
+    assert turn.texts[0].startswith(told)
+    assert turn.rewards.tolist() == [1.0, 0.0]
+    assert turn.trial_over.tolist() == turn.solved.tolist() == [False, False]
+    turn = env.step(["\\boxed{3+5+7}", "\\boxed{3*5+7}"])
+    assert turn.rewards.tolist() == [0.0, 1.0]
+    assert turn.trial_over.tolist() == [True, True]
+    assert turn.solved.tolist() == [False, True]
+
+
 def test_a_large_difference_is_told_within_the_vocabulary():
     env = CountdownAttempts(**SIZES)
     env.reset(tasks_of(env, 1), 0)

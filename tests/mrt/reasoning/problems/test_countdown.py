@@ -350,6 +350,8 @@ def test_prompts_for_large_models() -> None:
     assert "\\boxed{}" in words.prompt
     own = Countdown(**sizes, prompt="{target} from {numbers}").problems("test")[0]
     assert own.prompt == f"{own.data['target']} from {numbers}"
+    short, asked = (Countdown(**sizes, prompt=one).problems("test")[0] for one in ("short", "{numbers}->{target},60"))
+    assert asked.prompt == f"{short.prompt},60"
 
 
 def test_dataset_columns(countdown: Countdown) -> None:
