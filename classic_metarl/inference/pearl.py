@@ -158,7 +158,7 @@ class PEARLTrainer(SACTrainer):
     """SAC on (s, z), and the encoder by the critics' loss."""
 
     args: PEARLConfig
-    policy_class = PEARLPolicy
+    policy_class: type[Any] = PEARLPolicy
 
     def __init__(self, model: PEARLPolicy, args: PEARLConfig, tasks: Any, **kwargs: Any) -> None:
         if args.critic_reward == "dense":

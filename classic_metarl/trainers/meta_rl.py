@@ -134,8 +134,8 @@ class GradientRLTrainer(TrialTrainer):
         numbers, each = torch.tensor(indices, device=self.args.device), self.args.episodes
         phi, stages = self.learner.start(numbers), []
         for number in range(self.args.inner_steps + 1):
-            player = self.learner.player(phi, number)
-            played = play(self.tasks.env, *player, self.stage_params(params, number), each)
+            net, own = self.learner.player(phi, number)
+            played = play(self.tasks.env, net, own, self.stage_params(params, number), each)
             stages.append(self.weighed(played))
             if number < self.args.inner_steps:
                 phi = self.learner.adapt(phi, number, stages[-1], order="first")

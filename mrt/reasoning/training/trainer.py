@@ -68,6 +68,8 @@ class MRTTrainer(TrialMixin, GRPOTrainer):
     """
 
     args: MRTConfig
+    model: Any
+    train_dataset: Any
 
     def __init__(
         self,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -58,7 +60,7 @@ def test_a_trial_in_pictures_is_that_of_the_environment_within() -> None:
 
 
 def test_a_room_shows_its_cell_as_a_square() -> None:
-    env = Pictures("grid-navi")
+    env: Any = Pictures("grid-navi")
     env.reset(EnvTasks(env).batch(0, range(1)), seed=1)
     pictures = []
     for cell in range(25):
