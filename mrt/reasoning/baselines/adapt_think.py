@@ -88,13 +88,9 @@ class BothModes:
             return self.whole.sample(engine, request)
         fmt, half, prompts = self.whole.fmt, request.group // 2, request.prompts[:: request.group]
         others = tuple(i for i in range(self.vocabulary) if i != fmt.close_ids[0])
-        own: dict[str, Any] = {
-            "limit": 1,
-            "group": half,
-            "keep": False,
-            "sampling": replace(request.sampling, allowed=others),
-        }
-        firsts = continue_rows(engine, fmt, prompts, [1] * len(prompts), replace(request, **own))
+        within = replace(request.sampling, allowed=others)
+        own = replace(request, limit=1, group=half, keep=False, sampling=within)
+        firsts = continue_rows(engine, fmt, prompts, [1] * len(prompts), own)
         rows, given = [], [0.0] * (len(fmt.close_ids) - 1)
         for prompt, first in zip(prompts, firsts, strict=True):
             rows += [SampleRow(prompt, [*fmt.close_ids], [HALF, *given], [1, *map(int, given)]) for _ in range(half)]

@@ -32,13 +32,13 @@ from mrt.reasoning.training.search_traces import SearchTrace
 
 VARIANTS = ("shared", "random", "rejection")
 LOOKS = 40  # continuations that tell how good a prefix is
-TRIES = 50  # traces looked at for one that ends right
+TRIES = 200  # traces looked at for one that ends right
 STEP = re.compile(r"(\d+)([-+*/])(\d+)=(\d+)")
 Pool = tuple[tuple[int, str, str], ...]
 
 
 def backtrack_trace(problem: Problem, rng: random.Random, attempts: int, variant: str = "shared") -> SearchTrace | None:
-    """A trace of at most `attempts` attempts (1 or more); the answer is the last attempt's expression. None where 50
+    """A trace of at most `attempts` attempts (1 or more); the answer is the last attempt's expression. None where 200
     traces were rejected.
 
     Raises:

@@ -32,7 +32,7 @@ OF_A_SERVER: dict[str, str] = {
 
 OF_A_CLIENT = ("vllm_server_base_url", "vllm_server_host", "vllm_server_port", "vllm_server_timeout", "vllm_group_port")
 
-SAMPLING_PROBES = (*SAMPLING, "greedy")
+SAMPLING_PROBES = (*SAMPLING, "greedy", "continue")
 
 
 @dataclass(frozen=True)
