@@ -11,6 +11,7 @@ from mrt.reasoning.problems.base import SPLITS, Problem
 from mrt.reasoning.problems.boxed import Boxed
 from mrt.tasks import split_of
 
+FRUITLESS = 10_000  # draws in a row without a new problem
 SHARES = {"train": 0.65, "warmstart": 0.25, "test": 0.10}
 
 
@@ -48,9 +49,12 @@ def draw_splits(
     """
     found: dict[str, dict[str, Problem]] = {split: {} for split in SPLITS}
     rng = random.Random(f"{name}:{seed}")
-    for _ in range(10_000 + 100 * sum(sizes.values())):
+    known, missed = 0, 0
+    while missed <= FRUITLESS + 20 * known:  # with one problem left, so many draws miss it once in 10^8 times
         if all(len(found[split]) >= size for split, size in sizes.items()):
             return {split: list(found[split].values())[: sizes[split]] for split in SPLITS}
         one = problem(rng)
-        found[split_of(one.data.get("same", one.key), SHARES)].setdefault(one.key, one)
+        split = found[split_of(one.data.get("same", one.key), SHARES)]
+        known, missed = (known, missed + 1) if one.key in split else (known + 1, 0)
+        split.setdefault(one.key, one)
     raise ConfigError(f"{name}: no {dict(sizes)} different {what}")

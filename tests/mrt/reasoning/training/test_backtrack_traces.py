@@ -2,6 +2,7 @@
 
 import random
 import re
+from typing import Any
 
 import pytest
 
@@ -12,7 +13,7 @@ from mrt.reasoning.traces.segmentation import make_segmenter
 from mrt.reasoning.training.backtrack_traces import backtrack_trace, states
 from tests.support.latex_tokenizer import latex_tokenizer
 
-COUNTDOWN = load_problems("countdown", numbers=4, high=9, train=1, warmstart=10, test=1)
+COUNTDOWN: Any = load_problems("countdown", numbers=4, high=9, train=1, warmstart=10, test=1)
 PROBLEM = COUNTDOWN.problem((3, 5, 7), 22, "3*5+7")
 
 
