@@ -38,6 +38,7 @@ SHOWN = {
     ),
     "index.md": ("make install", "pip install -e"),
     "inference.md": ("mrt train inference/",),
+    "learned.md": ("mrt train memory/", "mrt train model_based/", "mrt train meta_learned/"),
     "attempts.md": ("mrt train attempts/",),
     "systems.md": ("mrt train inference/",),
 }
