@@ -39,6 +39,7 @@ SHOWN = {
     "index.md": ("make install", "pip install -e"),
     "inference.md": ("mrt train inference/",),
     "exploration.md": ("evals.control.exploration_study",),
+    "learned.md": ("mrt train memory/", "mrt train model_based/", "mrt train meta_learned/"),
     "attempts.md": ("mrt train attempts/",),
     "tasks.md": (
         "mrt train control/rl2-grid-navi tasks.tell_task",

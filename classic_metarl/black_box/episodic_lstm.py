@@ -26,10 +26,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from classic_metarl.memory.dictionary import kernel_weights
 from mrt.control.memories import Inputs, Memory
 from mrt.errors import ConfigError, nearest
 
-DELTA = 1e-3
 KEYS = ("observation", "learned")
 
 
@@ -149,9 +149,5 @@ class EpisodicLSTM(Memory):
         """(B, size) the weighted mean of the stored cells; 0 from an empty dictionary."""
         distance = (state.keys - key[:, None]).square().sum(-1)
         empty = torch.arange(self.slots, device=key.device) >= state.written[:, None]
-        weight = (1 / (distance + DELTA)).masked_fill(empty, 0.0)
-        if 0 < self.neighbours < self.slots:
-            least = weight.topk(self.neighbours, -1).values[:, -1:]
-            weight = weight.masked_fill(weight < least, 0.0)
-        weight = weight / weight.sum(-1, keepdim=True).clamp(min=1e-12)
+        weight = kernel_weights(distance.masked_fill(empty, torch.inf), self.neighbours)
         return (weight[..., None] * state.cells).sum(1)
