@@ -131,7 +131,7 @@ class NECTrainer(LifelongTrainer):
             batch = super().next_batch(indices)
             trials, config = batch.trials, self.unwrapped.config
             episode = torch.where(trials.mask, trials.episode, -1)
-            best = trials.values.nan_to_num()
+            best = trials.values.nan_to_num()  # type: ignore[union-attr]
             targets = n_step_returns(trials.rewards, best, episode, config.n_steps, config.gamma)
             self.collection.fill(Batch(trials, batch.weights, {"q": targets}), self.args.epochs)
         return self.collection.next()

@@ -62,7 +62,7 @@ class GrBAL(ModelAgent):
         """(..., P) by the parameters of one task."""
         return functional_call(self.initial.net, phi, (self.inputs(observation, action),))
 
-    def _task_loss(self, phi: Tree, data: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    def _task_loss(self, phi: Tree, data: tuple[Tensor, ...]) -> Tensor:
         observation, action, change = data
         return (self.predict(phi, observation, action) - change).square().sum(-1).mean()
 
@@ -72,19 +72,19 @@ class GrBAL(ModelAgent):
         phi = self.inner.adapt(theta, self.inner.init(theta), support)
         return vmap(self._task_loss)(phi, query)
 
-    def begin(self, rows: int) -> Transition:
+    def begin(self, rows: int) -> Any:
         config = self.config
         zeros = [
             torch.zeros(rows, config.window, size, device=self.device)
             for size in (config.observation, config.action_size, config.predicted)
         ]
-        return Transition(*zeros, there=torch.zeros(rows, config.window, dtype=torch.bool, device=self.device))
+        return Transition(*zeros, torch.zeros(rows, config.window, dtype=torch.bool, device=self.device))
 
-    def learn(self, memory: Transition, step: Transition) -> Transition:
+    def learn(self, memory: Any, step: Transition) -> Any:
         parts = (torch.cat([old[:, 1:], new[:, None]], 1) for old, new in zip(memory, step, strict=True))
         return Transition(*parts)
 
-    def changes(self, memory: Transition) -> Model:
+    def changes(self, memory: Any) -> Model:
         theta = self.initial.theta
         there = memory.there.float()[..., None]
         # A place that nothing stands in yet asks what is predicted there, and moves nothing.
