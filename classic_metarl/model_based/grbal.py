@@ -74,11 +74,9 @@ class GrBAL(ModelAgent):
 
     def begin(self, rows: int) -> Any:
         config = self.config
-        zeros = [
-            torch.zeros(rows, config.window, size, device=self.device)
-            for size in (config.observation, config.action_size, config.predicted)
-        ]
-        return Transition(*zeros, torch.zeros(rows, config.window, dtype=torch.bool, device=self.device))
+        sizes = (config.observation, config.action_size, config.predicted)
+        seen, acted, change = (torch.zeros(rows, config.window, size, device=self.device) for size in sizes)
+        return Transition(seen, acted, change, torch.zeros(rows, config.window, dtype=torch.bool, device=self.device))
 
     def learn(self, memory: Any, step: Transition) -> Any:
         parts = (torch.cat([old[:, 1:], new[:, None]], 1) for old, new in zip(memory, step, strict=True))
