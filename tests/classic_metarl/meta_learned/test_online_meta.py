@@ -139,7 +139,7 @@ def test_roads_pay_what_they_say() -> None:
         assert bool(step.trial_over.all())
 
 
-@pytest.mark.parametrize(("kind", "start"), [("late", 0.5), ("noise", 0.6)])
+@pytest.mark.parametrize(("kind", "start"), [("late", 0.5), pytest.param("noise", 0.6, marks=pytest.mark.slow)])
 def test_gamma_follows_the_world(kind: str, start: float, tmp_path: Path, learning: Any) -> None:
     trainer = trainer_of(
         "meta_gradient",
@@ -147,7 +147,7 @@ def test_gamma_follows_the_world(kind: str, start: float, tmp_path: Path, learni
         f"tasks.kind={kind}",
         "tasks.steps=4",
         f"policy.gamma={start}",
-        "args.max_steps=4",
+        f"args.max_steps={4 if kind == 'late' else 16}",
         "args.meta_rate=0.05",
         "args.logging_steps=4",
         f"seed={learning.seed(0)}",

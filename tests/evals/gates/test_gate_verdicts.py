@@ -175,6 +175,7 @@ def test_negative_controls_checks_and_chance_need_no_trivial_baseline() -> None:
         "T32-ablation",
         "T34",
         "T38-end-to-end",
+        "T44-gamble-mfec",
     }
 
 

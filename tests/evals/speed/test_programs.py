@@ -56,6 +56,7 @@ def test_probes(root: Path) -> None:
     assert [case["positions"] for case in floor["cases"].values()] == [100, 100 - 2 * 38]
 
 
+@pytest.mark.slow
 def test_trainer(root: Path) -> None:
     result = smoke(root, "trainer")
     beside, share = result["mrt_over_grpo"], result["probe_share"]

@@ -81,7 +81,7 @@ def test_it_trains_on_them_and_counts_them(tmp_path):
     ("options", "cure"),
     [
         ({"train_probes": 1.5}, "between 0 and 1"),
-        ({"train_probes": 0.5, "probe": "gold"}, "probe='coupled'"),
+        ({"train_probes": 0.5, "probe": "gold"}, "a probe that gives answers: coupled"),
         ({"train_probes": 0.5, "loss_type": "grpo"}, "loss_type"),
         ({"train_probes": 0.5, "beta": 0.1}, "beta=0"),
         ({"progress_denoise": "smooth"}, "probe='sampled'"),
