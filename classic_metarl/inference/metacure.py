@@ -33,7 +33,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from classic_metarl.black_box.defaults import with_policy
 from classic_metarl.inference.pearl import (
     PEARLConfig,
     PEARLPolicy,
@@ -43,15 +42,14 @@ from classic_metarl.inference.pearl import (
     transitions,
 )
 from classic_metarl.trainers.beliefs import TASK
+from classic_metarl.trainers.informed import TaskFeatures
 from mrt.control.agent import Choice, Seen
 from mrt.control.envs import EnvTasks, Spec
 from mrt.control.off_policy import SACPolicy, SACPolicyConfig
-from mrt.control.oracles.beliefs import task_features
 from mrt.control.replay_trainer import feed_forward
 from mrt.credit.targets import next_act
 from mrt.errors import ConfigError
 from mrt.optim.learners import Learner
-from mrt.runs.recipe import Recipe
 from mrt.trials import Trials
 
 
@@ -153,12 +151,11 @@ class MetaCUREConfig(PEARLConfig):
         super().__post_init__()
 
 
-class MetaCURETrainer(PEARLTrainer):
+class MetaCURETrainer(TaskFeatures, PEARLTrainer):
     """PEARL's learners, the explorer's, and both predictors of rewards."""
 
     args: MetaCUREConfig
     policy_class = MetaCUREPolicy
-    told = (TASK,)
 
     def __init__(self, model: MetaCUREPolicy, args: MetaCUREConfig, tasks: EnvTasks, **kwargs: Any) -> None:
         model.explorer.targets.requires_grad_(False)  # which loading does not know
@@ -167,14 +164,6 @@ class MetaCURETrainer(PEARLTrainer):
     @classmethod
     def args_class(cls) -> type:
         return MetaCUREConfig
-
-    @classmethod
-    def make_policy(cls, recipe: Recipe, tasks: EnvTasks) -> Any:
-        width = task_features(tasks.env, tasks.batch(recipe.seed, [0])).shape[1]
-        return super().make_policy(with_policy(recipe, {"task_size": width}), tasks)
-
-    def known(self, params: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {TASK: task_features(self.tasks.env, params)}
 
     def sample(self) -> dict[str, Any]:
         """PEARL's, and whole `trials` for the explorer."""

@@ -33,7 +33,7 @@ from mrt.errors import ConfigError, MRTError
 from mrt.runs.population import Population, Result
 from mrt.runs.recipe import Recipe, import_trainer, load_recipe
 from mrt.runs.seeds import final_scores
-from mrt.runs.workers import RayWorkers
+from mrt.runs.workers import workers_at
 from mrt.tasks import TaskDistribution
 from mrt.trainer import TrialConfig, TrialTrainer
 
@@ -127,7 +127,7 @@ class PBTConfig(TrialConfig):
     resample: float = field(default=0.25, metadata={"help": "chance that a taken hyperparameter is drawn anew"})
     inherit: bool = field(default=True, metadata={"help": "hyperparameters are taken with the weights"})
     workers: int = field(default=2, metadata={"help": "members that train at a time"})
-    ray: str = field(default="", metadata={"help": "address of a Ray cluster that they train on"})
+    ray: str = field(default="", metadata={"help": "Ray cluster that they train on: an address, auto or local"})
 
     def __post_init__(self) -> None:
         if not self.recipe or not self.ranges:
@@ -196,9 +196,8 @@ class PBTTrainer(TrialTrainer):
     def update(self, batch: int) -> bool:
         """Trains every member, lets the worst take from the best, keeps the best one's weights."""
         jobs = [self.job(i, batch) for i in range(self.args.members)]
-        workers = RayWorkers(self.args.ray) if self.args.ray else None
         folder = Path(str(self.args.output_dir)) / "population"
-        with Population(folder, workers, self.args.workers) as population:
+        with Population(folder, workers_at(self.args.ray), self.args.workers) as population:
             results = population.map(jobs)
         scores = [self._score(result) for result in results]
         if all(map(math.isnan, scores)):

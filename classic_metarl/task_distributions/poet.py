@@ -75,7 +75,12 @@ class POET:
 
     def score(self, theta: Theta, task: Task, seed: int) -> float:
         """Of one agent on one task."""
-        return float(self.fitness([value[None] for value in theta], task, self.seed * 1_000_003 + seed)[0])
+        return float(self.scores([theta], task, seed)[0])
+
+    def scores(self, agents: Sequence[Theta], task: Task, seed: int) -> Tensor:
+        """(P,) of agents side by side on one task."""
+        stacked = [torch.stack(parts) for parts in zip(*agents, strict=True)]
+        return self.fitness(stacked, task, self.seed * 1_000_003 + seed)
 
     def improved(self, theta: Theta, task: Task, number: int, iteration: int) -> Theta:
         """The agent after one step on the task."""
@@ -92,7 +97,7 @@ class POET:
         for i in range(rules.children):
             parent = parents[i % len(parents)]
             task = self.mutate(parent.task, (self.seed * 100_003 + iteration) * 1_009 + i)
-            scores = self._all_on(task, iteration)
+            scores = self.scores([niche.theta for niche in self.niches], task, iteration)
             best = int(scores.argmax())
             if rules.lowest <= float(scores[best]) <= rules.highest:
                 found.append((self.novelty(task), i, Niche(task, [], float(scores[best]), parent=parent.number), best))
@@ -113,8 +118,7 @@ class POET:
             for number, theta in before:
                 if number != niche.number:
                     comers += [(number, theta), (number, self.improved(theta, niche.task, niche.number, iteration))]
-            stacked = [torch.stack(parts) for parts in zip(*(theta for _, theta in comers), strict=True)]
-            scores = self.fitness(stacked, niche.task, self.seed * 1_000_003 + iteration)
+            scores = self.scores([theta for _, theta in comers], niche.task, iteration)
             best = int(scores.argmax())
             if float(scores[best]) > niche.score:
                 niche.replaced.append((iteration, comers[best][0], niche.score, float(scores[best])))
@@ -131,10 +135,6 @@ class POET:
         """Mean distance to the nearest tasks that were ever admitted."""
         away = torch.stack([(self.place(task) - other).norm() for other in self.archive]).sort().values
         return float(away[: self.rules.nearest].mean())
-
-    def _all_on(self, task: Task, seed: int) -> Tensor:
-        stacked = [torch.stack(parts) for parts in zip(*(niche.theta for niche in self.niches), strict=True)]
-        return self.fitness(stacked, task, self.seed * 1_000_003 + seed)
 
 
 def improved(

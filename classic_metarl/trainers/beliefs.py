@@ -24,9 +24,10 @@ from classic_metarl.black_box.defaults import with_policy
 from mrt.control.agent import Choice, Seen, rows_of
 from mrt.control.envs import EnvTasks
 from mrt.control.envs.base import TensorEnv
+from mrt.control.envs.told import task_vectors
 from mrt.control.latents import Latent
 from mrt.control.memories import Inputs
-from mrt.control.oracles.beliefs import BELIEF, listed_tasks, task_numbers, task_vectors
+from mrt.control.oracles.beliefs import BELIEF, listed_tasks, task_numbers
 from mrt.control.policy import INPUTS, ControlPolicy, Heads, PolicyConfig, State
 from mrt.control.trainer import ControlConfig, ControlTrainer
 from mrt.errors import ConfigError

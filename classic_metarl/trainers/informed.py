@@ -232,16 +232,10 @@ class InformedConfig(OffPolicyConfig):
         super().__post_init__()
 
 
-class InformedTrainer(OffPolicyTrainer):
-    """Whole trials with the tasks that they were played on. A subclass gives `losses` and `learners`."""
+class TaskFeatures(OffPolicyTrainer):
+    """Learners are told the features of the tasks that they train on; the policy's `task_size` counts them."""
 
-    args: InformedConfig
-    policy_class: type[Any] = InformedPolicy
     told = (TASK,)
-
-    @classmethod
-    def args_class(cls) -> type:
-        return InformedConfig
 
     @classmethod
     def make_policy(cls, recipe: Recipe, tasks: EnvTasks) -> Any:
@@ -250,6 +244,17 @@ class InformedTrainer(OffPolicyTrainer):
 
     def known(self, params: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {TASK: task_features(self.tasks.env, params)}
+
+
+class InformedTrainer(TaskFeatures):
+    """Whole trials with the tasks that they were played on. A subclass gives `losses` and `learners`."""
+
+    args: InformedConfig
+    policy_class: type[Any] = InformedPolicy
+
+    @classmethod
+    def args_class(cls) -> type:
+        return InformedConfig
 
     def player_on(self, known: Mapping[str, Tensor]) -> Agent:
         """The policy with chance actions, told the task in a share of the trials."""

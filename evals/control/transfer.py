@@ -63,20 +63,25 @@ class Curve(TrainerCallback):
     """Greedy return on one task after every step of the outer loop; the environment steps taken till then."""
 
     def __init__(self, trainer: SACTrainer, tasks: EnvTasks, params: Mapping[str, torch.Tensor]) -> None:
-        self.trainer, self.tasks = trainer, tasks
-        self.params = {name: value.expand(STARTS, *value.shape[1:]) for name, value in params.items()}
+        self.trainer, self.tasks, self.params = trainer, tasks, params
         self.points = [(0, self.value())]
 
     def value(self) -> float:
-        """Mean return of an episode."""
-        played = rollout(self.tasks.env.clone(), self.trainer.policy, self.params, seed=HELD_OUT, greedy=True)
-        return round(float(played.rewards.sum(1).mean()), 4)
+        """The policy's now."""
+        return value_of(self.trainer.policy, self.tasks, self.params)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> TrainerControl:
         self.points.append((self.trainer.played, self.value()))
         return control
+
+
+def value_of(policy: SACPolicy, tasks: EnvTasks, params: Mapping[str, torch.Tensor]) -> float:
+    """Mean greedy return of an episode on one task, over `STARTS` starts."""
+    many = {name: value.expand(STARTS, *value.shape[1:]) for name, value in params.items()}
+    played = rollout(tasks.env.clone(), policy, many, seed=HELD_OUT, greedy=True)
+    return round(float(played.rewards.sum(1).mean()), 4)
 
 
 def train(seed: int, *, told: bool = False, tasks: int = 0, start: Any = None, **options: Any) -> SACTrainer:
@@ -135,6 +140,7 @@ def run(seed: int, targets: int = TARGETS, updates: int = UPDATES, steps: int | 
         MULTI: learned(seed, **shorter),
     }
     told = learned(seed, told=True, **shorter)
+    shown = make_tasks(**{**load_recipe(RECIPE).tasks, "show_goal": True})
     curves: dict[str, list[list[float]]] = {arm: [] for arm in ARMS}
     taken: list[int] = []
     new: dict[str, Any] = {"max_steps": updates, "random_steps": 0, "lr_scheduler_type": "constant"}
@@ -146,10 +152,8 @@ def run(seed: int, targets: int = TARGETS, updates: int = UPDATES, steps: int | 
             trainer.train()
             curves[arm].append([value for _, value in curve.points])
             taken = [played for played, _ in curve.points]
-        knows = train(0, told=True)  # for its tasks: those of the target, with the goal in sight
-        goal = knows.tasks.batch(new_seed(seed, target), [0])
-        knows.policy.load_state_dict(told.state_dict())
-        curves[TOLD].append([Curve(knows, knows.tasks, goal).points[0][1]] * len(taken))
+        goal = shown.batch(new_seed(seed, target), [0])
+        curves[TOLD].append([value_of(told, shown, goal)] * len(taken))
     env = make_tasks(**load_recipe(RECIPE).tasks)
     goals = torch.cat([env.batch(new_seed(seed, target), [0])["goal"] for target in range(targets)])
     bounds = task_bounds(env.env, {"goal": goals})

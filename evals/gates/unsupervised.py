@@ -21,6 +21,8 @@ from mrt.control.oracles import mean_and_se
 from mrt.control.rollout import rollout
 from mrt.runs.recipe import Recipe
 
+GOAL_EPISODES = 10
+
 
 def skills(run: Path, recipe: Recipe, tasks: int, measures: Sequence[str]) -> dict[str, Score]:
     """`pseudo_reward`: log q(z|s) + log K, mean over the steps of an episode; `accuracy`: share of them whose state is
@@ -61,9 +63,6 @@ def first_success(run: Path, recipe: Recipe, tasks: int, measures: Sequence[str]
     found = {"episodes": Score(*mean_and_se(ours)), "scratch": Score(*mean_and_se(scratch))}
     found["ratio"] = Score(ratio, ratio * mean_and_se(spread)[1], 1.0, None)
     return {name: found[name] for name in measures}
-
-
-GOAL_EPISODES = 10
 
 
 def _until_success(agent: Agent, drawn: EnvTasks, tasks: int) -> Tensor:

@@ -11,7 +11,7 @@ from mrt.runs.population import Population
 from mrt.runs.recipe import Recipe
 from mrt.runs.rundir import main_process, write_json
 from mrt.runs.seeds import aggregate, final_scores, seeded, table
-from mrt.runs.workers import RayWorkers
+from mrt.runs.workers import workers_at
 
 
 def train_seeds(ns: Namespace, recipe: Recipe, train: Callable[[Namespace, Recipe], Any]) -> tuple[dict[str, Any], str]:
@@ -42,9 +42,8 @@ def train_seeds(ns: Namespace, recipe: Recipe, train: Callable[[Namespace, Recip
 def _side_by_side(ns: Namespace, recipe: Recipe, runs: Sequence[Recipe]) -> None:
     if ns.fresh:
         raise ConfigError("--fresh sets one run aside; with --workers remove the folders of the seeds that start over")
-    workers = RayWorkers(None if ns.ray == "local" else ns.ray) if ns.ray else None
     folder = Path(recipe.output_dir) / "population"
-    with Population(folder, workers, ns.workers, allow_code=ns.allow_code) as population:
+    with Population(folder, workers_at(ns.ray), ns.workers, allow_code=ns.allow_code) as population:
         results = population.map(runs)
     for result in results:
         if not result.finished:

@@ -96,6 +96,15 @@ class RayWorkers:
         return RayTask(self.ray, remote.remote(*asked))
 
 
+def workers_at(ray: str | None) -> Workers:
+    """Those of a Ray cluster: its address, `auto` for that of this machine, `local` for one that is started here;
+    processes of this machine where nothing is said.
+    """
+    if not ray:
+        return LocalWorkers()
+    return RayWorkers(None if ray == "local" else ray)
+
+
 class RayTask:
     """A command on a node of a cluster."""
 

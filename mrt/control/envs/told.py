@@ -9,6 +9,7 @@ says what to do.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
@@ -34,11 +35,21 @@ class ToldTask(Wrapper):
         self.spec = replace(env.spec, observation=env.spec.observation + sum(one[name].numel() for name in one))
 
     def observe(self) -> Tensor:
-        return torch.cat([super().observe(), *(self._told(name) for name in sorted(self.params))], 1)
+        return torch.cat([super().observe(), task_vectors({name: self._scaled(name) for name in self.params})], 1)
 
-    def _told(self, name: str) -> Tensor:
-        value = self.params[name].flatten(1) if self.params[name].ndim > 1 else self.params[name][:, None]
+    def _scaled(self, name: str) -> Tensor:
         if name not in self.ranges:
-            return value.float()
+            return self.params[name]
         low, high = self.ranges[name]
-        return (2 * (value - low) / (high - low) - 1).float()
+        return 2 * (self.params[name] - low) / (high - low) - 1
+
+
+def task_vectors(params: Mapping[str, Tensor]) -> Tensor:
+    """(B, D) float32: all parameters of each task one after the other, by name."""
+    return torch.cat(
+        [
+            params[name].float().flatten(1) if params[name].ndim > 1 else params[name].float()[:, None]
+            for name in sorted(params)
+        ],
+        1,
+    )

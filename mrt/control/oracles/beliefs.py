@@ -25,6 +25,7 @@ from mrt.control.envs.bandits import DependentBandit
 from mrt.control.envs.base import TensorEnv
 from mrt.control.envs.buses import ORDERS, STOPS, BusGrid
 from mrt.control.envs.grids import DarkRoom, FiniteEnv, GridNavi, midpoints
+from mrt.control.envs.told import task_vectors
 from mrt.control.oracles.bandit_policies import DependentBayes
 from mrt.control.oracles.grids import sweep
 from mrt.control.oracles.optimal import towards
@@ -55,17 +56,6 @@ def _dependent(env: DependentBandit) -> dict[str, Tensor]:
     if env.kind == "uniform":
         raise ConfigError("kind='uniform' has a continuum of tasks; easy, medium and hard have two each")
     return {name: value.to(env.device) for name, value in env.task_params(midpoints((2,))).items()}
-
-
-def task_vectors(params: Mapping[str, Tensor]) -> Tensor:
-    """(B, D) float32: all parameters of each task one after the other, by name."""
-    return torch.cat(
-        [
-            params[name].float().flatten(1) if params[name].ndim > 1 else params[name].float()[:, None]
-            for name in sorted(params)
-        ],
-        1,
-    )
 
 
 @singledispatch

@@ -8,14 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mrt.control.agent import RandomAgent, ScriptedAgent
-from mrt.control.envs.base import TensorEnv
+from mrt.control.agent import ScriptedAgent
 from mrt.control.envs.cart_pole import CartPole
 from mrt.control.envs.hurdles import Hurdles
-from mrt.control.interaction import play
+from mrt.control.oracles.base import random_returns
 from mrt.control.oracles.bounds import Bounds, floor_and_ceiling
-
-FLOOR_TRIALS = 16  # of random play, a task
 
 
 class FallingSide(ScriptedAgent):
@@ -30,20 +27,13 @@ class FallingSide(ScriptedAgent):
 
 @floor_and_ceiling.register
 def _poles(env: CartPole, params: Mapping[str, Tensor]) -> Bounds:
-    """Floor: random play, see `_random`. Ceiling: no pole falls."""
-    floor = _random(env, params)
+    """Floor: random play, `random_returns`. Ceiling: no pole falls."""
+    floor = random_returns(env, params)
     return Bounds(floor, torch.full_like(floor, env.spec.trial_steps))
 
 
 @floor_and_ceiling.register
 def _hurdles(env: Hurdles, params: Mapping[str, Tensor]) -> Bounds:
-    """Floor: random play, see `_random`. Ceiling: the whole course, which can be done on every task."""
-    floor = _random(env, params)
+    """Floor: random play, `random_returns`. Ceiling: the whole course, which can be done on every task."""
+    floor = random_returns(env, params)
     return Bounds(floor, torch.full_like(floor, float(env.spec.episodes)))
-
-
-def _random(env: TensorEnv, params: Mapping[str, Tensor]) -> Tensor:
-    """(B,) mean of `FLOOR_TRIALS` random trials a task, seed 1."""
-    many = {name: value.repeat_interleave(FLOOR_TRIALS, 0) for name, value in params.items()}
-    played = play(env.with_spec(), RandomAgent(env.spec, seed=1), many).sum(1)
-    return played.view(-1, FLOOR_TRIALS).mean(1).float()

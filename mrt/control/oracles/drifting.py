@@ -8,14 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mrt.control.agent import RandomAgent, ScriptedAgent
-from mrt.control.envs.base import TensorEnv
+from mrt.control.agent import ScriptedAgent
 from mrt.control.envs.drifting import FadingLegs
 from mrt.control.envs.sumo import Sumo
-from mrt.control.interaction import play
+from mrt.control.oracles.base import random_returns
 from mrt.control.oracles.bounds import Bounds, floor_and_ceiling
-
-FLOOR_TRIALS = 16  # of random play, a task
 
 
 def straight(forces: Tensor, levers: Tensor) -> Tensor:
@@ -47,7 +44,7 @@ class StraightLegs(ScriptedAgent):
 
 @floor_and_ceiling.register
 def _legs(env: FadingLegs, params: Mapping[str, Tensor]) -> Bounds:
-    """Floor: mean of `FLOOR_TRIALS` random trials a task, seed 0. Ceiling: straight on, in closed form:
+    """Floor: mean of `RANDOM_TRIALS` random trials a task. Ceiling: straight on, in closed form:
     sum_t reach_t^2 mean(d^2) / (4 effort) an episode.
     """
     rows, steps = len(params["pair"]), env.spec.episode_steps
@@ -58,7 +55,7 @@ def _legs(env: FadingLegs, params: Mapping[str, Tensor]) -> Bounds:
     for episode in range(env.spec.episodes):
         scene.episode = torch.full_like(scene.episode, episode)
         total += straight(scene.forces(), env.levers).square().mean(1) * pace / (4 * env.effort)
-    return Bounds(_random(env, params), total)
+    return Bounds(random_returns(env, params), total)
 
 
 @floor_and_ceiling.register
@@ -66,10 +63,4 @@ def _sumo(env: Sumo, params: Mapping[str, Tensor]) -> Bounds:
     """Floor: random play, as above. Ceiling: every round won; of the sparse reward only."""
     if env.reward == "dense":
         raise NotImplementedError("no bounds are known for sumo's dense reward")
-    return Bounds(_random(env, params), torch.full_like(params["power"], float(env.spec.episodes)))
-
-
-def _random(env: TensorEnv, params: Mapping[str, Tensor]) -> Tensor:
-    many = {name: value.repeat_interleave(FLOOR_TRIALS, 0) for name, value in params.items()}
-    found = play(env.with_spec(), RandomAgent(env.spec, seed=1), many).sum(1)
-    return found.view(-1, FLOOR_TRIALS).mean(1).float().to(next(iter(params.values())).device)
+    return Bounds(random_returns(env, params), torch.full_like(params["power"], float(env.spec.episodes)))

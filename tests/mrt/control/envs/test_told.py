@@ -7,7 +7,7 @@ import torch
 
 from mrt.control.agent import RandomAgent
 from mrt.control.envs import make_env, make_tasks
-from mrt.control.envs.told import ToldTask
+from mrt.control.envs.told import ToldTask, task_vectors
 from mrt.control.rollout import rollout
 from mrt.errors import ConfigError
 
@@ -24,7 +24,7 @@ def test_the_trial_is_the_same_and_the_observation_ends_with_the_task(name: str)
     width, seen = plain.env.spec.observation, trials.inputs["observation"]
     assert seen.shape[-1] == told.env.spec.observation
     assert torch.equal(seen[..., :width], without.inputs["observation"])
-    end = torch.cat([told.env._told(key).float() for key in sorted(params)], 1)  # type: ignore[attr-defined]
+    end = task_vectors({key: told.env._scaled(key) for key in params})  # type: ignore[attr-defined]
     assert torch.equal(seen[..., width:], end[:, None].expand(-1, seen.shape[1], -1))
 
 
